@@ -1,0 +1,113 @@
+"""Equality of bytes.
+
+``==`` on floats calls ``+0.0`` and ``-0.0`` equal and a NaN different from itself; ``torch.equal`` and
+``assert_close(rtol=0, atol=0)`` inherit that. Here shape and dtype are compared first, then integer views of the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_VIEW_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def bits_of(tensor: Tensor) -> Tensor:
+    """An integer view of a tensor's bytes, element for element; a real view whatever the strides.
+
+    Raises:
+        TypeError: an element is not 1, 2, 4 or 8 bytes wide.
+    """
+    view = _VIEW_OF_SIZE.get(tensor.element_size())
+    if view is None:
+        raise TypeError(f"no integer view for {tensor.dtype}")
+    return tensor.view(view)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same shape, dtype and bytes. Synchronises when they lie on a GPU."""
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(bits_of(a), bits_of(b))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where two tensors of one shape and dtype differ, and how much of them does.
+
+    Attributes:
+        index: of the first differing element in row-major order.
+        bits: that element of both tensors, hexadecimal, as wide as the dtype.
+        values: that element of both tensors, as Python floats or integers.
+        ulp: how many representable values lie between them; None if one is a NaN or the dtype is no float.
+        mismatched: elements whose bytes differ.
+        of: elements compared.
+        max_ulp: the greatest ``ulp`` of any differing element; None if any differing element is a NaN.
+    """
+
+    index: tuple[int, ...]
+    bits: tuple[str, str]
+    values: tuple[float | int, float | int]
+    ulp: int | None
+    mismatched: int
+    of: int
+    max_ulp: int | None
+
+
+def first_difference(a: Tensor, b: Tensor) -> Difference | None:
+    """Where ``a`` and ``b`` first differ, or None if every byte agrees. The search runs only after a cheap comparison.
+
+    Raises:
+        ValueError: shapes or dtypes differ; those are findings of their own, told before any element is.
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        raise ValueError(f"{a.dtype} {tuple(a.shape)} cannot be compared with {b.dtype} {tuple(b.shape)}")
+    if same_bits(a, b):
+        return None
+    bits_a, bits_b = bits_of(a), bits_of(b)
+    where = (bits_a != bits_b).nonzero().cpu()
+    if not len(where):
+        raise AssertionError("the tensors were unequal a moment ago and no element of them differs")
+    index = tuple(where[0].tolist())
+    places = where.unbind(1)
+    apart = ulp_distance(a[places].cpu(), b[places].cpu()) if a.is_floating_point() else [None]
+    return Difference(
+        index=index,
+        bits=(_hex(bits_a[index]), _hex(bits_b[index])),
+        values=(a[index].item(), b[index].item()),
+        ulp=apart[0],
+        mismatched=len(where),
+        of=a.numel(),
+        max_ulp=None if None in apart else max(d for d in apart if d is not None),
+    )
+
+
+def ulp_distance(a: Tensor, b: Tensor) -> list[int | None]:
+    """For each pair of elements, how many representable values apart they are; None where either is a NaN.
+
+    ``+0.0`` and ``-0.0`` are 1 apart: they are neighbours in the ordering of bytes, and not the same bytes.
+    """
+    unordered = (a.isnan() | b.isnan()).flatten().tolist()
+    ranks_a, ranks_b = _place_in_order(a), _place_in_order(b)
+    return [None if nan else abs(x - y) for nan, x, y in zip(unordered, ranks_a, ranks_b, strict=True)]
+
+
+def _place_in_order(tensor: Tensor) -> list[int]:
+    """Maps each float to an integer so that neighbouring floats are neighbouring integers, -0.0 just below +0.0."""
+    sign = 1 << (8 * tensor.element_size() - 1)
+    # Python integers: the distance between two float64 of opposite sign overflows int64.
+    return [x if x >= 0 else -(x + sign) - 1 for x in bits_of(tensor).flatten().tolist()]
+
+
+def _hex(element: Tensor) -> str:
+    width = 2 * element.element_size()
+    mask = (1 << 4 * width) - 1
+    return f"0x{int(element.item()) & mask:0{width}x}"
+
+
+def describe(tensor: Any) -> str:
+    """``float32 (4096, 64)`` for a tensor, the type's name for anything else."""
+    if isinstance(tensor, Tensor):
+        return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    return type(tensor).__name__

@@ -1,0 +1,27 @@
+"""The step that every loop shares: how a request combines the branch velocities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from verify.combine import combine_cfg
+from verify.request import DenoiseRequest
+
+
+def guide(
+    request: DenoiseRequest, velocities: Sequence[Float[Tensor, "tokens channels"]]
+) -> Float[Tensor, "tokens channels"]:
+    """Combines branch velocities, given in the order of ``request.branches``, as the request asks."""
+    gen, text, *rest = velocities
+    return combine_cfg(
+        gen,
+        text,
+        rest[0] if rest else None,
+        request.cfg_text_scale,
+        request.cfg_img_scale,
+        request.cfg_renorm_type,
+        request.cfg_renorm_min,
+    )

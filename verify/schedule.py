@@ -1,0 +1,127 @@
+"""Timesteps, step sizes, guided steps, and what each version of the loop must therefore do.
+
+This is the one place that knows how many steps there are, which of them are guided, and how many collectives and
+branch evaluations follow from that. Checks compare traces with it; nothing else counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ALL_GATHER = "all_gather"
+BROADCAST = "broadcast"
+LOOP_KINDS = ("reference", "broadcast", "local", "round_robin")
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Where the Euler steps of one request lie.
+
+    Attributes:
+        timesteps: ``t`` at the start of each step, one float a step, falling from 1.
+        dts: the positive step sizes, float32, one element a step.
+        guided: whether each step lies inside the CFG interval (always False without guidance).
+    """
+
+    timesteps: tuple[float, ...]
+    dts: Float[Tensor, " steps"]
+    guided: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, num_timesteps: int, shift: float, interval: tuple[float, float], has_guidance: bool = True) -> Schedule:
+        """Official Bagel's rule (``modeling/bagel/bagel.py``, ``generate_image``).
+
+        ``num_timesteps`` evenly spaced points on [1, 0] are shifted by ``s*t / (1 + (s-1)*t)`` in float32. The terminal
+        0 only closes the last step, so there is one step fewer than there are points. A step is guided when
+        ``lo < t <= hi``, where ``t`` stays a float32 tensor: PyTorch then rounds the bounds to float32 too. An engine
+        that compares host floats disagrees wherever a step falls on a bound.
+        """
+        points = torch.linspace(1, 0, num_timesteps, dtype=torch.float32)
+        points = shift * points / (1 + (shift - 1) * points)
+        starts = points[:-1]
+        lo, hi = interval
+        inside = (starts > lo) & (starts <= hi)
+        return cls(
+            timesteps=tuple(starts.tolist()),
+            dts=points[:-1] - points[1:],
+            guided=tuple(bool(g) and has_guidance for g in inside.tolist()),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Euler steps in the loop."""
+        return len(self.timesteps)
+
+    @property
+    def guided_steps(self) -> int:
+        """Steps at which the branches are gathered and combined."""
+        return sum(self.guided)
+
+    def to(self, device: torch.device) -> Schedule:
+        """The same schedule with ``dts`` on ``device``."""
+        return Schedule(self.timesteps, self.dts.to(device), self.guided)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one loop must do on each rank, step by step.
+
+    Attributes:
+        collectives: for each step, the collectives in order, those before the loop counted to step 0.
+        branches: for each rank and step, the branches that rank evaluates, in order.
+    """
+
+    collectives: tuple[tuple[str, ...], ...]
+    branches: tuple[tuple[tuple[str, ...], ...], ...]
+
+    def total(self, name: str) -> int:
+        """How often collective ``name`` occurs in the whole loop, on every rank."""
+        return sum(step.count(name) for step in self.collectives)
+
+
+def expected_work(kind: str, schedule: Schedule, branches: Sequence[str], world_size: int) -> Expected:
+    """The collectives and branch evaluations of loop version ``kind``, computed from the schedule.
+
+    ==============  ===================================  =====================================================
+    kind            a guided step                        a step outside the interval
+    ==============  ===================================  =====================================================
+    ``reference``   every branch in turn, alone          gen, alone
+    ``broadcast``   own branch, all_gather, broadcast    gen on rank 0 only, broadcast
+    ``local``       own branch, all_gather               gen on every rank, nothing sent
+    ``round_robin`` branches ``rank``, ``rank + world    gen on every rank, nothing sent
+                    size``, ... (gen for a rank without
+                    one); an all_gather for each round
+    ==============  ===================================  =====================================================
+
+    Every version but ``reference`` begins with one broadcast of the initial noise.
+
+    Raises:
+        ValueError: ``kind`` is none of these.
+    """
+    if kind not in LOOP_KINDS:
+        raise ValueError(f"no loop version is called {kind!r}")
+    rounds = 1 if kind in ("broadcast", "local") else -(-len(branches) // world_size)
+    alone = kind == "reference"
+    gathers: tuple[str, ...] = () if alone else (ALL_GATHER,) * rounds
+    every_step: tuple[str, ...] = (BROADCAST,) if kind == "broadcast" else ()
+
+    def evaluated(rank: int, guided: bool) -> tuple[str, ...]:
+        if not guided:
+            return ("gen",) if rank == 0 or kind != "broadcast" else ()
+        if alone:
+            return tuple(branches)
+        return tuple(branches[rank::world_size]) or ("gen",)
+
+    initial: tuple[str, ...] = () if alone else (BROADCAST,)
+    return Expected(
+        collectives=tuple(
+            (initial if step == 0 else ()) + (gathers if guided else ()) + every_step
+            for step, guided in enumerate(schedule.guided)
+        ),
+        branches=tuple(tuple(evaluated(rank, guided) for guided in schedule.guided) for rank in range(world_size)),
+    )

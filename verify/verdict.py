@@ -1,0 +1,119 @@
+"""Findings, and how they merge into a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from verify.bits import Difference
+
+
+class Verdict(StrEnum):
+    """Three-valued, as in Jepsen: what could not be judged never passes."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+
+
+EXIT_STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}
+EXIT_BAD_INPUT = 2
+
+
+def merge(verdicts: Iterable[Verdict]) -> Verdict:
+    """Any fail is fail; else any unknown is unknown; pass only if all pass. Nothing at all is unknown."""
+    seen = set(verdicts)
+    if Verdict.FAIL in seen:
+        return Verdict.FAIL
+    if Verdict.UNKNOWN in seen or not seen:
+        return Verdict.UNKNOWN
+    return Verdict.PASS
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How much a check really looked at, so that an empty comparison cannot pass."""
+
+    steps: int = 0
+    elements: int = 0
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first place where two things that should be the same are not.
+
+    Attributes:
+        step: the step after which they differ; -1 is before step 0; None where no step is known.
+        ranks: the two ranks compared; the first is the one held to be right where one is.
+        tensor: what differs, in words: ``x_t``, ``gen cache, layer 3, keys``.
+        sides: what the two ranks stand for where that is not plain: ``("local", "reference")``.
+        difference: index, bits, values and counts; None where shapes, dtypes or counts differ.
+    """
+
+    step: int | None
+    ranks: tuple[int, int]
+    tensor: str
+    sides: tuple[str, str] | None = None
+    difference: Difference | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; NaN and infinities become strings, because JSON has neither."""
+        d = self.difference
+        return {
+            "step": self.step,
+            "ranks": list(self.ranks),
+            "tensor": self.tensor,
+            "sides": None if self.sides is None else list(self.sides),
+            "index": None if d is None else list(d.index),
+            "bits": None if d is None else list(d.bits),
+            "values": None if d is None else [v if math.isfinite(v) else str(v) for v in d.values],
+            "ulp": None if d is None else d.ulp,
+            "max_ulp": None if d is None else d.max_ulp,
+            "mismatched": None if d is None else d.mismatched,
+            "of": None if d is None else d.of,
+        }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says about one loop.
+
+    Attributes:
+        name: of the check, as in ``verify/checks/``.
+        loop: the loop judged, or ``*`` for a check over all of them.
+        verdict: pass, fail or unknown.
+        summary: one sentence: what agreed, or what differs.
+        compared: how much was looked at.
+        first_divergence: where it broke.
+        details: further lines of evidence, the most telling first.
+        data: evidence for reports, JSON values only.
+    """
+
+    name: str
+    loop: str
+    verdict: Verdict
+    summary: str
+    compared: Compared = Compared()
+    first_divergence: Divergence | None = None
+    details: tuple[str, ...] = ()
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.verdict is Verdict.PASS and not self.compared.elements:
+            raise ValueError(f"{self.name} passed without having compared anything")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "name": self.name,
+            "loop": self.loop,
+            "verdict": str(self.verdict),
+            "summary": self.summary,
+            "compared": {"steps": self.compared.steps, "elements": self.compared.elements},
+            "first_divergence": None if self.first_divergence is None else self.first_divergence.to_dict(),
+            "details": list(self.details),
+            "data": self.data,
+        }
