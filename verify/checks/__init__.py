@@ -1,0 +1,79 @@
+"""Judging traces: one file a claim. Pure functions; no GPU, no processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from verify.checks.cache_frozen import cache_frozen
+from verify.checks.collectives import collectives
+from verify.checks.environments_agree import environments_agree
+from verify.checks.finite import finite
+from verify.checks.loops_agree import loops_agree
+from verify.checks.matches_reference import matches_reference
+from verify.checks.observed import observed
+from verify.checks.parallelism_engaged import parallelism_engaged
+from verify.checks.ranks_agree import ranks_agree
+from verify.request import DenoiseRequest
+from verify.schedule import expected_work
+from verify.trace import Trace
+from verify.verdict import Finding
+
+ANY = "any"
+
+
+@dataclass(frozen=True)
+class LoopRun:
+    """One loop as every rank saw it.
+
+    Attributes:
+        traces: one a rank, in rank order.
+        expect: the loop version whose collectives and branch evaluations it is held to, or ``any``.
+    """
+
+    traces: Sequence[Trace]
+    expect: str
+
+    @property
+    def loop(self) -> str:
+        """The loop's name."""
+        return self.traces[0].loop
+
+
+def judge(request: DenoiseRequest, runs: Mapping[str, LoopRun], reference: Trace | None) -> list[Finding]:
+    """Every check on every loop, then the checks across loops; in the order in which a reader should look at them."""
+    findings = []
+    for run in runs.values():
+        traces = run.traces
+        expected = None
+        if run.expect != ANY:
+            expected = expected_work(run.expect, request.schedule, request.branches, len(traces))
+        findings += [
+            ranks_agree(traces),
+            matches_reference(traces, reference),
+            collectives(traces, expected),
+            parallelism_engaged(traces, request, expected),
+            cache_frozen(traces),
+            observed(traces),
+            finite(traces),
+            environments_agree(traces),
+        ]
+    if len(runs) > 1:
+        findings.append(loops_agree({name: run.traces for name, run in runs.items()}))
+    return findings
+
+
+__all__ = [
+    "ANY",
+    "LoopRun",
+    "cache_frozen",
+    "collectives",
+    "environments_agree",
+    "finite",
+    "judge",
+    "loops_agree",
+    "matches_reference",
+    "observed",
+    "parallelism_engaged",
+    "ranks_agree",
+]

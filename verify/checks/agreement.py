@@ -1,0 +1,114 @@
+"""Comparing one trace's ``x_t`` with another's, for the checks that do nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from verify.bits import bits_of, describe, first_difference, same_bits
+from verify.trace import Trace
+from verify.verdict import Compared, Divergence, Finding, Verdict
+
+BEFORE_THE_LOOP = -1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two traces that should hold the same ``x_t``; the first is the one held to be right, where one is."""
+
+    right: Trace
+    other: Trace
+
+    def compared(self) -> Compared:
+        """How much can be compared: the final latent, each step, and the start where both have it."""
+        both_start = self.right.start is not None and self.other.start is not None
+        steps = min(self.right.steps, self.other.steps)
+        tensors = steps + 1 + both_start
+        return Compared(steps, tensors * self.right.final.numel())
+
+    def divergence(self) -> Divergence | None:
+        """The first place where they differ, structure before values; None if every byte agrees."""
+        a, b = self.right, self.other
+        if a.start is not None and b.start is not None and not same_bits(a.start, b.start):
+            return self._at(BEFORE_THE_LOOP, "x_t", a.start, b.start)
+        for step in range(min(a.steps, b.steps)):
+            if not same_bits(a.x_t[step], b.x_t[step]):
+                return self._at(step, "x_t", a.x_t[step], b.x_t[step])
+        if a.steps != b.steps:
+            return self._where(min(a.steps, b.steps), f"number of steps: {a.steps} and {b.steps}")
+        if not same_bits(a.final, b.final):
+            return self._at(a.steps - 1, "the final latent", a.final, b.final)
+        return None
+
+    def _at(self, step: int, tensor: str, a: Tensor, b: Tensor) -> Divergence:
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            return self._where(step, f"{tensor}: {describe(a)} and {describe(b)}")
+        divergence = self._where(step, tensor)
+        return Divergence(step, divergence.ranks, tensor, divergence.sides, first_difference(a, b))
+
+    def _where(self, step: int, tensor: str) -> Divergence:
+        sides = None if self.right.loop == self.other.loop else (self.right.loop, self.other.loop)
+        return Divergence(step, (self.right.rank, self.other.rank), tensor, sides)
+
+    def mismatched_by_step(self) -> list[int]:
+        """For each step, how many elements differ."""
+        a, b = self.right.x_t, self.other.x_t
+        return [
+            int((bits_of(x) != bits_of(y)).sum()) if (x.shape, x.dtype) == (y.shape, y.dtype) else x.numel()
+            for x, y in zip(a, b, strict=False)
+        ]
+
+
+def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if_empty: str) -> Finding:
+    """Judges that each pair agrees in every byte.
+
+    Args:
+        name: of the check.
+        loop: the loop judged, or ``*``.
+        pairs: what to compare.
+        claim: what holds if they all agree, for the summary.
+        reason_if_empty: why there is nothing to compare, if there is not.
+    """
+    if not pairs:
+        return Finding(name, loop, Verdict.UNKNOWN, reason_if_empty)
+    compared = Compared(
+        min(pair.compared().steps for pair in pairs), sum(pair.compared().elements for pair in pairs)
+    )
+    broken = [(pair, divergence) for pair in pairs if (divergence := pair.divergence()) is not None]
+    if not broken:
+        return Finding(name, loop, Verdict.PASS, claim, compared)
+    pair, first = min(broken, key=lambda found: _order(found[1]))
+    details = tuple(_sentence(p, d) for p, d in broken if p is not pair)
+    agreeing = [p for p in pairs if p not in [b for b, _ in broken]]
+    details += tuple(f"{p.right.name} and {p.other.name} agree in every byte" for p in agreeing)
+    return Finding(
+        name,
+        loop,
+        Verdict.FAIL,
+        _sentence(pair, first),
+        compared,
+        first,
+        details,
+        data={
+            "pairs": [
+                {
+                    "sides": [p.right.name, p.other.name],
+                    "mismatched_by_step": p.mismatched_by_step(),
+                    "of": p.right.final.numel(),
+                }
+                for p in pairs
+            ]
+        },
+    )
+
+
+def _order(divergence: Divergence) -> int:
+    return BEFORE_THE_LOOP if divergence.step is None else divergence.step
+
+
+def _sentence(pair: Pair, divergence: Divergence) -> str:
+    assert divergence.step is not None
+    when = "before step 0" if divergence.step == BEFORE_THE_LOOP else f"after step {divergence.step}"
+    return f"{pair.right.name} and {pair.other.name} differ in {divergence.tensor} {when}"

@@ -1,0 +1,47 @@
+"""Claim: the contexts are equal on all ranks and nothing writes to them while denoising."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from verify.trace import Trace
+from verify.verdict import Compared, Divergence, Finding, Verdict
+
+NAME = "cache_frozen"
+
+
+def cache_frozen(traces: Sequence[Trace]) -> Finding:
+    """Compares each context's digests across ranks, then before with after the loop."""
+    loop, first = traces[0].loop, traces[0]
+    compared = Compared(first.steps, sum(record.elements for trace in traces for record in trace.caches))
+    if not compared.elements:
+        return Finding(NAME, loop, Verdict.UNKNOWN, "no context holds a cache: there was nothing to freeze", compared)
+    for trace in traces[1:]:
+        for ours, theirs in zip(first.caches, trace.caches, strict=False):
+            if (ours.branch, ours.tensor, ours.elements, ours.before) != (
+                theirs.branch,
+                theirs.tensor,
+                theirs.elements,
+                theirs.before,
+            ):
+                what = f"{ours.branch} cache, {ours.tensor}"
+                summary = f"rank 0 and rank {trace.rank} began with different bytes in {what}"
+                divergence = Divergence(-1, (0, trace.rank), what)
+                details = (f"SHA-256 {ours.before} on rank 0", f"SHA-256 {theirs.before} on rank {trace.rank}")
+                return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, details)
+        if len(first.caches) != len(trace.caches):
+            summary = f"rank 0 holds {len(first.caches)} cache tensors, rank {trace.rank} {len(trace.caches)}"
+            return Finding(NAME, loop, Verdict.FAIL, summary, compared, Divergence(-1, (0, trace.rank), "caches"))
+    written = [(trace, record) for trace in traces for record in trace.caches if record.after != record.before]
+    if not written:
+        summary = f"{len(first.caches)} cache tensors equal on every rank, before and after"
+        return Finding(NAME, loop, Verdict.PASS, summary, compared)
+    trace, record = min(written, key=lambda w: (w[1].written_at is None, w[1].written_at or 0))
+    what = f"{record.branch} cache, {record.tensor}"
+    when = "during the loop" if record.written_at is None else f"in step {record.written_at}"
+    divergence = Divergence(
+        record.written_at, (trace.rank, trace.rank), what, ("before", "after"), record.difference
+    )
+    details = tuple(f"also written on rank {t.rank}: {r.branch} cache, {r.tensor}" for t, r in written if r != record)
+    summary = f"rank {trace.rank} wrote to {what} {when}"
+    return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, details)

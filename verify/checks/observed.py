@@ -1,0 +1,41 @@
+"""Claim: what the loop shows is what it uses; without it, all other checks would judge a show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from verify.bits import first_difference, same_bits
+from verify.trace import Trace
+from verify.verdict import Compared, Divergence, Finding, Verdict
+
+NAME = "observed"
+
+
+def observed(traces: Sequence[Trace]) -> Finding:
+    """The ``x_t`` that branches were evaluated at is the one observed before; the result is the last one observed."""
+    loop = traces[0].loop
+    evaluations = sum(len(step) for trace in traces for step in trace.branches)
+    elements = traces[0].final.numel()
+    compared = Compared(traces[0].steps, (evaluations + len(traces)) * elements)
+    for step in range(max(trace.steps for trace in traces)):
+        for trace in traces:
+            if step < len(trace.foreign) and trace.foreign[step]:
+                summary = (
+                    f"rank {trace.rank} evaluated step {step} at an x_t that is not the one observed before it "
+                    f"({trace.foreign[step]} elements differ)"
+                )
+                divergence = Divergence(step, (trace.rank, trace.rank), "x_t evaluated", ("observed", "evaluated"))
+                return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
+    for trace in traces:
+        last = trace.x_t[-1]
+        if not same_bits(last, trace.final):
+            summary = f"rank {trace.rank} returned another latent than the one observed after step {trace.steps - 1}"
+            divergence = Divergence(
+                trace.steps - 1,
+                (trace.rank, trace.rank),
+                "the final latent",
+                ("observed", "returned"),
+                first_difference(last, trace.final),
+            )
+            return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
+    return Finding(NAME, loop, Verdict.PASS, "the x_t observed is the x_t evaluated and returned", compared)

@@ -1,0 +1,24 @@
+"""Claim: every rank holds the same ``x_t``, after every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from verify.checks.agreement import Pair, agreement
+from verify.trace import Trace
+from verify.verdict import Finding
+
+NAME = "ranks_agree"
+
+
+def ranks_agree(traces: Sequence[Trace]) -> Finding:
+    """Compares every two ranks of one loop: with three, the pair that agrees shows which rank is the odd one."""
+    pairs = [Pair(a, b) for a, b in combinations(traces, 2)]
+    return agreement(
+        NAME,
+        traces[0].loop,
+        pairs,
+        f"{len(traces)} ranks hold the same bytes after every step",
+        "one rank has nobody to agree with; run with a world size of 2 or more",
+    )

@@ -1,0 +1,56 @@
+"""The command line: which command, and what its ending means."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from verify.errors import BadInput
+
+# Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
+COMMANDS = {
+    "run": "run the loops on real ranks and compare every x_t, bit by bit",
+    "doctor": "show what this machine can run",
+}
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status: 0 pass, 1 fail, 2 bad input, 3 unknown, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed = _parse(given)
+        execute = importlib.import_module(f"verify.commands.{parsed.command}").execute
+        return int(execute(parsed))
+    except BadInput as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("verify: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; the verdict has nowhere to go but the exit status of a failure to judge.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 3
+
+
+def _parse(given: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="verify", description="Does every rank hold the same x_t? Exit status: 0 pass, 1 fail, "
+                     "2 bad input or usage, 3 unknown.")  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    chosen = next((word for word in given if not word.startswith("-")), "")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False)
+        if name == chosen:  # The others' modules need not be loaded.
+            importlib.import_module(f"verify.commands.{name}").configure(command)
+    return parser.parse_args(given)

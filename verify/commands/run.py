@@ -1,0 +1,122 @@
+"""``verify run``: the main job."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from verify.ranks.family import family
+
+if TYPE_CHECKING:
+    from verify.job import Job
+    from verify.request import DenoiseRequest
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options, as the contract names them."""
+    what = parser.add_argument_group("what is judged")
+    what.add_argument("--loops", default=None, metavar="A,B", help="loop versions, default broadcast,local")
+    what.add_argument("--loop", metavar="FILE_OR_MODULE:FUNCTION", help="a loop of your own instead")
+    what.add_argument("--expect", default="local", help="what --loop is held to: broadcast, local, round_robin or any")
+    what.add_argument("--target", default="builtin", help="whose loops (default builtin)")
+    add_placement(parser)
+    add_request(parser)
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("--json", metavar="FILE", help="write the findings to FILE")
+    out.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for all loops (default 300)")
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """The options that say where ranks run and with which network."""
+    where = parser.add_argument_group("where and with what")
+    where.add_argument("--world-size", type=int, metavar="N", help="ranks, default one a branch")
+    where.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    where.add_argument("--backend", help="gloo or nccl, default what fits")
+    where.add_argument("--preset", default="tiny", help="model size: tiny, small or 7b (default tiny)")
+    where.add_argument("--dtype", default="bfloat16", help="of the network (default bfloat16)")
+    where.add_argument("--no-autocast", action="store_true", help="run the loop outside autocast on cuda too")
+    where.add_argument("--checkpoint", metavar="DIR", help="weights in BAGEL-7B-MoT's layout instead of seeded ones")
+
+
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """The options that say what to denoise."""
+    group = parser.add_argument_group("the request")
+    group.add_argument("--height", type=int, metavar="PIXELS", help="default: the preset's")
+    group.add_argument("--width", type=int, metavar="PIXELS", help="default: the preset's")
+    group.add_argument("--num-timesteps", type=int, metavar="N", help="points on [1, 0] (default 50)")
+    group.add_argument("--timestep-shift", type=float, metavar="S", help="default 3.0")
+    group.add_argument("--cfg-interval", type=float, nargs=2, metavar=("LO", "HI"), help="default 0.4 1.0")
+    group.add_argument("--cfg-text-scale", type=float, metavar="S", help="default 4.0")
+    group.add_argument("--cfg-img-scale", type=float, metavar="S", help="default 1.0: no image guidance")
+    group.add_argument("--cfg-renorm-type", metavar="TYPE", help="global, channel or text_channel (default global)")
+    group.add_argument("--cfg-renorm-min", type=float, metavar="M", help="default 0.0")
+    group.add_argument("--seed", type=int, metavar="N", help="default 0")
+
+
+def request_of(arguments: argparse.Namespace) -> DenoiseRequest:
+    """The request that the options describe.
+
+    Raises:
+        BadInput: a value out of range.
+    """
+    from dataclasses import fields
+
+    from verify.bagel.config import preset
+    from verify.request import DenoiseRequest
+
+    given = {f.name: getattr(arguments, f.name) for f in fields(DenoiseRequest) if getattr(arguments, f.name) is not None}
+    side = preset(arguments.preset).side
+    return DenoiseRequest(**({"height": side, "width": side} | given))
+
+
+def job_of(arguments: argparse.Namespace) -> Job:
+    """The job that the options describe."""
+    from verify.job import Job
+    from verify.targets.protocol import ModelOptions
+
+    options = ModelOptions(
+        preset=arguments.preset,
+        dtype=arguments.dtype,
+        # As the engines run it: autocast matters on CUDA, and only to a half-precision network.
+        autocast=arguments.device == "cuda" and "16" in arguments.dtype and not arguments.no_autocast,
+        checkpoint=arguments.checkpoint,
+    )
+    loops = () if arguments.loop else tuple((arguments.loops or "broadcast,local").split(","))
+    return Job(
+        request=request_of(arguments),
+        options=options,
+        loops=loops,
+        loop_reference=arguments.loop,
+        expect=arguments.expect,
+        target=arguments.target,
+        world_size=arguments.world_size,
+        device=arguments.device,
+        backend=arguments.backend,
+        timeout=arguments.timeout,
+    )
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the job, prints the report and returns the exit status."""
+    family()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
+    from rich.console import Console
+
+    from verify.job import run_job
+    from verify.report.console import print_report
+    from verify.report.document import build_document, check_writable, write_document
+    from verify.report.progress import ProgressReport
+
+    if arguments.loop and arguments.loops:
+        from verify.errors import BadInput
+
+        raise BadInput("--loops and --loop were both given, expected one of them; leave one out")
+    if arguments.json:
+        check_writable(arguments.json)
+    job = job_of(arguments)
+    console = Console()
+    with ProgressReport(Console(stderr=True)) as progress:
+        report = run_job(job, progress)
+    print_report(report, console)
+    if arguments.json:
+        write_document(build_document(report), arguments.json)
+    return report.exit_status

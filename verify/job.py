@@ -1,0 +1,275 @@
+"""The main job: trace every loop on every rank, judge the traces, say what was found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from verify.bagel.config import preset
+from verify.checks import ANY, LoopRun, judge
+from verify.errors import BadInput, Unjudged
+from verify.ranks.board import Place
+from verify.ranks.failure import RankFailure
+from verify.ranks.plan import Placement, place
+from verify.ranks.pool import PoolSpec, RankPool, Watcher
+from verify.report.document import RunReport
+from verify.request import DenoiseRequest
+from verify.schedule import LOOP_KINDS
+from verify.targets.protocol import REFERENCE, ModelOptions
+from verify.targets.session import Plan, find_target, trace_loop
+from verify.trace import Trace
+from verify.verdict import Finding, Verdict, merge
+
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+DEFAULT_TIMEOUT = 300.0
+
+
+class Progress(Protocol):
+    """Whoever wants to follow a run: :class:`verify.report.progress.ProgressReport`."""
+
+    def start(self, name: str, total: int) -> None:
+        """A loop starts; it has ``total`` steps."""
+        ...
+
+    def update(self, name: str, done: int) -> None:
+        """The slowest rank has finished ``done`` steps."""
+        ...
+
+    def finish(self, name: str) -> None:
+        """The loop has ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides a run. Checked by :meth:`checked` before any process starts.
+
+    Attributes:
+        request: what to denoise.
+        options: with which network.
+        loops: which of the target's loops to judge.
+        loop_reference: a loop of the user's own to judge instead.
+        expect: what the user's own loop is held to: ``broadcast``, ``local``, ``round_robin`` or ``any``.
+        target: whose loops.
+        world_size: ranks; None for one a branch.
+        device: ``cpu`` or ``cuda``.
+        backend: ``gloo``, ``nccl`` or None for what fits.
+        timeout: seconds for all loops together.
+        command: what reproduces this run.
+    """
+
+    request: DenoiseRequest = field(default_factory=DenoiseRequest)
+    options: ModelOptions = ModelOptions()
+    loops: tuple[str, ...] = ("broadcast", "local")
+    loop_reference: str | None = None
+    expect: str = "local"
+    target: str = "builtin"
+    world_size: int | None = None
+    device: str = "cpu"
+    backend: str | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    command: str = ""
+
+    @property
+    def ranks(self) -> int:
+        """The world size."""
+        return len(self.request.branches) if self.world_size is None else self.world_size
+
+    def checked(self) -> Job:
+        """This job, if it can be run.
+
+        Raises:
+            BadInput: it cannot, whatever the machine.
+        """
+        if self.options.checkpoint is None:
+            preset(self.options.preset)
+        if self.options.dtype not in DTYPES:
+            raise BadInput.of("dtype", self.options.dtype, f"one of {', '.join(DTYPES)}", "choose one")
+        if not 0 < self.timeout <= 86400:
+            raise BadInput.of("timeout", self.timeout, "seconds above 0 and up to 86400", "choose one in that range")
+        if self.expect not in (*LOOP_KINDS[1:], ANY):
+            raise BadInput.of("expect", self.expect, f"one of {', '.join((*LOOP_KINDS[1:], ANY))}", "choose one")
+        known = [name for name in find_target(self.target).loops if name != REFERENCE]
+        for name in self.loops:
+            if name not in known:
+                raise BadInput.of("loops", name, f"some of {', '.join(known)}", "separate names by commas")
+        if not self.loops and self.loop_reference is None:
+            raise BadInput.of("loops", "", f"some of {', '.join(known)}", "name at least one")
+        for kind in self.kinds().values():
+            _require_fitting_world(kind, self.ranks, self.request.branches)
+        return self
+
+    def kinds(self) -> dict[str, str]:
+        """What each loop to be judged is held to."""
+        if self.loop_reference is not None:
+            return {self._plan("").loop_name: self.expect}
+        return {name: find_target(self.target).expects[name] for name in self.loops}
+
+    def _plan(self, loop: str) -> Plan:
+        reference = None if loop == REFERENCE else self.loop_reference
+        return Plan(self.request, self.options, self.target, loop, reference)
+
+    def plans(self) -> list[Plan]:
+        """The reference, then each loop to be judged."""
+        loops = [""] if self.loop_reference is not None else list(self.loops)
+        return [self._plan(loop) for loop in (REFERENCE, *loops)]
+
+
+def _require_fitting_world(kind: str, world_size: int, branches: Sequence[str]) -> None:
+    """``broadcast`` and ``local`` give each rank one branch, so the numbers must match."""
+    if kind in ("broadcast", "local") and world_size != len(branches):
+        raise BadInput.of(
+            "world size",
+            world_size,
+            f"{len(branches)} for a {kind} loop, because each rank evaluates one of the branches "
+            f"{', '.join(branches)}",
+            "use --loops round_robin for any world size, or change the CFG scales",
+        )
+
+
+_pools: dict[PoolSpec, RankPool] = {}
+
+
+def pool_for(spec: PoolSpec) -> RankPool:
+    """The pool with these ranks, kept for the whole life of this process."""
+    if spec not in _pools:
+        _pools[spec] = RankPool(spec)
+    return _pools[spec]
+
+
+def run_job(job: Job, progress: Progress | None = None) -> RunReport:
+    """Runs a job and judges it.
+
+    Raises:
+        BadInput: the job, a file it names or a loop it names cannot be used.
+    """
+    job = job.checked()
+    began = time.monotonic()
+    blank = _blank_report(job)
+    try:
+        placement = place(job.ranks, job.device, job.backend)
+    except Unjudged as reason:
+        return replace(blank, notes=(str(reason),))
+    report = replace(blank, backend=placement.spec.backend, notes=placement.notes)
+    try:
+        traces = _trace(job, placement, began + job.timeout, progress)
+    except RankFailure as failure:
+        return replace(
+            report,
+            failure={
+                "task": failure.task,
+                "cause": failure.cause,
+                "seconds": failure.seconds,
+                "ranks": [r.to_dict() for r in failure.reports],
+            },
+        )
+    except Unjudged as reason:
+        return replace(report, notes=(*report.notes, str(reason)))
+    judging = time.monotonic()
+    (reference,), *runs = traces.values()
+    kinds = job.kinds()
+    judged = {loop: LoopRun(run, kinds[loop]) for loop, run in zip(kinds, runs, strict=True)}
+    findings = judge(job.request, judged, reference)
+    verdict = merge(finding.verdict for finding in findings)
+    if verdict is not Verdict.PASS:
+        # A loop that broke its contract may have left the group in a state that the next run must not inherit.
+        pool_for(placement.spec).stop()
+    ended = time.monotonic()
+    return _judged(report, findings, verdict, reference, judged, {"judging": ended - judging, "total": ended - began})
+
+
+def _trace(job: Job, placement: Placement, deadline: float, progress: Progress | None) -> dict[str, list[Trace]]:
+    pool = pool_for(placement.spec)
+    traces: dict[str, list[Trace]] = {}
+    for plan in job.plans():
+        name = plan.loop_name
+        results = pool.run(
+            trace_loop,
+            plan,
+            name=name,
+            timeout=max(0.1, deadline - time.monotonic()),
+            watch=_reporter(progress, plan),
+        )
+        if progress is not None:
+            progress.finish(name)
+        traces[name] = [trace for trace in results if trace is not None]
+    return traces
+
+
+def _reporter(progress: Progress | None, plan: Plan) -> Watcher | None:
+    """What tells ``progress`` where the slowest rank is; the reference runs on rank 0 alone."""
+    if progress is None:
+        return None
+    progress.start(plan.loop_name, plan.request.schedule.steps)
+
+    def watch(places: Sequence[Place]) -> None:
+        running = places[:1] if plan.loop == REFERENCE else places
+        progress.update(plan.loop_name, min(p.step for p in running) + 1)
+
+    return watch
+
+
+def _blank_report(job: Job) -> RunReport:
+    schedule = job.request.schedule
+    return RunReport(
+        verdict=Verdict.UNKNOWN,
+        target=job.target,
+        request=job.request.to_dict() | {"preset": job.options.preset, "dtype": job.options.dtype},
+        steps=schedule.steps,
+        guided_steps=schedule.guided_steps,
+        world_size=job.ranks,
+        backend=job.backend or "",
+        device=job.device,
+        environment=[],
+        findings=[],
+        collectives={},
+        timings={},
+        notes=(),
+        failure=None,
+        command=job.command,
+    )
+
+
+def _judged(
+    report: RunReport,
+    findings: list[Finding],
+    verdict: Verdict,
+    reference: Trace,
+    runs: dict[str, LoopRun],
+    timings: dict[str, float],
+) -> RunReport:
+    first = next(iter(runs.values())).traces
+    names = sorted({c.name for run in runs.values() for t in run.traces for step in t.collectives for c in step})
+    return replace(
+        report,
+        verdict=verdict,
+        findings=findings,
+        environment=[{"rank": trace.rank, **trace.environment} for trace in first],
+        collectives={loop: {name: run.traces[0].count(name) for name in names} for loop, run in runs.items()},
+        timings={reference.loop: reference.seconds}
+        | {loop: max(trace.seconds for trace in run.traces) for loop, run in runs.items()}
+        | timings,
+    )
+
+
+def run(request: DenoiseRequest | None = None, **job: Any) -> RunReport:
+    """Verifies that every rank holds the same ``x_t``.
+
+    Args:
+        request: what to denoise; Bagel's defaults at the size of ``tiny`` if left out.
+        job: any field of :class:`Job`; a field of :class:`ModelOptions` may be given directly (``preset="small"``).
+
+    Returns:
+        The report; ``report.verdict`` is pass, fail or unknown.
+
+    Raises:
+        BadInput: something handed over cannot be used.
+    """
+    options = {name: job.pop(name) for name in ModelOptions.__dataclass_fields__ if name in job}
+    if options:
+        job["options"] = replace(job.get("options", ModelOptions()), **options)
+    return run_job(Job(request=request or DenoiseRequest(), **job))
+
+

@@ -1,0 +1,59 @@
+"""The CFG-parallel process group over torch.distributed."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class ProcessGroup:
+    """Ranks that gather and broadcast tensors: gloo on CPU, NCCL with a GPU a rank, gloo where ranks share a GPU."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        """Wraps ``group``, or the default group of this process."""
+        self._group = group
+        self._ranks = dist.get_process_group_ranks(group) if group is not None else list(range(dist.get_world_size()))
+
+    @property
+    def rank(self) -> int:
+        """This process's place in the group."""
+        return dist.get_rank(self._group)
+
+    @property
+    def world_size(self) -> int:
+        """How many processes there are."""
+        return dist.get_world_size(self._group)
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's ``tensor``, in rank order, in fresh contiguous memory.
+
+        A collective moves memory, not elements, so what it is given must be contiguous.
+        """
+        tensor = tensor.contiguous()
+        slots = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(slots, tensor, group=self._group)
+        return slots
+
+    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
+        """Overwrites ``tensor`` on every rank with that of rank ``src``, in place, and returns it."""
+        dense = tensor.contiguous()
+        dist.broadcast(dense, self._ranks[src], group=self._group)
+        if dense is not tensor and self.rank != src:
+            tensor.copy_(dense)
+        return tensor
+
+
+class Alone:
+    """The group of the reference loop: one process that sends nothing."""
+
+    rank = 0
+    world_size = 1
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor itself."""
+        return [tensor.clone()]
+
+    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
+        """Nothing to do."""
+        return tensor

@@ -1,0 +1,99 @@
+"""Finding what a user points at: ``path/to/file.py:name`` or ``package.module:name``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from verify.errors import BadInput
+
+_LOOP_SIGNATURE = "loop(denoiser, request, x_0, group, observe) -> x_final"
+
+
+def load_object(option: str, reference: str) -> Any:
+    """The object that ``reference`` names; ``option`` is the flag it came from, for messages.
+
+    Raises:
+        BadInput: it is malformed, or there is no such file, module or name, or the file cannot be imported.
+    """
+    place, colon, name = reference.rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        raise BadInput.of(option, reference, "FILE.py:NAME or PACKAGE.MODULE:NAME", "separate the two by a colon")
+    module = _from_file(option, place) if place.endswith(".py") or "/" in place else _from_name(option, place)
+    if not hasattr(module, name):
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")][:5]
+        has = f"it defines {', '.join(known)}" if known else "it defines no public function"
+        raise BadInput.of(option, reference, f"a name that {place} defines", f"{has}; correct the name")
+    return getattr(module, name)
+
+
+def load_loop(reference: str) -> Any:
+    """The loop that ``reference`` names, after a look at its signature.
+
+    Raises:
+        BadInput: it cannot be found, called, or called with the five arguments of a loop.
+    """
+    loop = load_object("--loop", reference)
+    if not callable(loop):
+        raise BadInput.of("--loop", reference, f"a function {_LOOP_SIGNATURE}", f"it is a {type(loop).__name__}")
+    try:
+        inspect.signature(loop).bind(*range(5))
+    except TypeError as error:
+        raise BadInput.of(
+            "--loop", reference, f"a function {_LOOP_SIGNATURE}", f"five positional arguments do not fit it ({error})"
+        ) from None
+    except ValueError:
+        pass  # A builtin without a signature: calling it will tell.
+    if inspect.iscoroutinefunction(loop) or inspect.isgeneratorfunction(loop):
+        raise BadInput.of("--loop", reference, f"a plain function {_LOOP_SIGNATURE}", "make it neither async nor yield")
+    return loop
+
+
+def _from_file(option: str, place: str) -> ModuleType:
+    path = Path(place).resolve() if not _is_loop(Path(place)) else Path(place)
+    if not path.is_file():
+        raise BadInput.of(option, place, "a Python file", "there is no such file; check the path")
+    name = f"_loop_file_{abs(hash(path))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadInput.of(option, place, "a Python file", "name one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    # A file's own imports find its neighbours, as when it is run as a script.
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        raise _unimportable(option, place, error) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _from_name(option: str, place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except BaseException as error:
+        raise _unimportable(option, place, error) from error
+
+
+def _unimportable(option: str, place: str, error: BaseException) -> BadInput:
+    return BadInput.of(option, place, "something that can be imported", f"{type(error).__name__}: {error}")
+
+
+def _is_loop(path: Path) -> bool:
+    """Whether resolving the path would go round in a circle of symbolic links."""
+    try:
+        path.resolve(strict=False)
+        path.stat()
+    except RuntimeError:
+        return True
+    except OSError:
+        return path.is_symlink()
+    return False

@@ -1,0 +1,100 @@
+"""What a rank does: run one loop of one target, and bring back its trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from verify.protocols import Denoiser, Group, Loop
+from verify.ranks.group import Alone
+from verify.ranks.worker import Rank
+from verify.request import DenoiseRequest
+from verify.targets.builtin import BuiltinTarget
+from verify.targets.loading import load_loop
+from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, Target
+from verify.trace import CacheWatch, Recorder, Trace
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be traced.
+
+    Attributes:
+        request: what to denoise.
+        options: with which network.
+        target: whose loops; a name as given to ``--target``.
+        loop: one of the target's loops, or empty when ``loop_reference`` is given.
+        loop_reference: ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME`` of a loop of the user's own.
+    """
+
+    request: DenoiseRequest
+    options: ModelOptions
+    target: str = "builtin"
+    loop: str = ""
+    loop_reference: str | None = None
+
+    @property
+    def loop_name(self) -> str:
+        """What the loop is called in reports."""
+        return self.loop if self.loop_reference is None else self.loop_reference.rpartition("/")[2]
+
+
+def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
+    """Runs the plan's loop on this rank. The reference runs on rank 0 alone, and the others return None.
+
+    Raises:
+        BadInput: the plan cannot be carried out, or the loop breaks its contract.
+    """
+    alone = plan.loop == REFERENCE
+    if alone and rank.rank:
+        return None
+    loop = find_loop(plan)
+    rank.marker.activity("building the model and its contexts")
+    prepared, caches = _prepare(rank, plan)
+    request = plan.request.on(rank.device)
+    group: Group = Alone() if alone else rank.group
+    recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.marker)
+
+    def run(denoiser: Denoiser, group: Group, observe: object) -> object:
+        # The loop may do as it likes with its x_0, but the next loop begins with the same.
+        return loop(denoiser, request, prepared.x_0.clone(), group, recorder.observe)
+
+    with torch.no_grad(), autocast(plan.options, rank.device):
+        final, seconds = recorder.run(run)
+    return recorder.trace(plan.loop_name, final, seconds, rank.environment() | describe(plan.options))
+
+
+def find_loop(plan: Plan) -> Loop:
+    """The loop that a plan names."""
+    if plan.loop_reference is not None:
+        return cast(Loop, load_loop(plan.loop_reference))
+    return find_target(plan.target).loops[plan.loop]
+
+
+def find_target(name: str) -> Target:
+    """The target of that name."""
+    assert name == "builtin"
+    return BuiltinTarget()
+
+
+def autocast(options: ModelOptions, device: torch.device) -> torch.autocast:
+    """The autocast context that the loop runs in."""
+    return torch.autocast(device.type, dtype=options.torch_dtype, enabled=options.autocast)
+
+
+def describe(options: ModelOptions) -> dict[str, object]:
+    """The part of a trace's environment that the options decide."""
+    return {"dtype": options.dtype, "autocast": options.autocast}
+
+
+def _prepare(rank: Rank, plan: Plan) -> tuple[Prepared, CacheWatch]:
+    """What the plan's loops share on this rank, kept for the next loop of the same plan."""
+    key = (plan.target, plan.request, plan.options)
+    kept = rank.memo.get("prepared")
+    if kept is None or kept[0] != key:
+        rank.memo.pop("prepared", None)
+        prepared = find_target(plan.target).prepare(plan.request, plan.options, rank.rank, rank.device)
+        rank.memo["prepared"] = kept = (key, prepared, CacheWatch(prepared.caches))
+    return kept[1], kept[2]

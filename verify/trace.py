@@ -1,0 +1,356 @@
+"""What one rank saw of one loop, and the recorder that writes it down.
+
+The recorder stands between a loop and what the loop is given. Inside the loop it copies ``x_t`` on the device and notes
+names; it neither synchronises nor hashes nor moves anything to the CPU. All of that waits until the loop is over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from verify.bits import Difference, bits_of, describe, first_difference, same_bits
+from verify.errors import BadInput
+from verify.protocols import Denoiser, Group
+from verify.request import DenoiseRequest
+from verify.schedule import ALL_GATHER, BROADCAST
+
+
+# What may differ between two ranks' environments without making their bits differ.
+PRIVATE_ENVIRONMENT = frozenset({"host", "gpu_index", "gpu_uuid"})
+
+
+class Collective(NamedTuple):
+    """One collective as a rank called it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    src: int | None = None
+
+    def __str__(self) -> str:
+        source = "" if self.src is None else f" from rank {self.src}"
+        return f"{self.name} of {self.dtype} {self.shape}{source}"
+
+
+@dataclass(frozen=True)
+class CacheRecord:
+    """One tensor of one branch's frozen context, before and after the loop.
+
+    Attributes:
+        branch: whose context.
+        tensor: which of its tensors, e.g. ``keys, layer 3``.
+        elements: how many it has.
+        before: SHA-256 of its bytes before the loop.
+        after: SHA-256 of its bytes after the loop.
+        written_at: the step at which an in-place write was first seen; -1 before step 0; None where none was seen.
+        difference: the first element that changed.
+    """
+
+    branch: str
+    tensor: str
+    elements: int
+    before: str
+    after: str
+    written_at: int | None = None
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one rank saw of one loop. Tensors are on the CPU.
+
+    Attributes:
+        loop: the loop's name.
+        rank: this rank.
+        world_size: ranks in the group.
+        start: the ``x_t`` that the first branch evaluation of step 0 was given; None if this rank made none there.
+        x_t: ``x_t`` after each step.
+        final: what the loop returned.
+        branches: the branches evaluated in each step, in order.
+        foreign: for each step, elements of the evaluated ``x_t`` that are not those observed after the step before.
+        collectives: the collectives in each step, in order; those before the loop count to step 0.
+        caches: every tensor of every context.
+        environment: what the rank ran on, and how the loop was run.
+        seconds: the loop's duration, device included.
+    """
+
+    loop: str
+    rank: int
+    world_size: int
+    start: Float[Tensor, "tokens channels"] | None
+    x_t: Float[Tensor, "steps tokens channels"]
+    final: Float[Tensor, "tokens channels"]
+    branches: tuple[tuple[str, ...], ...]
+    foreign: tuple[int, ...]
+    collectives: tuple[tuple[Collective, ...], ...]
+    caches: tuple[CacheRecord, ...]
+    environment: dict[str, Any]
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """``rank 1 of local``."""
+        return f"rank {self.rank} of {self.loop}"
+
+    @property
+    def steps(self) -> int:
+        """Steps observed."""
+        return len(self.x_t)
+
+    def count(self, name: str) -> int:
+        """How often collective ``name`` was called."""
+        return sum(c.name == name for step in self.collectives for c in step)
+
+
+class Pen(Protocol):
+    """Where a recorder says what the rank is doing, for the progress bar and for whoever finds the rank dead."""
+
+    def finished(self, step: int) -> None:
+        """``step`` is done."""
+        ...
+
+    def activity(self, words: str) -> None:
+        """The rank is about to do this."""
+        ...
+
+
+class Recorder:
+    """Gives a loop its denoiser, group and observer, and keeps what passes through them."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        group: Group,
+        x_0: Float[Tensor, "tokens channels"],
+        request: DenoiseRequest,
+        caches: CacheWatch,
+        pen: Pen,
+    ) -> None:
+        """Recording starts here: what has been written to ``caches`` so far is forgiven."""
+        steps = request.schedule.steps
+        self.denoiser = _WatchedDenoiser(self, denoiser)
+        self.group = _WatchedGroup(self, group)
+        self._pen = pen
+        self._steps = steps
+        self._shape, self._dtype, self._device = x_0.shape, x_0.dtype, x_0.device
+        self._x_t = torch.empty((steps, *x_0.shape), dtype=x_0.dtype, device=x_0.device)
+        self._foreign = torch.zeros(steps + 1, dtype=torch.int64, device=x_0.device)
+        self._start: Tensor | None = None
+        self._branches: list[list[str]] = [[] for _ in range(steps + 1)]
+        self._collectives: list[list[Collective]] = [[] for _ in range(steps + 1)]
+        self._caches = caches
+        self._caches.begin()
+        self._done = 0
+
+    def run(self, loop: Callable[[Denoiser, Group, Callable[[int, Tensor], None]], Any]) -> tuple[Any, float]:
+        """Runs the loop and returns its result and its seconds, the device's work included."""
+        _synchronise(self._device)
+        began = time.perf_counter()
+        final = loop(self.denoiser, self.group, self.observe)
+        self._pen.activity("finishing")
+        _synchronise(self._device)
+        return final, time.perf_counter() - began
+
+    def observe(self, step: int, x_t: Tensor) -> None:
+        """Takes a copy of ``x_t`` on its device.
+
+        Raises:
+            BadInput: a step out of order, or an ``x_t`` that cannot be one.
+        """
+        if isinstance(step, bool) or not isinstance(step, int):
+            raise BadInput.of("the step given to observe", step, "an int", "pass the loop's step counter")
+        if step != self._done:
+            expected = f"{self._done}" if self._done < self._steps else f"no call after step {self._steps - 1}"
+            raise BadInput.of("the step given to observe", step, expected, "call it once after each step, in order")
+        self._require("the x_t given to observe", x_t)
+        self._x_t[step].copy_(x_t)
+        self._caches.look(step)
+        self._done += 1
+        self._pen.finished(step)
+
+    def trace(self, loop: str, final: Any, seconds: float, environment: dict[str, Any]) -> Trace:
+        """The trace of a loop that has returned ``final``.
+
+        Raises:
+            BadInput: the loop did not observe every step, or returned no final latent.
+        """
+        if self._done != self._steps:
+            raise BadInput.of(
+                "the number of steps observed", self._done, f"{self._steps}", "call observe(step, x_t) after each step"
+            )
+        self._require("what the loop returned", final)
+        # Collectives after the last step count to it: they belong to no other.
+        self._collectives[self._steps - 1] += self._collectives.pop()
+        self._branches[self._steps - 1] += self._branches.pop()
+        return Trace(
+            loop=loop,
+            rank=self.group.rank,
+            world_size=self.group.world_size,
+            start=None if self._start is None else self._start.cpu(),
+            x_t=self._x_t.cpu(),
+            final=final.detach().cpu(),
+            branches=tuple(map(tuple, self._branches)),
+            foreign=tuple(self._foreign[: self._steps].tolist()),
+            collectives=tuple(map(tuple, self._collectives)),
+            caches=self._caches.records(),
+            environment=environment,
+            seconds=seconds,
+        )
+
+    def evaluated(self, x_t: Tensor, branch: str) -> None:
+        """Notes a branch evaluation, and whether its ``x_t`` is the one last observed."""
+        step = self._done
+        self._branches[step].append(branch)
+        self._pen.activity(f"velocity of {branch}")
+        if step == 0:
+            if self._start is None:
+                self._start = x_t.detach().clone()
+            previous = self._start
+        else:
+            previous = self._x_t[step - 1]
+        if x_t.shape == previous.shape and x_t.dtype == previous.dtype:
+            self._foreign[step] += (bits_of(x_t) != bits_of(previous)).sum()
+        else:
+            self._foreign[step] += previous.numel()
+
+    def collective(self, name: str, tensor: Tensor, src: int | None = None) -> None:
+        """Notes a collective."""
+        done = self._collectives[self._done]
+        done.append(Collective(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), src))
+        self._pen.activity(f"{name} {len(done)} of step {self._done}")
+
+    def between(self) -> None:
+        """Notes that the collective or evaluation is over."""
+        self._pen.activity("")
+
+    def _require(self, what: str, x_t: Any) -> None:
+        if not isinstance(x_t, Tensor):
+            raise BadInput.of(what, describe(x_t), "a tensor", "pass the latent itself")
+        if (x_t.shape, x_t.dtype, x_t.device) != (self._shape, self._dtype, self._device):
+            expected = torch.empty(self._shape, dtype=self._dtype, device="meta")
+            raise BadInput(
+                f"{what} is {describe(x_t)} on {x_t.device}, expected {describe(expected)} on {self._device}, as x_0; "
+                "keep x_t in x_0's shape, dtype and device"
+            )
+
+
+class _WatchedDenoiser:
+    """A denoiser that reports each evaluation; everything else is the denoiser's own."""
+
+    def __init__(self, recorder: Recorder, denoiser: Denoiser) -> None:
+        self._recorder, self._denoiser = recorder, denoiser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
+        self._recorder.evaluated(x_t, branch)
+        v_t = self._denoiser.velocity(x_t, step, branch)
+        self._recorder.between()
+        return v_t
+
+
+class _WatchedGroup:
+    """A group that reports each collective."""
+
+    def __init__(self, recorder: Recorder, group: Group) -> None:
+        self._recorder, self._group = recorder, group
+
+    @property
+    def rank(self) -> int:
+        return self._group.rank
+
+    @property
+    def world_size(self) -> int:
+        return self._group.world_size
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        self._recorder.collective(ALL_GATHER, tensor)
+        gathered = self._group.all_gather(tensor)
+        self._recorder.between()
+        return gathered
+
+    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
+        self._recorder.collective(BROADCAST, tensor, src)
+        self._group.broadcast(tensor, src)
+        self._recorder.between()
+        return tensor
+
+
+@dataclass
+class _Watched:
+    branch: str
+    name: str
+    tensor: Tensor
+    pristine: Tensor
+    digest: str
+    version: int = 0
+    written_at: int | None = None
+
+
+class CacheWatch:
+    """Notices writes to contexts: by PyTorch's version counters at each step, by their bytes after the loop.
+
+    Made once for a denoiser, with a copy of every tensor; used by one loop after another.
+    """
+
+    def __init__(self, caches: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """``caches``: branch, then name of the tensor."""
+        self._watched = [
+            _Watched(branch, name, tensor, tensor.clone(), digest(tensor))
+            for branch, tensors in caches.items()
+            for name, tensor in tensors.items()
+        ]
+
+    def begin(self) -> None:
+        """A loop is about to start."""
+        for w in self._watched:
+            w.version, w.written_at = w.tensor._version, None
+
+    def look(self, step: int) -> None:
+        """Notes ``step`` for each tensor written since the last look. Host work only."""
+        for w in self._watched:
+            if w.written_at is None and w.tensor._version != w.version:
+                w.written_at = step
+
+    def records(self) -> tuple[CacheRecord, ...]:
+        """One record a tensor. Bytes are compared on the device, and hashed again only where they differ.
+
+        What was written is put right, so that the next loop finds the contexts as they were made.
+        """
+        records = []
+        for w in self._watched:
+            changed = not same_bits(w.tensor, w.pristine)
+            records.append(
+                CacheRecord(
+                    branch=w.branch,
+                    tensor=w.name,
+                    elements=w.tensor.numel(),
+                    before=w.digest,
+                    after=digest(w.tensor) if changed else w.digest,
+                    written_at=w.written_at if changed else None,
+                    difference=first_difference(w.pristine, w.tensor) if changed else None,
+                )
+            )
+            if changed:
+                w.tensor.copy_(w.pristine)
+        return tuple(records)
+
+
+def digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes in row-major order."""
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy()
+    return hashlib.sha256(flat).hexdigest()
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
