@@ -65,7 +65,7 @@ class CacheRecord:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one rank saw of one loop. Tensors are on the CPU.
+    """What one rank saw of one loop. Its tensors are where they were recorded until it travels to the controller's CPU.
 
     Attributes:
         loop: the loop's name.
@@ -194,9 +194,9 @@ class Recorder:
             loop=loop,
             rank=self.group.rank,
             world_size=self.group.world_size,
-            start=None if self._start is None else self._start.cpu(),
-            x_t=self._x_t.cpu(),
-            final=final.detach().cpu(),
+            start=self._start,
+            x_t=self._x_t,
+            final=final.detach(),
             branches=tuple(map(tuple, self._branches)),
             foreign=tuple(self._foreign[: self._steps].tolist()),
             collectives=tuple(map(tuple, self._collectives)),

@@ -30,7 +30,7 @@ _ATTENTION = [
     SDPBackend.MATH,
 ]
 
-Rotation = tuple[Float[Tensor, "#n 1 half"], Float[Tensor, "#n 1 half"]]
+Rotation = tuple[Float[Tensor, "#n 1 d"], Float[Tensor, "#n 1 d"]]
 
 
 class RMSNorm(nn.Module):
@@ -145,17 +145,22 @@ def attend(
     return out[0].transpose(0, 1).flatten(1)
 
 
-def rotation_at(
-    positions: Int[Tensor, " n"], head_dim: int, theta: float, dtype: torch.dtype
-) -> Rotation:
-    """Cosine and sine of ``position / theta^(2i/d)`` for each pair i of head channels, computed in ``dtype``."""
+def rotation_at(positions: Int[Tensor, " n"], head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
+    """What :func:`rotate` multiplies by: cosines, and sines with the sign of each half, computed in ``dtype``.
+
+    Channels i and i + d/2 of a head turn by ``position / theta^(2i/d)``.
+    """
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=dtype) / head_dim
     angles = positions.to(dtype)[:, None, None] / theta**exponents
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def rotate(x: Float[Tensor, "n heads d"], rotation: Rotation) -> Float[Tensor, "n heads d"]:
-    """Rotary embedding (arXiv 2104.09864), channel i paired with i + d/2, in float32 or better; keeps ``x``'s dtype."""
+    """Rotary embedding (arXiv 2104.09864) in the dtype of ``rotation``; the result keeps ``x``'s dtype.
+
+    Written in few operations, because each of them reads and writes all queries.
+    """
     cos, sin = rotation
-    first, second = x.to(cos.dtype).chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
+    partner = x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * cos, partner, sin).to(x.dtype)

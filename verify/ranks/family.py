@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 from verify.errors import Unjudged
 
 _START_TIMEOUT = 120.0
+_MESSAGE_TIMEOUT = 10
 
 
 class Family:
@@ -59,6 +61,10 @@ class Family:
         self.wait_ready()
         self._pools += 1
         pairs = [socket.socketpair() for _ in range(world_size)]
+        for ours, _ in pairs:
+            # A rank that stops in the middle of a message must not stop its controller.
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _MESSAGE_TIMEOUT, 0))
         message = json.dumps(order | {"pool": self._pools, "nursery": self.process.pid}).encode()
         socket.send_fds(self._control, [message], [theirs.fileno() for _, theirs in pairs])
         for _, theirs in pairs:

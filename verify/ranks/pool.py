@@ -100,6 +100,7 @@ class RankPool:
             "backend": self.spec.backend,
             "threads": self.spec.threads,
             "variables": dict(self.spec.variables),
+            "controller": os.getpid(),
             "path": [os.path.abspath(entry) for entry in sys.path],
         }
         self._pids, self._connections = self._family.fork(order, self.spec.world_size)
@@ -135,7 +136,7 @@ class RankPool:
             for rank, connection in enumerate(self._connections):
                 own = (*arguments, *(each[rank] if each else ()))
                 try:
-                    connection.send_bytes(wire.dumps((name, task, own)))
+                    wire.send(connection, (name, task, own), self._pids[rank])
                 except (BrokenPipeError, ConnectionResetError):
                     break  # It has died since the last task; collecting says how.
             return self._collect(name, deadline, watch)
@@ -235,7 +236,7 @@ class RankPool:
 
 def _receive(connection: Connection) -> tuple[str, Any]:
     try:
-        kind, value = wire.loads(connection.recv_bytes())
+        kind, value = wire.receive(connection)
         return kind, value
-    except (EOFError, ConnectionResetError):
+    except (EOFError, OSError, RuntimeError):  # RuntimeError: it ended between a message and its memory.
         return "died", None

@@ -76,14 +76,14 @@ def main(rank: int, descriptor: int, order: dict[str, Any]) -> NoReturn:
     try:
         context = _join(rank, order, folder)
     except Exception:  # noqa: BLE001  (whatever it is, the controller tells it)
-        connection.send_bytes(wire.dumps(("raised", traceback.format_exc())))
+        wire.send(connection, ("raised", traceback.format_exc()), order["controller"])
         os._exit(1)
-    connection.send_bytes(wire.dumps(("ready", os.getpid())))
+    wire.send(connection, ("ready", os.getpid()), order["controller"])
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            name, task, arguments = wire.loads(connection.recv_bytes())
+            name, task, arguments = wire.receive(connection)
             context.marker.begin(name)
-            connection.send_bytes(_run(task, context, arguments))
+            wire.send(connection, _run(task, context, arguments), order["controller"])
             sys.stdout.flush()
     os._exit(0)
 
@@ -108,14 +108,14 @@ def _join(rank: int, order: dict[str, Any], folder: Path) -> Rank:
     return Rank(rank, world_size, device, order["backend"], ProcessGroup(), marker)
 
 
-def _run(task: Task, context: Rank, arguments: tuple[Any, ...]) -> bytes:
+def _run(task: Task, context: Rank, arguments: tuple[Any, ...]) -> tuple[str, Any]:
     """The reply to one task. Nothing that a task raises ends the rank: the controller decides that."""
     try:
-        return wire.dumps(("done", task(context, *arguments)))
+        return "done", task(context, *arguments)
     except BadInput as error:
-        return wire.dumps(("bad input", str(error)))
+        return "bad input", str(error)
     except BaseException as error:  # noqa: BLE001  (SystemExit of a loop is a failure of that loop)
-        return wire.dumps(("raised", _own_traceback(error)))
+        return "raised", _own_traceback(error)
 
 
 def _own_traceback(error: BaseException) -> str:
