@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,6 @@ class Job:
         device: ``cpu`` or ``cuda``.
         backend: ``gloo``, ``nccl`` or None for what fits.
         timeout: seconds for all loops together.
-        command: what reproduces this run.
     """
 
     request: DenoiseRequest = field(default_factory=DenoiseRequest)
@@ -70,7 +70,6 @@ class Job:
     device: str = "cpu"
     backend: str | None = None
     timeout: float = DEFAULT_TIMEOUT
-    command: str = ""
 
     @property
     def ranks(self) -> int:
@@ -106,6 +105,26 @@ class Job:
         if self.loop_reference is not None:
             return {self._plan("").loop_name: self.expect}
         return {name: find_target(self.target).expects[name] for name in self.loops}
+
+    @property
+    def command(self) -> str:
+        """The command line that reproduces this job."""
+        words = ["verify", "run"]
+        if self.loop_reference is not None:
+            words += ["--loop", self.loop_reference, "--expect", self.expect]
+        else:
+            words += ["--loops", ",".join(self.loops)]
+        words += ["--target", self.target, "--world-size", str(self.ranks), "--device", self.device]
+        words += ["--backend", self.backend] if self.backend else []
+        words += ["--preset", self.options.preset, "--dtype", self.options.dtype]
+        words += ["--checkpoint", self.options.checkpoint] if self.options.checkpoint else []
+        words += ["--no-autocast"] if self.device == "cuda" and not self.options.autocast else []
+        default = DenoiseRequest()
+        for name, value in self.request.to_dict().items():
+            if name in ("height", "width") or value != default.to_dict()[name]:
+                values = value if isinstance(value, list) else [value]
+                words += [f"--{name.replace('_', '-')}", *map(str, values)]
+        return shlex.join(words)
 
     def _plan(self, loop: str) -> Plan:
         reference = None if loop == REFERENCE else self.loop_reference
@@ -173,11 +192,17 @@ def run_job(job: Job, progress: Progress | None = None) -> RunReport:
     judged = {loop: LoopRun(run, kinds[loop]) for loop, run in zip(kinds, runs, strict=True)}
     findings = judge(job.request, judged, reference)
     verdict = merge(finding.verdict for finding in findings)
-    if verdict is not Verdict.PASS:
-        # A loop that broke its contract may have left the group in a state that the next run must not inherit.
+    if not all(_in_step(run.traces) for run in judged.values()):
+        # A collective that some rank did not call may still be under way; the next run must not inherit it.
         pool_for(placement.spec).stop()
     ended = time.monotonic()
     return _judged(report, findings, verdict, reference, judged, {"judging": ended - judging, "total": ended - began})
+
+
+def _in_step(traces: Sequence[Trace]) -> bool:
+    """Whether all ranks called the same collectives in the same order."""
+    called = [[collective for step in trace.collectives for collective in step] for trace in traces]
+    return all(calls == called[0] for calls in called)
 
 
 def _trace(job: Job, placement: Placement, deadline: float, progress: Progress | None) -> dict[str, list[Trace]]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from verify.errors import Unjudged
+from verify.schedule import ALL_GATHER, BROADCAST
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,19 @@ class RankReport:
 _MOST_TELLING_FIRST = ("died", "raised", "hung", "waiting", "finished")
 
 
+def _how_telling(report: RankReport) -> tuple[int, bool, int, int]:
+    """Among hung ranks, one outside any collective keeps the others waiting; then the one that is furthest behind."""
+    in_collective = report.activity.startswith((ALL_GATHER, BROADCAST))
+    return _MOST_TELLING_FIRST.index(report.state), in_collective, report.step, report.rank
+
+
 class RankFailure(Unjudged):
     """Some rank did not finish its task."""
 
     def __init__(self, task: str, reports: list[RankReport], seconds: float) -> None:
         self.task = task
         self.seconds = seconds
-        self.reports = sorted(reports, key=lambda r: (_MOST_TELLING_FIRST.index(r.state), r.rank))
+        self.reports = sorted(reports, key=_how_telling)
         super().__init__(f"{task}: {self.cause}")
 
     @property

@@ -1,0 +1,44 @@
+"""What a merge is gated on: each claim that the loop without a broadcast rests on, against the chosen target.
+
+``pytest tests/claims --target NAME --preset P --world-size N --device D``
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from verify.pytest_plugin import Verifier
+
+pytestmark = pytest.mark.gate
+
+GUIDANCE = ("text", "text and image")
+CHECKS = (
+    "ranks_agree",
+    "matches_reference",
+    "collectives",
+    "parallelism_engaged",
+    "cache_frozen",
+    "observed",
+    "finite",
+    "environments_agree",
+)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("loop", ["broadcast", "local"])
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_claim(verifier: Verifier, guidance: str, loop: str, check: str) -> None:
+    finding = verifier.assert_pass(verifier.job(guidance), check, loop)
+    assert finding.compared.elements
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_loops_agree(verifier: Verifier, guidance: str) -> None:
+    verifier.assert_pass(verifier.job(guidance), "loops_agree", "*")
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_three_branches_on_two_ranks(verifier: Verifier, check: str) -> None:
+    """``round_robin`` needs no rank for each branch."""
+    job = verifier.job("text and image", loops=("round_robin",), world_size=2)
+    verifier.assert_pass(job, check, "round_robin")

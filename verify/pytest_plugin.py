@@ -1,0 +1,148 @@
+"""The pytest side: options that name what is under test, a header that says on what, and GPU tests that cannot hide."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from verify.bagel.config import preset
+from verify.errors import BadInput
+from verify.job import DEFAULT_TIMEOUT, Job, run_job
+from verify.ranks.family import close_family, family
+from verify.ranks.settings import BIT_VARIABLES
+from verify.report.document import RunReport
+from verify.report.message import failure_text
+from verify.report.console import rank_failure_text
+from verify.request import DenoiseRequest
+from verify.targets.protocol import ModelOptions
+from verify.targets.session import find_target
+from verify.verdict import Finding, Verdict
+
+IMAGE_GUIDED = {"cfg_img_scale": 1.5, "cfg_renorm_type": "text_channel"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("verify", "which loops are verified, and where")
+    group.addoption("--target", default="builtin", help="whose loops tests/claims judge (default builtin)")
+    group.addoption("--preset", default="tiny", help="model size: tiny, small or 7b (default tiny)")
+    group.addoption("--world-size", type=int, default=None, help="ranks; default: 2, and 3 with image guidance")
+    group.addoption("--device", default="cpu", help="cpu or cuda (default cpu)")
+    group.addoption("--backend", default=None, help="gloo or nccl; default what fits")
+    group.addoption("--require-gpus", type=int, default=0, help="fail, not skip, what needs up to this many GPUs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    option = config.option
+    try:
+        find_target(option.target)
+        preset(option.preset)
+        _require("--device", option.device, ("cpu", "cuda"))
+        _require("--backend", option.backend, (None, "gloo", "nccl"))
+        if option.world_size is not None and not 1 <= option.world_size <= 64:
+            raise BadInput.of("--world-size", option.world_size, "an integer from 1 to 64", "choose one in that range")
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from None
+    if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
+        return  # The controller of pytest -n runs no test itself.
+    if not option.collectonly:
+        family()  # Imports torch for the ranks while tests are collected.
+
+
+def _require(option: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise BadInput.of(option, value, f"one of {', '.join(str(a) for a in allowed if a)}", "choose one")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    del config
+    close_family()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    option = config.option
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    nccl = f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}" if gpus else ""
+    variables = {name: os.environ[name] for name in BIT_VARIABLES if name in os.environ}
+    world = option.world_size or "2, and 3 with image guidance"
+    return [
+        f"verify: target {option.target}, preset {option.preset}, device {option.device}, world size {world}, "
+        f"requires {option.require_gpus} GPUs",
+        f"verify: torch {torch.__version__}, {cuda}{nccl}, GPUs: {', '.join(gpus) or 'none'}",
+        "verify: variables that can change bits: "
+        + (", ".join(f"{name}={value}" for name, value in variables.items()) or "none set"),
+    ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("gpu"):
+            needed = mark.kwargs.get("count", 1)
+            if torch.cuda.device_count() < needed and config.option.require_gpus < needed:
+                item.add_marker(pytest.mark.skip(reason=f"needs {needed} GPU, found {torch.cuda.device_count()}"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("gpu"):
+        needed = mark.kwargs.get("count", 1)
+        if torch.cuda.device_count() < needed:
+            pytest.fail(f"needs {needed} GPU, found {torch.cuda.device_count()}, and --require-gpus forbids skipping")
+
+
+class Verifier:
+    """Runs jobs as the options say, and turns findings into assertions."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._reports: dict[Job, RunReport] = {}
+
+    def job(self, guidance: str, **changes: object) -> Job:
+        """The job that the options describe, with ``text`` or ``text and image`` guidance.
+
+        Skips when the options ask for a world size that the guidance does not have.
+        """
+        option = self.config.option
+        side = preset(option.preset).side
+        request = DenoiseRequest(height=side, width=side, **(IMAGE_GUIDED if "image" in guidance else {}))  # type: ignore[arg-type]
+        if option.world_size is not None and option.world_size != len(request.branches):
+            pytest.skip(f"--world-size {option.world_size}: {guidance} guidance has {len(request.branches)} branches")
+        job = Job(
+            request=request,
+            options=ModelOptions(option.preset, autocast=option.device == "cuda"),
+            target=option.target,
+            device=option.device,
+            backend=option.backend,
+            timeout=DEFAULT_TIMEOUT,
+        )
+        return replace(job, **changes)  # type: ignore[arg-type]
+
+    def report(self, job: Job) -> RunReport:
+        """The job's report; each job runs once a session."""
+        __tracebackhide__ = True
+        if job not in self._reports:
+            self._reports[job] = run_job(job)
+        report = self._reports[job]
+        if report.failure is not None:
+            pytest.fail(rank_failure_text(report.failure, report.command), pytrace=False)
+        if not report.findings:
+            pytest.fail("nothing was judged: " + "; ".join(report.notes), pytrace=False)
+        return report
+
+    def assert_pass(self, job: Job, check: str, loop: str) -> Finding:
+        """Fails with the whole message of the finding unless it is a pass."""
+        __tracebackhide__ = True
+        report = self.report(job)
+        (finding,) = [f for f in report.findings if f.name == check and f.loop == loop]
+        if finding.verdict is not Verdict.PASS:
+            pytest.fail(failure_text(finding, report.command), pytrace=False)
+        return finding
+
+
+@pytest.fixture(scope="session")
+def verifier(request: pytest.FixtureRequest) -> Iterator[Verifier]:
+    """Runs jobs as ``--target``, ``--preset``, ``--world-size`` and ``--device`` say."""
+    yield Verifier(request.config)
