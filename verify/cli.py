@@ -14,6 +14,7 @@ from verify.errors import BadInput
 # Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
 COMMANDS = {
     "run": "run the loops on real ranks and compare every x_t, bit by bit",
+    "bench": "time the loop versions against each other, or the cost of verifying",
     "doctor": "show what this machine can run",
 }
 EXIT_BAD_INPUT = 2

@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 
 from verify.bagel.config import BagelConfig
 
 # In this order: cuDNN's kernel is the fastest on Hopper; each of them is deterministic going forward.
-_ATTENTION = [
+ATTENTION_KERNELS = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
@@ -140,8 +140,7 @@ def attend(
     mask: Bool[Tensor, "t keys"] | None,
 ) -> Float[Tensor, "t heads_d"]:
     """Grouped-query softmax attention, scaled by ``1/sqrt(d)``."""
-    with sdpa_kernel(_ATTENTION, set_priority=True):
-        out = F.scaled_dot_product_attention(q_ATD[None], k_KRD[None], v_KRD[None], attn_mask=mask, enable_gqa=True)
+    out = F.scaled_dot_product_attention(q_ATD[None], k_KRD[None], v_KRD[None], attn_mask=mask, enable_gqa=True)
     return out[0].transpose(0, 1).flatten(1)
 
 

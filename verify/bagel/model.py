@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
 
 
 from verify.bagel.config import BagelConfig
-from verify.bagel.layers import DecoderLayer, RMSNorm, rotation_at
+from verify.bagel.layers import ATTENTION_KERNELS, DecoderLayer, RMSNorm, rotation_at
 
 TIME_FREQUENCIES = 256
 
@@ -105,10 +106,11 @@ class BagelModel(nn.Module):
         """
         rotation = rotation_at(positions, self.config.head_dim, self.config.rope_theta, self.exact_dtype)
         keys, values = [], []
-        for layer, cached in zip(self.layers, zip(context.keys, context.values, strict=True), strict=True):
-            streams, k, v = layer(streams, rotation, cached, mask)
-            keys.append(k)
-            values.append(v)
+        with sdpa_kernel(ATTENTION_KERNELS, set_priority=True):
+            for layer, cached in zip(self.layers, zip(context.keys, context.values, strict=True), strict=True):
+                streams, k, v = layer(streams, rotation, cached, mask)
+                keys.append(k)
+                values.append(v)
         return streams, keys, values
 
     def velocity(

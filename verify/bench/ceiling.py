@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from verify.bagel.config import BagelConfig
+from verify.bench.stopwatch import FORWARD, Stopwatch
 
 
 def forward_flops(config: BagelConfig, tokens: int, cached_rows: int) -> int:
@@ -26,22 +27,22 @@ def forward_flops(config: BagelConfig, tokens: int, cached_rows: int) -> int:
     return 2 * (config.layers * (rows * weights + attention) + outside)
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 8192, runs: int = 20) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype, runs: int = 20) -> float:
     """Operations a second of a square product of random matrices, the median of ``runs`` after three warm-ups."""
+    size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, device, runs)
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, runs: int, warm_up: int = 3) -> float:
-    """Median duration of ``work`` by CUDA events, on a GPU."""
+    """Median duration of ``work``: by CUDA events on a GPU, by the clock on a CPU."""
     for _ in range(warm_up):
         work()
-    spans = []
+    watch = Stopwatch(device)
     for _ in range(runs):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()  # type: ignore[no-untyped-call]
+        began = watch.now()
         work()
-        ended.record()  # type: ignore[no-untyped-call]
-        spans.append((began, ended))
-    torch.cuda.synchronize(device)
-    return statistics.median(began.elapsed_time(ended) for began, ended in spans) / 1000  # type: ignore[no-untyped-call]
+        watch.add(FORWARD, began)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return statistics.median(watch.seconds()[FORWARD])

@@ -52,7 +52,7 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
         return None
     loop = find_loop(plan)
     rank.marker.activity("building the model and its contexts")
-    prepared, caches = _prepare(rank, plan)
+    prepared, caches = prepare(rank, plan)
     request = plan.request.on(rank.device)
     group: Group = Alone() if alone else rank.group
     recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.marker)
@@ -89,7 +89,12 @@ def describe(options: ModelOptions) -> dict[str, object]:
     return {"dtype": options.dtype, "autocast": options.autocast}
 
 
-def _prepare(rank: Rank, plan: Plan) -> tuple[Prepared, CacheWatch]:
+def describe_rank(rank: Rank, options: ModelOptions) -> dict[str, object]:
+    """What this rank runs on and how, for documents without traces."""
+    return {"rank": rank.rank, **rank.environment(), **describe(options)}
+
+
+def prepare(rank: Rank, plan: Plan) -> tuple[Prepared, CacheWatch]:
     """What the plan's loops share on this rank, kept for the next loop of the same plan."""
     key = (plan.target, plan.request, plan.options)
     kept = rank.memo.get("prepared")

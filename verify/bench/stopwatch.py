@@ -1,0 +1,82 @@
+"""Where a loop's time goes, by CUDA events on a GPU and by the clock on a CPU; no synchronisation inside the loop."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verify.protocols import Denoiser, Group
+from verify.schedule import ALL_GATHER, BROADCAST
+
+FORWARD = "forward"
+
+
+class Stopwatch:
+    """Collects marked spans of one loop."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._gpu = device.type == "cuda"
+        self._spans: dict[str, list[tuple[Any, Any]]] = {FORWARD: [], ALL_GATHER: [], BROADCAST: []}
+
+    def now(self) -> Any:
+        """A moment: an event in the current stream, or a clock reading in seconds."""
+        if not self._gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()  # type: ignore[no-untyped-call]
+        return event
+
+    def add(self, name: str, began: Any) -> None:
+        """A span called ``name`` that began at ``began`` ends now."""
+        self._spans[name].append((began, self.now()))
+
+    def between(self, began: Any, ended: Any) -> float:
+        """Seconds between two moments; on a GPU only after it has been synchronised."""
+        return began.elapsed_time(ended) / 1000 if self._gpu else ended - began
+
+    def seconds(self) -> dict[str, list[float]]:
+        """Every span in seconds, in order."""
+        return {name: [self.between(*span) for span in spans] for name, spans in self._spans.items()}
+
+
+class TimedDenoiser:
+    """A denoiser whose evaluations are timed."""
+
+    def __init__(self, denoiser: Denoiser, watch: Stopwatch) -> None:
+        self._denoiser, self._watch = denoiser, watch
+
+    def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
+        began = self._watch.now()
+        v_t = self._denoiser.velocity(x_t, step, branch)
+        self._watch.add(FORWARD, began)
+        return v_t
+
+
+class TimedGroup:
+    """A group whose collectives are timed: the wait for the slowest rank is part of each."""
+
+    def __init__(self, group: Group, watch: Stopwatch) -> None:
+        self._group, self._watch = group, watch
+
+    @property
+    def rank(self) -> int:
+        return self._group.rank
+
+    @property
+    def world_size(self) -> int:
+        return self._group.world_size
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        began = self._watch.now()
+        gathered = self._group.all_gather(tensor)
+        self._watch.add(ALL_GATHER, began)
+        return gathered
+
+    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
+        began = self._watch.now()
+        self._group.broadcast(tensor, src)
+        self._watch.add(BROADCAST, began)
+        return tensor
