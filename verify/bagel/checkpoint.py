@@ -1,227 +1,223 @@
 """Weights in BAGEL-7B-MoT's own published layout.
 
-A folder with ``llm_config.json`` and ``ema.safetensors`` (or shards that ``*.safetensors.index.json`` lists). Tensors
-are memory-mapped and go to their place one at a time. Nothing but safetensors is read: nothing is ever unpickled.
+A folder with ``llm_config.json`` and ``ema.safetensors``, or the shards that ``*.safetensors.index.json`` names. Files
+are mapped into memory and each tensor is copied to its place on its own, so a 26 GB file needs no 26 GB of host memory.
+Nothing but safetensors is read for tensors, and nothing is ever unpickled.
+
+``python -m verify.bagel.checkpoint OUT_DIR`` writes the tiny checkpoint that fixtures/ holds.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import re
-from collections.abc import Iterable, Iterator
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from verify.bagel.config import PRESETS, BagelConfig
 from verify.bagel.model import BagelModel
+from verify.bagel.published import CONFIG_FILE, NOT_USED, WEIGHTS_FILE, config_values, published_name, read_config
+from verify.bagel.tensor_files import TensorFiles, folder, json_object, readable, regular_file
+from verify.bagel.weights import build_model
 from verify.errors import BadInput
 
-CONFIG_FILE = "llm_config.json"
-WEIGHTS_FILE = "ema.safetensors"
+FIXTURE_SEED = 1
 
-# Parts of the published file that this model does not have: the image encoder and the text head.
-_NOT_USED = ("vit_model.", "connector.", "vit_pos_embed.", "language_model.lm_head.")
-
-# Qwen2.5's begin, end, image start and image end; a smaller vocabulary keeps its last four rows for them.
-_QWEN_MARKERS = (151644, 151645, 151652, 151653)
-
-_CONFIG_KEYS = {
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "mlp": "intermediate_size",
-    "vocab": "vocab_size",
-}
+# Only for these dtypes is a weight the number that is stored: quantised ones need scales that this model does not read.
+_DTYPES = ("BF16", "F16", "F32", "F64")
 
 
-def published_name(name: str) -> str:
-    """The published file's name for one of our parameters."""
-    if name == "embed_tokens":
-        return "language_model.model.embed_tokens.weight"
-    if name == "latent_pos_embed":
-        return "latent_pos_embed.pos_embed"
-    if match := re.fullmatch(r"norm\.(und|gen)\.weight", name):
-        return f"language_model.model.norm{_suffix(match[1])}.weight"
-    if match := re.fullmatch(r"layers\.(\d+)\.(und|gen)\.(.+)", name):
-        layer, expert, rest = match.groups()
-        # Attention's parts carry the expert's suffix one by one; norms and MLP carry it as a whole.
-        inner = re.sub(r"^(self_attn\.\w+|\w+)", lambda part: part[0] + _suffix(expert), rest)
-        return f"language_model.model.layers.{layer}.{inner}"
-    return name
+@dataclass(frozen=True)
+class Survey:
+    """What a checkpoint holds, from its configuration and the headers of its files.
+
+    Attributes:
+        config: the model's geometry.
+        used: tensors that the model takes.
+        ignored: tensors of the parts that the model does not have: image encoder, connector, text head.
+    """
+
+    config: BagelConfig
+    used: int
+    ignored: int
 
 
-def _suffix(expert: str) -> str:
-    return "_moe_gen" if expert == "gen" else ""
+def survey(directory: Path) -> Survey:
+    """Checks everything about a checkpoint that can be checked without reading a weight.
+
+    Raises:
+        BadInput: the folder, its configuration or its files cannot be used.
+    """
+    with ExitStack() as stack:
+        return _survey(directory, TensorFiles(_weight_files(directory), stack))[0]
+
+
+def config_of(directory: Path) -> BagelConfig:
+    """The geometry of a checkpoint. Raises ``BadInput`` as :func:`survey` does."""
+    return survey(directory).config
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> BagelModel:
-    """The model of a checkpoint, its weights cast to ``dtype``.
+    """The model of a checkpoint, its weights cast to ``dtype`` and made where they stay, on ``device``.
 
     Raises:
-        BadInput: the folder, its configuration or its weights cannot be used.
+        BadInput: the folder, its configuration or its files cannot be used, or a weight is not finite.
     """
-    directory = _directory(directory)
     with ExitStack() as stack:
-        tensors = _Tensors(directory, stack)
-        with torch.device("meta"):
-            model = BagelModel(_config(directory, tensors)).to(dtype)
-        wanted = {published_name(name): parameter.shape for name, parameter in model.named_parameters()}
-        tensors.check(wanted)
-        model = model.to_empty(device=device).requires_grad_(False).eval()
+        tensors = TensorFiles(_weight_files(directory), stack)
+        _, model = _survey(directory, tensors)
+        model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors.get(published_name(name)))
+            published = published_name(name)
+            parameter.copy_(tensors.read(published))
+            # Judged where it lies, after the cast: one pass without a temporary, and fast on a GPU.
+            if not _is_finite(parameter):
+                _refuse_values(published, tensors.read(published), dtype)
     return model
 
 
-def save_checkpoint(model: BagelModel, directory: Path) -> None:
-    """Writes a model in the published layout."""
-    directory.mkdir(parents=True, exist_ok=True)
-    config = {key: getattr(model.config, name) for name, key in _CONFIG_KEYS.items()}
-    config |= {"rope_theta": model.config.rope_theta, "rms_norm_eps": model.config.norm_eps}
-    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
-    tensors = {published_name(name): p.detach().cpu().contiguous() for name, p in model.named_parameters()}
-    save_file(tensors, directory / WEIGHTS_FILE)
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite. ``aminmax`` passes NaN on, and needs a fiftieth of ``isfinite``'s time."""
+    return all(math.isfinite(extreme.item()) for extreme in tensor.aminmax())
 
 
-def _directory(directory: Path) -> Path:
-    try:
-        found = directory.is_dir()
-    except (OSError, RuntimeError):  # A circle of symbolic links.
-        found = False
-    if not found:
-        raise BadInput.of("checkpoint", str(directory), f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}", "check the path")
-    return directory
-
-
-class _Tensors:
-    """The tensors of all files of a checkpoint, opened but not read."""
-
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
-        self._directory = directory
-        self._open: dict[str, Any] = {}
-        for file in _weight_files(directory):
-            try:
-                opened = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
-            except (SafetensorError, OSError) as error:
-                raise BadInput.of("checkpoint", str(file), "a whole safetensors file", f"{error}; fetch it again") from None
-            self._open |= dict.fromkeys(opened.keys(), opened)
-
-    def names(self) -> Iterable[str]:
-        return self._open.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        if name not in self._open:
-            self._complain("misses", [name])
-        return tuple(self._open[name].get_slice(name).get_shape())
-
-    def check(self, wanted: dict[str, torch.Size]) -> None:
-        """Compares names and shapes before any tensor is read."""
-        present = {name for name in self.names() if not name.startswith(_NOT_USED)}
-        if missing := sorted(wanted.keys() - present):
-            self._complain("misses", missing)
-        if unexpected := sorted(present - wanted.keys()):
-            self._complain("holds unexpected", unexpected)
-        for name, shape in wanted.items():
-            if self.shape(name) != tuple(shape):
-                raise BadInput.of(f"checkpoint tensor {name}", self.shape(name), f"shape {tuple(shape)}", "check the config")
-
-    def get(self, name: str) -> torch.Tensor:
-        """Reads one tensor."""
-        tensor: torch.Tensor = self._open[name].get_tensor(name)
-        if not tensor.is_floating_point():
-            raise BadInput.of(f"checkpoint tensor {name}", tensor.dtype, "a floating-point dtype", "convert it first")
-        if not tensor.isfinite().all():
-            raise BadInput.of(f"checkpoint tensor {name}", "NaN or infinite", "finite weights", "fetch the file again")
-        return tensor
-
-    def _complain(self, how: str, names: list[str]) -> None:
-        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        raise BadInput(
-            f"checkpoint {str(self._directory)!r} {how} {len(names)} tensor{'s' * (len(names) != 1)} ({shown}), expected "
-            "the names of BAGEL-7B-MoT; check that it is that model"
-        )
-
-
-def _weight_files(directory: Path) -> Iterator[Path]:
-    indices = sorted(directory.glob("*.safetensors.index.json"))
-    if (directory / WEIGHTS_FILE).exists() or not indices:
-        if not (directory / WEIGHTS_FILE).is_file():
-            others = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-            reason = f"{others[0]} is not read, since pickles can run code; convert it" if others else "add the file"
-            raise BadInput.of("checkpoint", str(directory), f"a folder that holds {WEIGHTS_FILE}", reason)
-        yield directory / WEIGHTS_FILE
-        return
-    shards = _json_object(indices[0]).get("weight_map")
-    if not isinstance(shards, dict) or not shards or not all(isinstance(v, str) for v in shards.values()):
-        raise BadInput.of("checkpoint", str(indices[0]), "an index whose weight_map names files", "fetch it again")
-    for shard in sorted(set(shards.values())):
-        if Path(shard).name != shard or not (directory / shard).is_file():
-            raise BadInput.of("checkpoint", str(directory), f"a folder that holds the shard {shard!r}", "fetch the shard")
-        yield directory / shard
-
-
-def _config(directory: Path, tensors: _Tensors) -> BagelConfig:
-    """The geometry, from the configuration and, for the latent side, from the shapes of the tensors."""
-    path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise BadInput.of("checkpoint", str(directory), f"a folder that holds {CONFIG_FILE}", "add the file")
-    loaded = _json_object(path)
-    sizes = {name: _positive(path, loaded, key) for name, key in _CONFIG_KEYS.items()}
-    theta = _positive(path, {"rope_theta": 1e6} | loaded, "rope_theta", whole=False)
-    eps = _positive(path, {"rms_norm_eps": 1e-6} | loaded, "rms_norm_eps", whole=False)
-    hidden, heads, kv_heads, vocab = (int(sizes[name]) for name in ("hidden", "heads", "kv_heads", "vocab"))
-    if heads % kv_heads or hidden % heads or hidden // heads % 2:
+def _refuse_values(name: str, source: Tensor, dtype: torch.dtype) -> None:
+    index = tuple((~source.to(dtype).isfinite()).nonzero()[0].tolist())
+    at = f"at index {index}"
+    if source[index].isfinite():
         raise BadInput.of(
-            str(path),
-            {key: loaded[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads")},
-            "heads that divide hidden_size into even parts, and key-value heads that divide heads",
-            "correct the file",
+            f"checkpoint tensor {name}",
+            f"{source[index].item():g} {at}",
+            f"weights within the range of {str(dtype).removeprefix('torch.')}",
+            "choose a wider --dtype",
         )
-    places = tensors.shape("latent_pos_embed.pos_embed")
-    channels = tensors.shape("vae2llm.weight")
-    side = math.isqrt(places[0]) if places else 0
-    if len(channels) != 2 or side * side != (places[0] if places else -1):
-        raise BadInput.of("checkpoint tensor latent_pos_embed.pos_embed", places, "a square number of rows", "check the file")
-    if vocab < 5:
-        raise BadInput.of(f"{path}: vocab_size", vocab, "at least 5: four markers and a word", "correct the file")
-    markers = _QWEN_MARKERS if vocab > max(_QWEN_MARKERS) else tuple(range(vocab - 4, vocab))
-    nearest = min(PRESETS.values(), key=lambda p: abs(math.log(p.config.hidden / hidden)))
-    return BagelConfig(
-        **{name: int(value) for name, value in sizes.items()},
-        head_dim=hidden // heads,
-        latent_channels=channels[1],
-        latent_side=side,
-        prompt_tokens=nearest.config.prompt_tokens,
-        bos=markers[0],
-        eos=markers[1],
-        image_start=markers[2],
-        image_end=markers[3],
-        rope_theta=theta,
-        norm_eps=eps,
+    raise BadInput.of(
+        f"checkpoint tensor {name}", f"{source[index].item()} {at}", "finite weights", "fetch the file again"
     )
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def _survey(directory: Path, tensors: TensorFiles) -> tuple[Survey, BagelModel]:
+    """The survey, and the model without storage."""
+    config = read_config(directory, tensors.shapes)
+    with torch.device("meta"):
+        model = BagelModel(config)
+    wanted = {published_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    known = {name for name in tensors.shapes if not name.startswith(NOT_USED)}
+    _compare_names(directory, wanted, known)
+    quantised = [name for name in wanted if tensors.dtypes[name] not in _DTYPES]
+    if quantised:
+        _refuse_tensors("dtype", tensors.dtypes, quantised, f"one of {', '.join(_DTYPES)}", "convert the weights")
+    reshaped = [name for name in wanted if tensors.shapes[name] != wanted[name]]
+    if reshaped:
+        expected = f"{wanted[reshaped[0]]} by {CONFIG_FILE}"
+        _refuse_tensors("shape", tensors.shapes, reshaped, expected, "check that file and weights belong together")
+    return Survey(config, len(wanted), len(tensors.shapes) - len(known)), model
+
+
+def _compare_names(directory: Path, wanted: Mapping[str, object], known: set[str]) -> None:
+    missing, unexpected = sorted(wanted.keys() - known), sorted(known - wanted.keys())
+    found = [_listed(*said) for said in (("lacks", "", missing), ("holds", "unexpected ", unexpected)) if said[-1]]
+    if found:
+        raise BadInput(
+            f"checkpoint {str(directory)!r} {' and '.join(found)}, expected the {len(wanted)} tensors of a "
+            f"BAGEL-7B-MoT with the layers that {CONFIG_FILE} names and no others; check that it is that model"
+        )
+
+
+def _listed(verb: str, kind: str, names: Sequence[str]) -> str:
+    shown = ", ".join(readable(name) for name in names[:3])
+    return f"{verb} {len(names)} {kind}tensor{'s' * (len(names) > 1)} ({shown}{', ...' * (len(names) > 3)})"
+
+
+def _refuse_tensors(what: str, held: Mapping[str, object], names: Sequence[str], expected: str, fix: str) -> None:
+    others = f" (and {len(names) - 1} more tensors are wrong)" if len(names) > 1 else ""
+    raise BadInput.of(f"{what} of checkpoint tensor {names[0]}", held[names[0]], expected + others, fix)
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """``ema.safetensors`` if it is there, else the shards of the only index."""
+    names = folder(directory, f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    indices = [name for name in names if name.endswith(".safetensors.index.json")]
+    if WEIGHTS_FILE in names:
+        return [regular_file(directory / WEIGHTS_FILE)]
+    if f"{WEIGHTS_FILE}.index.json" in indices:
+        indices = [f"{WEIGHTS_FILE}.index.json"]
+    if len(indices) == 1:
+        return _shards(directory / indices[0])
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
+    if indices:
+        fix = f"it holds {len(indices)} indices; keep one"
+    elif pickles:
+        fix = f"{readable(pickles[0])} is not read, because unpickling can run code; convert it to safetensors"
+    else:
+        fix = "it holds neither; add them"
+    raise BadInput.of("checkpoint", str(directory), f"a folder with {WEIGHTS_FILE} or one index of shards", fix)
+
+
+def _shards(index: Path) -> list[Path]:
+    places = json_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
+        raise BadInput.of("checkpoint index", str(index), "a weight_map from tensor to file names", "fetch it again")
+    shards = sorted(set(places.values()))
+    for shard in shards:
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise BadInput.of(
+                f"a shard of checkpoint index {str(index)!r}",
+                shard,
+                "a .safetensors file in the same folder, because nothing else is read",
+                "convert the weights",
+            )
+    return [regular_file(index.parent / shard) for shard in shards]
+
+
+def save_checkpoint(model: BagelModel, directory: Path) -> None:
+    """Writes a model in the published layout, each file whole or not at all. The same model gives the same bytes.
+
+    Raises:
+        BadInput: ``directory`` cannot be written to.
+    """
+    tensors = {published_name(name): parameter.detach().cpu() for name, parameter in model.named_parameters()}
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BadInput.of("checkpoint", str(path), "a JSON object", f"it cannot be read: {error}") from None
-    if not isinstance(loaded, dict):
-        raise BadInput.of("checkpoint", str(path), "a JSON object", f"it holds a {type(loaded).__name__}")
-    return loaded
+        directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".partial-", dir=directory) as partial:
+            (Path(partial) / CONFIG_FILE).write_text(
+                json.dumps(config_values(model.config), indent=1) + "\n", encoding="utf-8"
+            )
+            # Readers of the published file want to be told which framework wrote it.
+            save_file(tensors, Path(partial) / WEIGHTS_FILE, {"format": "pt"})
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                (Path(partial) / name).chmod(0o644)
+                os.replace(Path(partial) / name, directory / name)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BadInput.of("the output folder", str(directory), "a place that can be written", str(error)) from None
 
 
-def _positive(path: Path, loaded: dict[str, Any], key: str, whole: bool = True) -> float:
-    value = loaded.get(key)
-    kind = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < 1e9:
-        expected = "a positive integer" if whole else "a positive number"
-        raise BadInput.of(f"{path}: {key}", value, expected, "correct the file")
-    return value
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the tiny checkpoint: the ``tiny`` preset in bf16, its weights seeded."""
+    parser = argparse.ArgumentParser("python -m verify.bagel.checkpoint", description=main.__doc__)
+    parser.add_argument("directory", type=Path, metavar="OUT_DIR", help="where the two files are written")
+    directory = parser.parse_args(arguments).directory
+    try:
+        model = build_model(PRESETS["tiny"].config, torch.bfloat16, torch.device("cpu"), FIXTURE_SEED)
+        save_checkpoint(model, directory)
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return 2
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        print(f"{directory / name}: {(directory / name).stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

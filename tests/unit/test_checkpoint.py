@@ -1,0 +1,352 @@
+"""The published layout, read and written: names, bits, and that loading streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import weakref
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from verify.bagel import checkpoint
+from verify.bagel.checkpoint import config_of, load_model, main, save_checkpoint, survey
+from verify.bagel.config import PRESETS
+from verify.bagel.denoiser import BagelDenoiser, initial_noise
+from verify.bagel.model import BagelModel
+from verify.bagel.published import config_values, published_name, read_config
+from verify.bagel.tensor_files import TensorFiles
+from verify.bagel.weights import build_model
+from verify.bits import same_bits
+from verify.errors import BadInput
+from verify.request import DenoiseRequest
+
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "tiny_checkpoint"
+CPU = torch.device("cpu")
+TINY = PRESETS["tiny"].config
+CONFIG, WEIGHTS, INDEX = "llm_config.json", "ema.safetensors", "ema.safetensors.index.json"
+Q_PROJ = "language_model.model.layers.0.self_attn.q_proj.weight"
+EMBEDDING = "language_model.model.embed_tokens.weight"
+POSITIONS = "latent_pos_embed.pos_embed"
+
+
+@pytest.fixture(scope="module")
+def built() -> BagelModel:
+    """What the fixture was made from."""
+    return build_model(TINY, torch.bfloat16, CPU, seed=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the fixture to spoil."""
+    return Path(shutil.copytree(FIXTURE, tmp_path / "checkpoint"))
+
+
+def parameters(model: BagelModel) -> dict[str, Tensor]:
+    return dict(model.named_parameters())
+
+
+# Names
+
+
+def test_names_are_those_of_the_published_file() -> None:
+    """Written out by hand from Bagel's modules (``qwen2_navit.py``, ``bagel.py``, ``modeling_utils.py``)."""
+    attention = [f"{p}.{kind}" for p in ("q_proj{}", "k_proj{}", "v_proj{}") for kind in ("weight", "bias")]
+    attention += ["o_proj{}.weight", "q_norm{}.weight", "k_norm{}.weight"]
+    layer = [f"self_attn.{name}" for name in attention]
+    layer += [f"mlp{{}}.{name}_proj.weight" for name in ("gate", "up", "down")]
+    layer += ["input_layernorm{}.weight", "post_attention_layernorm{}.weight"]
+    expected = {EMBEDDING, POSITIONS, "vae2llm.weight", "vae2llm.bias", "llm2vae.weight", "llm2vae.bias"}
+    expected |= {f"time_embedder.mlp.{place}.{kind}" for place in (0, 2) for kind in ("weight", "bias")}
+    for suffix in ("", "_moe_gen"):
+        expected.add(f"language_model.model.norm{suffix}.weight")
+        for number in range(TINY.layers):
+            expected |= {f"language_model.model.layers.{number}.{name.format(suffix)}" for name in layer}
+    with torch.device("meta"):
+        names = [published_name(name) for name, _ in BagelModel(TINY).named_parameters()]
+    assert len(names) == len(set(names)) == 68
+    assert set(names) == expected == set(load_file(FIXTURE / WEIGHTS))
+
+
+@pytest.mark.parametrize(
+    ("ours", "published"),
+    [
+        ("layers.3.und.self_attn.q_proj.weight", "language_model.model.layers.3.self_attn.q_proj.weight"),
+        ("layers.3.gen.self_attn.q_proj.weight", "language_model.model.layers.3.self_attn.q_proj_moe_gen.weight"),
+        ("layers.27.gen.mlp.gate_proj.weight", "language_model.model.layers.27.mlp_moe_gen.gate_proj.weight"),
+        ("layers.0.gen.input_layernorm.weight", "language_model.model.layers.0.input_layernorm_moe_gen.weight"),
+        ("norm.und.weight", "language_model.model.norm.weight"),
+        ("norm.gen.weight", "language_model.model.norm_moe_gen.weight"),
+        ("time_embedder.mlp.2.bias", "time_embedder.mlp.2.bias"),
+    ],
+)
+def test_one_name(ours: str, published: str) -> None:
+    assert published_name(ours) == published
+
+
+def test_the_published_configuration_gives_the_7b_preset(tmp_path: Path) -> None:
+    """Qwen2.5-7B's configuration, with keys that this model does not need, and the shapes of the published tensors."""
+    (tmp_path / CONFIG).write_text(
+        json.dumps(
+            {
+                "architectures": ["Qwen2ForCausalLM"],
+                "attention_dropout": 0.0,
+                "bos_token_id": 151643,
+                "eos_token_id": 151645,
+                "hidden_act": "silu",
+                "hidden_size": 3584,
+                "intermediate_size": 18944,
+                "max_position_embeddings": 32768,
+                "model_type": "qwen2",
+                "num_attention_heads": 28,
+                "num_hidden_layers": 28,
+                "num_key_value_heads": 4,
+                "rms_norm_eps": 1e-06,
+                "rope_theta": 1000000.0,
+                "sliding_window": 131072,
+                "tie_word_embeddings": False,
+                "use_sliding_window": False,
+                "vocab_size": 152064,
+            }
+        )
+    )
+    with torch.device("meta"):
+        model = BagelModel(PRESETS["7b"].config)
+    shapes = {published_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert shapes[POSITIONS] == (64 * 64, 3584)
+    assert read_config(tmp_path, shapes) == PRESETS["7b"].config
+
+
+# Bits
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_round_trip_keeps_every_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = build_model(TINY, dtype, CPU, seed=5)
+    save_checkpoint(model, tmp_path / "new" / "folder")
+    loaded = load_model(tmp_path / "new" / "folder", dtype, CPU)
+    assert loaded.config == model.config
+    assert parameters(loaded).keys() == parameters(model).keys()
+    for name, parameter in parameters(model).items():
+        assert same_bits(parameters(loaded)[name], parameter), name
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == [WEIGHTS, CONFIG]
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_configuration_round_trip(tmp_path: Path, name: str) -> None:
+    config = PRESETS[name].config
+    (tmp_path / CONFIG).write_text(json.dumps(config_values(config)))
+    with torch.device("meta"):
+        shapes = {published_name(n): tuple(p.shape) for n, p in BagelModel(config).named_parameters()}
+    assert read_config(tmp_path, shapes) == config
+
+
+def test_weights_are_cast_to_the_dtype_asked_for(built: BagelModel) -> None:
+    loaded = load_model(FIXTURE, torch.float32, CPU)
+    for name, parameter in parameters(built).items():
+        assert same_bits(parameters(loaded)[name], parameter.float()), name
+
+
+@pytest.mark.parametrize("img_scale", [1.0, 1.5])
+def test_the_loaded_model_gives_the_velocities_of_the_built_one(built: BagelModel, img_scale: float) -> None:
+    request = DenoiseRequest(cfg_img_scale=img_scale)
+    first, second = (BagelDenoiser(model, request) for model in (built, load_model(FIXTURE, torch.bfloat16, CPU)))
+    x_t = initial_noise(request, TINY.latent_channels)
+    with torch.no_grad():
+        for branch in request.branches:
+            for step in (0, request.schedule.steps - 1):
+                assert same_bits(first.velocity(x_t, step, branch), second.velocity(x_t, step, branch))
+
+
+def test_the_fixture_is_what_its_command_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 0
+    assert str(tmp_path / WEIGHTS) in capsys.readouterr().out
+    ours, fixture = load_file(tmp_path / WEIGHTS), load_file(FIXTURE / WEIGHTS)
+    assert ours.keys() == fixture.keys()
+    assert [name for name in ours if not same_bits(ours[name], fixture[name])] == []
+    for name in (CONFIG, WEIGHTS):
+        assert (tmp_path / name).read_bytes() == (FIXTURE / name).read_bytes(), name
+    assert sum(file.stat().st_size for file in FIXTURE.iterdir()) < 1 << 20
+
+
+def test_the_fixture_is_the_tiny_preset() -> None:
+    found = survey(FIXTURE)
+    assert config_of(FIXTURE) == found.config == TINY
+    assert (found.used, found.ignored) == (68, 0)
+
+
+def test_the_command_refuses_a_folder_it_cannot_make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([str(tmp_path / "file")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "the output folder is" in captured.err
+    assert not captured.out
+
+
+# Other layouts
+
+
+def test_parts_that_the_model_does_not_have_are_ignored_and_counted(folder: Path, built: BagelModel) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    extra = {
+        "vit_model.vision_model.embeddings.position_ids": torch.arange(4),
+        "vit_model.vision_model.post_layernorm.weight": torch.full((8,), float("nan")),
+        "connector.fc1.weight": torch.ones(2, 2),
+        "vit_pos_embed.pos_embed": torch.ones(4, 8),
+        "language_model.lm_head.weight": torch.ones(256, 64),
+    }
+    save_file(tensors | extra, folder / WEIGHTS)
+    found = survey(folder)
+    assert (found.used, found.ignored) == (68, 5)
+    loaded = load_model(folder, torch.bfloat16, CPU)
+    assert all(same_bits(parameters(loaded)[name], parameter) for name, parameter in parameters(built).items())
+
+
+def test_links_into_a_cache_are_followed(tmp_path: Path, folder: Path) -> None:
+    """Download caches keep a folder of symbolic links to files elsewhere."""
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in folder.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    (tmp_path / "link").symlink_to(snapshot)
+    assert survey(tmp_path / "link").config == TINY
+
+
+# Streaming
+
+
+def mapped(path: Path) -> range:
+    """The addresses at which this process has mapped a file; empty if it has not."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(f" {path.resolve()}"):
+            first, last = line.split()[0].split("-")
+            return range(int(first, 16), int(last, 16))
+    return range(0)
+
+
+class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of every storage that an operator makes, freed again or not; single elements do not count."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.file = file
+        self.mapping = range(0)
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        taken = {self.place(leaf) for leaf in tree_leaves((args, kwargs))}
+        for leaf in tree_leaves(out):
+            place = self.place(leaf)
+            if not place or place in taken or leaf.numel() == 1:
+                continue
+            self.mapping = self.mapping or mapped(self.file)
+            if place not in self.mapping:
+                self.bytes += leaf.untyped_storage().nbytes()
+        return out
+
+    @staticmethod
+    def place(leaf: Any) -> int:
+        """Where a tensor's storage lies; 0 if it has none."""
+        return leaf.untyped_storage().data_ptr() if isinstance(leaf, Tensor) and leaf.device.type != "meta" else 0
+
+
+def load_greedily(folder: Path) -> BagelModel:
+    """What :func:`load_model` must not do: all tensors at once, then the model."""
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}
+    with torch.device("meta"):
+        model = BagelModel(TINY).to(torch.bfloat16)
+    model = model.to_empty(device=CPU).requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(tensors[published_name(name)])
+    return model
+
+
+def test_loading_allocates_the_model_and_less_than_one_tensor_more() -> None:
+    with Allocations(FIXTURE / WEIGHTS) as made:
+        model = load_model(FIXTURE, torch.bfloat16, CPU)
+    assert made.mapping
+    sizes = [parameter.nbytes for parameter in model.parameters()]
+    assert sum(sizes) <= made.bytes < sum(sizes) + max(sizes)
+    # The meter is no rubber stamp.
+    with Allocations(FIXTURE / WEIGHTS) as greedy:
+        load_greedily(FIXTURE)
+    assert greedy.bytes >= 2 * sum(sizes)
+
+
+def test_tensors_are_views_of_the_mapped_file_and_at_most_one_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = TensorFiles.read
+    alive, outside, most = [0], [0], [0]
+
+    def freed() -> None:
+        alive[0] -= 1
+
+    def counted(self: TensorFiles, name: str) -> Tensor:
+        tensor = read(self, name)
+        outside[0] += tensor.data_ptr() not in mapped(FIXTURE / WEIGHTS)
+        alive[0] += 1
+        most[0] = max(most[0], alive[0])
+        weakref.finalize(tensor, freed)
+        return tensor
+
+    monkeypatch.setattr(TensorFiles, "read", counted)
+    load_model(FIXTURE, torch.bfloat16, CPU)
+    assert (most, alive, outside) == ([1], [0], [0])
+    # The counter is no rubber stamp.
+    with ExitStack() as stack:
+        files = TensorFiles([FIXTURE / WEIGHTS], stack)
+        kept = [files.read(Q_PROJ), files.read(EMBEDDING)]
+    assert (most, alive, len(kept)) == ([2], [2], 2)
+
+
+def test_a_hundred_megabytes_load_in_a_second(tmp_path: Path) -> None:
+    """Measured: 0.07 s on two cores. The bound leaves room for a busy machine, not for work on every element."""
+    with torch.device("meta"):
+        model = BagelModel(PRESETS["small"].config).to(torch.bfloat16)
+    model = model.to_empty(device=CPU).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.fill_(0.5)
+    save_checkpoint(model, tmp_path)
+    assert (tmp_path / WEIGHTS).stat().st_size > 100e6
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        load_model(tmp_path, torch.bfloat16, CPU)
+        seconds.append(time.perf_counter() - began)
+    (tmp_path / WEIGHTS).unlink()
+    assert min(seconds) < 1.0
+
+
+# Writing
+
+
+def test_a_failed_save_leaves_nothing(
+    tmp_path: Path, built: BagelModel, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(BadInput, match="No space left"):
+        save_checkpoint(built, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_small_vocabulary_keeps_its_last_rows_for_the_markers(tmp_path: Path) -> None:
+    config = replace(TINY, vocab=300, bos=296, eos=297, image_start=298, image_end=299)
+    save_checkpoint(build_model(config, torch.bfloat16, CPU, seed=1), tmp_path)
+    assert config_of(tmp_path) == config
