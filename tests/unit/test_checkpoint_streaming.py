@@ -39,11 +39,11 @@ def mapped(path: Path) -> range:
     return range(0)
 
 
-class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Allocations(TorchDispatchMode):
     """Adds up the bytes of every storage that an operator makes, freed again or not; single elements do not count."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.file = file
         self.mapping = range(0)
         self.bytes = 0
