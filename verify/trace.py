@@ -141,14 +141,22 @@ class Recorder:
         self._pen = pen
         self._steps = steps
         self._shape, self._dtype, self._device = x_0.shape, x_0.dtype, x_0.device
-        self._x_t = torch.empty((steps, *x_0.shape), dtype=x_0.dtype, device=x_0.device)
-        self._foreign = torch.zeros(steps + 1, dtype=torch.int64, device=x_0.device)
+        self._x_t: list[Tensor] = []
         self._start: Tensor | None = None
-        self._branches: list[list[str]] = [[] for _ in range(steps + 1)]
-        self._collectives: list[list[Collective]] = [[] for _ in range(steps + 1)]
+        # One entry for each step and one for what follows the last.
+        self._foreign: list[Tensor] = [self._nothing()]
+        self._branches: list[list[str]] = [[]]
+        self._collectives: list[list[Collective]] = [[]]
         self._caches = caches
         self._caches.begin()
-        self._done = 0
+
+    @property
+    def _done(self) -> int:
+        """Steps observed so far."""
+        return len(self._x_t)
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros((), dtype=torch.int64, device=self._device)
 
     def run(self, loop: Callable[[Denoiser, Group, Callable[[int, Tensor], None]], Any]) -> tuple[Any, float]:
         """Runs the loop and returns its result and its seconds, the device's work included."""
@@ -167,38 +175,41 @@ class Recorder:
         """
         if isinstance(step, bool) or not isinstance(step, int):
             raise BadInput.of("the step given to observe", step, "an int", "pass the loop's step counter")
-        if step != self._done:
-            expected = f"{self._done}" if self._done < self._steps else f"no call after step {self._steps - 1}"
+        if step != self._done or step >= 2 * self._steps:
+            expected = f"{self._done}" if self._done < 2 * self._steps else f"fewer steps than twice {self._steps}"
             raise BadInput.of("the step given to observe", step, expected, "call it once after each step, in order")
         self._require("the x_t given to observe", x_t)
-        self._x_t[step].copy_(x_t)
+        self._x_t.append(x_t.detach().clone(memory_format=torch.contiguous_format))
+        self._foreign.append(self._nothing())
+        self._branches.append([])
+        self._collectives.append([])
         self._caches.look(step)
-        self._done += 1
         self._pen.finished(step)
 
     def trace(self, loop: str, final: Any, seconds: float, environment: dict[str, Any]) -> Trace:
         """The trace of a loop that has returned ``final``.
 
         Raises:
-            BadInput: the loop did not observe every step, or returned no final latent.
+            BadInput: the loop observed nothing, or returned no final latent.
         """
-        if self._done != self._steps:
+        if not self._x_t:
             raise BadInput.of(
                 "the number of steps observed", self._done, f"{self._steps}", "call observe(step, x_t) after each step"
             )
         self._require("what the loop returned", final)
         # Collectives after the last step count to it: they belong to no other.
-        self._collectives[self._steps - 1] += self._collectives.pop()
-        self._branches[self._steps - 1] += self._branches.pop()
+        for kept in (self._collectives, self._branches):
+            after = kept.pop()
+            kept[-1] += after  # type: ignore[operator]
         return Trace(
             loop=loop,
             rank=self.group.rank,
             world_size=self.group.world_size,
             start=self._start,
-            x_t=self._x_t,
+            x_t=torch.stack(self._x_t),
             final=final.detach(),
             branches=tuple(map(tuple, self._branches)),
-            foreign=tuple(self._foreign[: self._steps].tolist()),
+            foreign=tuple(torch.stack(self._foreign[:-1]).tolist()),
             collectives=tuple(map(tuple, self._collectives)),
             caches=self._caches.records(),
             environment=environment,

@@ -15,6 +15,7 @@ GUIDANCE = ("text", "text and image")
 CHECKS = (
     "ranks_agree",
     "matches_reference",
+    "schedule",
     "collectives",
     "parallelism_engaged",
     "cache_frozen",

@@ -91,7 +91,8 @@ class BagelModel(nn.Module):
 
     def markers(self) -> Float[Tensor, "2 hidden"]:
         """The tokens that open and close an image."""
-        return self.embed_tokens[[self.config.image_start, self.config.image_end]]
+        # Row by row: a list as an index would become a tensor on the CPU, and its copy to the GPU makes the host wait.
+        return torch.stack([self.embed_tokens[self.config.image_start], self.embed_tokens[self.config.image_end]])
 
     def decode(
         self,

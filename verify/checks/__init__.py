@@ -14,6 +14,7 @@ from verify.checks.matches_reference import matches_reference
 from verify.checks.observed import observed
 from verify.checks.parallelism_engaged import parallelism_engaged
 from verify.checks.ranks_agree import ranks_agree
+from verify.checks.schedule_followed import schedule_followed
 from verify.request import DenoiseRequest
 from verify.schedule import expected_work
 from verify.trace import Trace
@@ -51,6 +52,7 @@ def judge(request: DenoiseRequest, runs: Mapping[str, LoopRun], reference: Trace
         findings += [
             ranks_agree(traces),
             matches_reference(traces, reference),
+            schedule_followed(traces, request),
             collectives(traces, expected),
             parallelism_engaged(traces, request, expected),
             cache_frozen(traces),
@@ -76,4 +78,5 @@ __all__ = [
     "observed",
     "parallelism_engaged",
     "ranks_agree",
+    "schedule_followed",
 ]
