@@ -15,8 +15,7 @@ from verify.job import DEFAULT_TIMEOUT, Job, run_job
 from verify.ranks.family import close_family, family
 from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import RunReport
-from verify.report.message import failure_text
-from verify.report.console import rank_failure_text
+from verify.report.message import failure_text, rank_failure_text
 from verify.request import DenoiseRequest
 from verify.targets.protocol import ModelOptions
 from verify.targets.session import find_target

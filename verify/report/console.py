@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from verify.report.document import RunReport
-from verify.report.message import failure_text
+from verify.report.message import failure_text, literal, rank_failure_text, reproduce_line
 from verify.verdict import Finding, Verdict
 
 # Words and shapes carry the meaning; colour only repeats it.
-_MARKS = {Verdict.PASS: ("✓ pass", "green"), Verdict.FAIL: ("✗ FAIL", "bold red"), Verdict.UNKNOWN: ("? unknown", "yellow")}
+_MARKS = {Verdict.PASS: "✓ pass", Verdict.FAIL: "✗ FAIL", Verdict.UNKNOWN: "? unknown"}
+_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow"}
 
 
 def print_report(report: RunReport, console: Console) -> None:
-    """Prints the verdict's evidence, then the verdict."""
-    _plain(console, header(report))
+    """Prints what was run, what each check says of each loop, every failure, and last the verdict."""
+    say(console, header(report))
     for note in report.notes:
-        _plain(console, f"note: {note}")
+        say(console, f"note: {note}")
     if report.findings:
-        console.print(_table(report.findings))
-    for finding in report.findings:
-        if finding.verdict is not Verdict.PASS:
-            _plain(console, failure_text(finding, report.command) + "\n")
+        console.print(_table(report.findings, console))
+    if report.collectives:
+        say(console, _collectives(report))
+    failures = [failure_text(finding) for finding in report.findings if finding.verdict is not Verdict.PASS]
     if report.failure is not None:
-        _plain(console, rank_failure_text(report.failure, report.command) + "\n")
-    mark, style = _MARKS[report.verdict]
-    console.print(Text(mark, style), Text(closing(report)), soft_wrap=True)
+        failures.append(rank_failure_text(report.failure))
+    for failure in failures:
+        say(console, "\n" + failure)
+    if failures and report.command:
+        say(console, "\n" + reproduce_line(report.command).strip())
+    say(console, f"\n{_mark(report.verdict, console)}; {closing(report)}", _STYLES[report.verdict])
 
 
 def header(report: RunReport) -> str:
-    """What was run, in one line."""
+    """What was run, in two lines."""
     r = report.request
-    size = f"{r['height']}x{r['width']}"
+    words = [report.target, r.get("preset"), f"{r['height']}x{r['width']}", r.get("dtype")]
+    guided_by = [name for name in ("text", "img") if r[f"cfg_{name}_scale"] > 1.0]
+    guidance = f"guided by {' and '.join(guided_by)}" if guided_by else "not guided"
     ranks = f"{report.world_size} rank{'s' * (report.world_size != 1)}"
     over = f" over {report.backend}" if report.backend else ""
     return (
-        f"{report.target} {r.get('preset', '')} {size} {r.get('dtype', '')}: {ranks}{over} on {report.device}, "
-        f"{report.steps} steps, {report.guided_steps} guided"
+        f"{' '.join(str(word) for word in words if word)}, {guidance}\n"
+        f"{ranks}{over} on {report.device}, {report.steps} steps, {report.guided_steps} guided"
     )
 
 
@@ -49,51 +54,60 @@ def closing(report: RunReport) -> str:
     """The exit status and where the time went."""
     total = report.timings.get("total")
     parts = [f"{name} {seconds:.2f} s" for name, seconds in report.timings.items() if name != "total"]
-    spent = "" if total is None else f" in {total:.1f} s ({', '.join(parts)})"
-    return f"exit status {report.exit_status}{spent}"
+    spent = "" if total is None else f" in {total:.1f} s"
+    return f"exit status {report.exit_status}{spent}" + (f" ({', '.join(parts)})" if parts else "")
 
 
-def rank_failure_text(failure: Mapping[str, Any], command: str) -> str:
-    """Why a run did not finish: the cause, then what became of each rank."""
-    lines = [f"UNKNOWN {failure['task']}: {failure['cause']} ({failure['seconds']:.1f} s after it began)"]
-    for r in failure["ranks"]:
-        doing = f", in {r['activity']}" if r["activity"] else ""
-        step = "before step 0" if r["step"] < 0 else f"last step {r['step']}"
-        lines.append(f"  rank {r['rank']} {r['state']}: {r['what']} ({step}{doing})")
-        for title, text in (("", r["trace"]), ("it printed:", r["output"])):
-            if text.strip():
-                lines += [f"    {line}" for line in ([title] if title else []) + text.strip().splitlines()[-25:]]
-    if command:
-        lines.append(f"  reproduce: {command}")
-    return "\n".join(lines)
+def say(console: Console, text: str, style: str = "") -> None:
+    """Prints ``text`` as it stands: a loop may be called ``[bold]``, and a terminal may know only ASCII."""
+    console.print(Text(_encodable(literal(text), console), style), soft_wrap=True)
 
 
-def _table(findings: Sequence[Finding]) -> Table:
-    """Checks downwards, loops across."""
-    loops = list(dict.fromkeys(finding.loop for finding in findings if finding.loop != "*"))
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
-    table.add_column("check", no_wrap=True)
-    for loop in loops:
-        table.add_column(Text(loop), no_wrap=True)
-    table.add_column("compared", justify="right")
+def _collectives(report: RunReport) -> str:
+    counted = [
+        f"{loop} {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}"
+        for loop, counts in report.collectives.items()
+    ]
+    return f"collectives on rank 0: {'; '.join(counted)}"
+
+
+def _table(findings: Sequence[Finding], console: Console) -> Table:
+    """Checks downwards, loops across; then over how many steps each loop was compared, and elements in all loops."""
+    loops = list(dict.fromkeys(finding.loop for finding in findings if finding.loop != "*")) or ["*"]
     by_name: dict[str, dict[str, Finding]] = {}
     for finding in findings:
         by_name.setdefault(finding.name, {})[finding.loop] = finding
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("check", no_wrap=True)
+    for loop in loops:
+        # Names too long for the terminal go on in the next line; nothing is cut.
+        table.add_column(_cell(loop, console), overflow="fold")
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("elements", justify="right", no_wrap=True)
     for name, row in by_name.items():
-        cells = [_cell(row.get(loop, row.get("*"))) for loop in loops]
+        cells = [_judgement(row.get(loop, row.get("*")), console) for loop in loops]
+        steps = min(finding.compared.steps for finding in row.values())
         elements = sum(finding.compared.elements for finding in row.values())
-        table.add_row(Text(name), *cells, f"{elements:,}")
+        table.add_row(_cell(name, console), *cells, f"{steps}", f"{elements:,}")
     return table
 
 
-def _cell(finding: Finding | None) -> Text:
+def _judgement(finding: Finding | None, console: Console) -> Text:
     if finding is None:
         return Text("")
-    mark, style = _MARKS[finding.verdict]
     step = finding.first_divergence.step if finding.first_divergence else None
-    return Text(mark if step is None else f"{mark} step {step}", style)
+    where = "" if step is None else " before step 0" if step < 0 else f" step {step}"
+    return _cell(_mark(finding.verdict, console) + where, console, _STYLES[finding.verdict])
 
 
-def _plain(console: Console, text: str) -> None:
-    """Prints text literally: a loop may be called ``[bold]``."""
-    console.print(Text(text), soft_wrap=True)
+def _mark(verdict: Verdict, console: Console) -> str:
+    """A shape and a word; the word alone where there are no shapes."""
+    return _MARKS[verdict].split()[-1] if console.options.ascii_only else _MARKS[verdict]
+
+
+def _cell(text: str, console: Console, style: str = "") -> Text:
+    return Text(_encodable(literal(text, line_breaks=False), console), style)
+
+
+def _encodable(text: str, console: Console) -> str:
+    return text.encode(console.encoding, "backslashreplace").decode(console.encoding)

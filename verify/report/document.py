@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -62,24 +63,38 @@ class RunReport:
 
 
 def build_document(report: RunReport) -> dict[str, Any]:
-    """The report as plain JSON values, in the order of the contract."""
-    return {
-        "schema": SCHEMA_VERSION,
-        "verdict": str(report.verdict),
-        "target": report.target,
-        "request": dict(report.request),
-        "schedule": {"steps": report.steps, "guided_steps": report.guided_steps},
-        "world_size": report.world_size,
-        "backend": report.backend,
-        "device": report.device,
-        "environment": [dict(rank) for rank in report.environment],
-        "checks": [finding.to_dict() for finding in report.findings],
-        "collectives": {loop: dict(counts) for loop, counts in report.collectives.items()},
-        "timings": {name: round(seconds, 6) for name, seconds in report.timings.items()},
-        "notes": list(report.notes),
-        "failure": None if report.failure is None else dict(report.failure),
-        "command": report.command,
-    }
+    """The report as plain JSON values, in the order of the contract; NaN and infinities become strings."""
+    document: dict[str, Any] = _finite(
+        {
+            "schema": SCHEMA_VERSION,
+            "verdict": str(report.verdict),
+            "target": report.target,
+            "request": dict(report.request),
+            "schedule": {"steps": report.steps, "guided_steps": report.guided_steps},
+            "world_size": report.world_size,
+            "backend": report.backend,
+            "device": report.device,
+            "environment": [dict(rank) for rank in report.environment],
+            "checks": [finding.to_dict() for finding in report.findings],
+            "collectives": {loop: dict(counts) for loop, counts in report.collectives.items()},
+            "timings": {name: round(seconds, 6) for name, seconds in report.timings.items()},
+            "notes": list(report.notes),
+            "failure": None if report.failure is None else dict(report.failure),
+            "command": report.command,
+        }
+    )
+    return document
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with every float that JSON does not have as a string: ``nan``, ``inf``, ``-inf``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
 
 
 def schema() -> dict[str, Any]:
@@ -129,30 +144,50 @@ def check_writable(path: str | Path) -> None:
         raise BadInput.of("the output file", str(path), "a file name", "it is a folder; name a file in it")
     if not target.parent.is_dir():
         raise BadInput.of("the output file", str(path), "a file in a folder that exists", "create the folder first")
-    if not os.access(target.parent, os.W_OK):
+    if not os.access(target if _is_stream(target) else _behind_links(target).parent, os.W_OK):
         raise BadInput.of("the output file", str(path), "a file in a writable folder", "choose another place")
 
 
 def write_document(document: Mapping[str, Any], path: str | Path) -> None:
-    """Writes a document, whole or not at all."""
+    """Writes a document, whole or not at all.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
     write_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Writes ``text`` beside ``path`` and moves it there once it is complete.
+    """Writes ``text`` beside ``path`` and moves it there once it is complete. Pipes and devices are written to.
 
     Raises:
         BadInput: it cannot be written.
     """
     check_writable(path)
     target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as error:
+        if _is_stream(target):
+            target.write_text(text, encoding="utf-8")
+        else:
+            _replace(_behind_links(target), text)
+    except (OSError, ValueError) as error:
         raise BadInput.of("the output file", str(path), "a place that can be written", str(error)) from None
+
+
+def _replace(target: Path, text: str) -> None:
+    temporary = target.with_name(f".verify-{secrets.token_hex(8)}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, target)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def _behind_links(path: Path) -> Path:
+    """What a link points at is replaced, not the link."""
+    return Path(os.path.realpath(path))
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether ``path`` is a pipe or a device, which must not be replaced by a file: ``/dev/stdout``."""
+    return path.exists() and not path.is_file()

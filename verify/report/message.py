@@ -1,7 +1,12 @@
-"""A failure in words, always in the same order: what, where, how much, what it usually means, how to see it again."""
+"""Failures in words, always in the same order: what, where, how much, what it usually means, how to see it again."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from verify.bits import Difference
 from verify.verdict import Divergence, Finding
 
 # What a failed check usually means; kept to what has been seen, see verify/faults/.
@@ -9,6 +14,7 @@ USUAL_CAUSES = {
     "ranks_agree": "one rank combined or stepped with other bits: another kernel, dtype, input or order of branches",
     "matches_reference": "every rank may agree and all be wrong: branch order, scales, schedule or combine",
     "loops_agree": "one version of the loop departs from the algorithm of the other",
+    "schedule": "the terminal 0 counted as a step of its own (vllm-omni issues 4470, 4509, 6359)",
     "collectives": "a collective is skipped, added, or called with another tensor; on real GPUs this ends in a hang",
     "parallelism_engaged": "the parallel setting is ignored, or a rank takes its branch from the wrong group",
     "cache_frozen": "a cache is updated or shared while denoising, or a rank prefilled it differently",
@@ -16,6 +22,18 @@ USUAL_CAUSES = {
     "finite": "an overflow or a division by zero; equal NaNs on every rank are still no image",
     "environments_agree": "ranks run on different hardware, versions or flags; settle this before looking at bits",
 }
+
+_MOST_DETAILS = 8
+_MOST_LINES_AT_EACH_END = 20
+
+
+def literal(text: str, line_breaks: bool = True) -> str:
+    """``text`` as it may be shown anywhere: characters that a terminal acts on or hides are written as escapes.
+
+    Loops, files and the output of ranks are named and written by users, and may hold any character.
+    """
+    kept = "\n\t" if line_breaks else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def failure_text(finding: Finding, command: str = "") -> str:
@@ -28,14 +46,39 @@ def failure_text(finding: Finding, command: str = "") -> str:
     lines = [f"{finding.verdict.upper()} {finding.name} ({finding.loop}): {finding.summary}"]
     if finding.first_divergence is not None:
         lines += _place(finding.first_divergence)
-    lines += [f"  {detail}" for detail in finding.details[:8]]
-    if len(finding.details) > 8:
-        lines.append(f"  and {len(finding.details) - 8} more")
+    lines += [f"  {detail}" for detail in finding.details[:_MOST_DETAILS]]
+    if len(finding.details) > _MOST_DETAILS:
+        lines.append(f"  and {len(finding.details) - _MOST_DETAILS} more")
     if finding.verdict == "fail" and finding.name in USUAL_CAUSES:
         lines.append(f"  usually: {USUAL_CAUSES[finding.name]}")
     if command:
-        lines.append(f"  reproduce: {command}")
-    return "\n".join(lines)
+        lines.append(reproduce_line(command))
+    return "\n".join(literal(line, line_breaks=False) for line in lines)
+
+
+def rank_failure_text(failure: Mapping[str, Any], command: str = "") -> str:
+    """Why a run did not finish, as plain text: the cause, then what became of each rank.
+
+    Args:
+        failure: the task, its cause, the seconds it took and a report for each rank, as in the JSON document.
+        command: what reproduces the run; left out if empty.
+    """
+    lines = [f"UNKNOWN {failure['task']}: {failure['cause']} ({failure['seconds']:.1f} s after it began)"]
+    for r in failure["ranks"]:
+        doing = f", in {r['activity']}" if r["activity"] else ""
+        step = "before step 0" if r["step"] < 0 else f"last step {r['step']}"
+        lines.append(f"  rank {r['rank']} {r['what']} ({step}{doing})")
+        lines += _indented(r["trace"])
+        if r["output"].strip():
+            lines += ["    it printed:", *_indented(r["output"])]
+    if command:
+        lines.append(reproduce_line(command))
+    return "\n".join(literal(line, line_breaks=False) for line in lines)
+
+
+def reproduce_line(command: str) -> str:
+    """The last line of a message."""
+    return f"  reproduce: {command}"
 
 
 def _place(divergence: Divergence) -> list[str]:
@@ -52,8 +95,32 @@ def _place(divergence: Divergence) -> list[str]:
     if divergence.sides and a != b:
         names = (f"{divergence.sides[0]}, rank {a}", f"{divergence.sides[1]}, rank {b}")
     width = max(map(len, names))
-    lines += [f"  {name:<{width}}  {bits}  {value!r}" for name, bits, value in zip(names, d.bits, d.values, strict=True)]
-    apart = "one of them is a NaN" if d.ulp is None else f"{d.ulp} ULP apart"
+    for name, bits, value in zip(names, d.bits, d.values, strict=True):
+        lines.append(f"  {name:<{width}}  {bits}  {value!r}")
     most = "" if d.max_ulp is None or d.mismatched == 1 else f", at most {d.max_ulp} ULP"
-    lines.append(f"  {apart}; {d.mismatched} of {d.of} elements differ{most}")
+    lines.append(f"  {_apart(d)}; {d.mismatched} of {d.of} elements differ{most}")
     return lines
+
+
+def _apart(difference: Difference) -> str:
+    """How far two values are from each other; NaNs and zeros are where numbers and bytes part."""
+    nans = sum(math.isnan(value) for value in difference.values)
+    if nans == 2:
+        return "both are NaN, with different bytes"
+    if nans == 1:
+        return "one of them is a NaN"
+    if difference.ulp is None:
+        return "integers, which have no ULP"
+    a, b = difference.values
+    equal = ", equal as numbers and not as bytes" if a == b else ""
+    return f"{difference.ulp} ULP apart{equal}"
+
+
+def _indented(text: str) -> list[str]:
+    """The lines of a stack or of output; where there are many, those at both ends: either may hold the cause."""
+    lines = text.strip("\n").rstrip().splitlines()
+    left_out = len(lines) - 2 * _MOST_LINES_AT_EACH_END
+    if left_out > 0:
+        middle = [f"... {left_out} lines left out ..."]
+        lines = lines[:_MOST_LINES_AT_EACH_END] + middle + lines[-_MOST_LINES_AT_EACH_END:]
+    return [f"    {line}" for line in lines]
