@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from verify.bagel.config import preset
 from verify.checks import ANY, LoopRun, judge
 from verify.errors import BadInput, Unjudged
+from verify.locate import Location, locate
 from verify.ranks.board import Place
 from verify.ranks.failure import RankFailure
 from verify.ranks.plan import Placement, place
@@ -18,6 +19,7 @@ from verify.ranks.pool import PoolSpec, RankPool, Watcher
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.schedule import LOOP_KINDS
+from verify.targets.probe import probe_step
 from verify.targets.protocol import REFERENCE, ModelOptions
 from verify.targets.session import Plan, find_target, trace_loop
 from verify.trace import Trace
@@ -25,6 +27,9 @@ from verify.verdict import Finding, Verdict, merge
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 DEFAULT_TIMEOUT = 300.0
+_LOCATE_TIMEOUT = 120.0
+# What a location explains.
+_LOCATED = ("ranks_agree", "matches_reference", "loops_agree")
 
 
 class Progress(Protocol):
@@ -192,11 +197,41 @@ def run_job(job: Job, progress: Progress | None = None) -> RunReport:
     judged = {loop: LoopRun(run, kinds[loop]) for loop, run in zip(kinds, runs, strict=True)}
     findings = judge(job.request, judged, reference)
     verdict = merge(finding.verdict for finding in findings)
+    findings = _located(job, placement, findings, began + job.timeout)
     if not all(_in_step(run.traces) for run in judged.values()):
         # A collective that some rank did not call may still be under way; the next run must not inherit it.
         pool_for(placement.spec).stop()
     ended = time.monotonic()
     return _judged(report, findings, verdict, reference, judged, {"judging": ended - judging, "total": ended - began})
+
+
+def _located(job: Job, placement: Placement, findings: list[Finding], deadline: float) -> list[Finding]:
+    """Adds to each loop that left the reference where in the step it did: that step is run again, under probes."""
+    plans = {plan.loop_name: plan for plan in job.plans()}
+    located: dict[str, Location | str] = {}
+    for finding in findings:
+        first = finding.first_divergence
+        if finding.name != "matches_reference" or first is None or first.step is None or first.step < 0:
+            continue
+        pool = pool_for(placement.spec)
+        try:
+            probes = [
+                pool.run(probe_step, plans[loop], first.step, name=f"locating in {loop}",
+                         timeout=min(_LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic())))
+                for loop in (REFERENCE, finding.loop)
+            ]  # fmt: skip
+            branches = job.request.branches
+            located[finding.loop] = locate(first.step, first.ranks[1], probes[0][0], probes[1], branches)
+        except (RankFailure, BadInput, AssertionError) as reason:
+            located[finding.loop] = f"not located: {reason}"
+    return [_with_location(f, located[f.loop]) if f.loop in located and f.name in _LOCATED else f for f in findings]
+
+
+def _with_location(finding: Finding, where: Location | str) -> Finding:
+    if finding.verdict is not Verdict.FAIL:
+        return finding
+    data = finding.data | ({"location": where.to_dict()} if isinstance(where, Location) else {})
+    return replace(finding, details=(str(where), *finding.details), data=data)
 
 
 def _in_step(traces: Sequence[Trace]) -> bool:
