@@ -154,5 +154,5 @@ def _try(probe: Callable[[], _T]) -> _T | None:
     """What ``probe`` finds; None if this machine does not say. A doctor that dies of what it looks for is no use."""
     try:
         return probe()
-    except (OSError, LookupError, ValueError, RuntimeError, AttributeError):
+    except (OSError, ImportError, LookupError, ValueError, RuntimeError, AttributeError):
         return None

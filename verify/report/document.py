@@ -111,7 +111,7 @@ def validate(document: Any) -> None:
     """
     import jsonschema
 
-    error = next(iter(jsonschema.Draft202012Validator(schema()).iter_errors(document)), None)
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(document))
     if error is not None:
         raise BadInput(f"the document at {error.json_path}: {error.message[:200]}; make it with this version's --json")
 
