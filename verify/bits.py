@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
+
+UlpDistances: TypeAlias = "np.ma.MaskedArray[Any, np.dtype[np.uint64]]"
 
 _VIEW_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -71,33 +74,35 @@ def first_difference(a: Tensor, b: Tensor) -> Difference | None:
         raise AssertionError("the tensors were unequal a moment ago and no element of them differs")
     index = tuple(where[0].tolist())
     places = where.unbind(1)
-    apart = ulp_distance(a[places].cpu(), b[places].cpu()) if a.is_floating_point() else [None]
+    apart = ulp_distance(a[places].flatten(), b[places].flatten()) if a.is_floating_point() else None
     return Difference(
         index=index,
         bits=(_hex(bits_a[index]), _hex(bits_b[index])),
         values=(a[index].item(), b[index].item()),
-        ulp=apart[0],
+        ulp=None if apart is None else apart[:1].tolist()[0],
         mismatched=len(where),
         of=a.numel(),
-        max_ulp=None if None in apart else max(d for d in apart if d is not None),
+        max_ulp=None if apart is None or np.ma.getmaskarray(apart).any() else int(apart.max()),
     )
 
 
-def ulp_distance(a: Tensor, b: Tensor) -> list[int | None]:
-    """For each pair of elements, how many representable values apart they are; None where either is a NaN.
+def ulp_distance(a: Tensor, b: Tensor) -> UlpDistances:
+    """For each pair of elements, how many representable values apart they are; masked where either is a NaN.
 
-    ``+0.0`` and ``-0.0`` are 1 apart: they are neighbours in the ordering of bytes, and not the same bytes.
+    Exact for every float dtype, unsigned 64-bit: two float64 may lie further apart than int64 reaches. ``+0.0`` and
+    ``-0.0`` are 1 apart: they are neighbours in the ordering of bytes, and not the same bytes.
     """
-    unordered = (a.isnan() | b.isnan()).flatten().tolist()
-    ranks_a, ranks_b = _place_in_order(a), _place_in_order(b)
-    return [None if nan else abs(x - y) for nan, x, y in zip(unordered, ranks_a, ranks_b, strict=True)]
+    places_a, places_b = _place_in_order(a), _place_in_order(b)
+    apart = np.maximum(places_a, places_b) - np.minimum(places_a, places_b)
+    return np.ma.MaskedArray(apart.astype(np.uint64), mask=(a.isnan() | b.isnan()).cpu().numpy())
 
 
-def _place_in_order(tensor: Tensor) -> list[int]:
-    """Maps each float to an integer so that neighbouring floats are neighbouring integers, -0.0 just below +0.0."""
-    sign = 1 << (8 * tensor.element_size() - 1)
-    # Python integers: the distance between two float64 of opposite sign overflows int64.
-    return [x if x >= 0 else -(x + sign) - 1 for x in bits_of(tensor).flatten().tolist()]
+def _place_in_order(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]:
+    """Maps each float to an unsigned integer so that neighbouring floats are neighbours, -0.0 just below +0.0."""
+    bits = bits_of(tensor.detach()).cpu().numpy().view(f"u{tensor.element_size()}")
+    sign = bits.dtype.type(1 << (8 * tensor.element_size() - 1))
+    # Floats hold a sign and a magnitude: below zero the order of the bytes is the reverse of that of the values.
+    return np.where(bits & sign, ~bits, bits | sign)
 
 
 def _hex(element: Tensor) -> str:

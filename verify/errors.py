@@ -14,7 +14,10 @@ class BadInput(Exception):
     @classmethod
     def of(cls, name: str, value: Any, expected: str, fix: str) -> BadInput:
         """Builds the one-line message in the order every bad input is reported in."""
-        shown = repr(value)
+        try:
+            shown = repr(value)
+        except Exception:  # An int of too many digits, or somebody's own class: the message must come all the same.
+            shown = f"a {type(value).__name__} that cannot be shown"
         if len(shown) > 120:
             shown = shown[:117] + "..."
         return cls(" ".join(f"{name} is {shown}, expected {expected}; {fix}".split()))

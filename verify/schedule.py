@@ -16,6 +16,8 @@ from torch import Tensor
 ALL_GATHER = "all_gather"
 BROADCAST = "broadcast"
 LOOP_KINDS = ("reference", "broadcast", "local", "round_robin")
+# The versions in which rank ``i`` evaluates branch ``i``, so that the world size is the number of branches.
+ONE_BRANCH_A_RANK = ("broadcast", "local")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class Schedule:
     """Where the Euler steps of one request lie.
 
     Attributes:
-        timesteps: ``t`` at the start of each step, one float a step, falling from 1.
+        timesteps: ``t`` at the start of each step, one float a step, falling from 1 (as float32 rounds it).
         dts: the positive step sizes, float32, one element a step.
         guided: whether each step lies inside the CFG interval (always False without guidance).
     """
@@ -39,7 +41,8 @@ class Schedule:
         ``num_timesteps`` evenly spaced points on [1, 0] are shifted by ``s*t / (1 + (s-1)*t)`` in float32. The terminal
         0 only closes the last step, so there is one step fewer than there are points. A step is guided when
         ``lo < t <= hi``, where ``t`` stays a float32 tensor: PyTorch then rounds the bounds to float32 too. An engine
-        that compares host floats disagrees wherever a step falls on a bound.
+        that compares host floats disagrees wherever a step falls on a bound. Rounding moves points too: with a shift
+        of 0.2 the first lies one place above 1, outside ``(0.4, 1.0]``, here as in Bagel.
         """
         points = torch.linspace(1, 0, num_timesteps, dtype=torch.float32)
         points = shift * points / (1 + (shift - 1) * points)
@@ -101,11 +104,13 @@ def expected_work(kind: str, schedule: Schedule, branches: Sequence[str], world_
     Every version but ``reference`` begins with one broadcast of the initial noise.
 
     Raises:
-        ValueError: ``kind`` is none of these.
+        ValueError: ``kind`` is none of these, or it gives each rank one branch and the numbers do not match.
     """
     if kind not in LOOP_KINDS:
         raise ValueError(f"no loop version is called {kind!r}")
-    rounds = 1 if kind in ("broadcast", "local") else -(-len(branches) // world_size)
+    if kind in ONE_BRANCH_A_RANK and world_size != len(branches):
+        raise ValueError(f"{kind} gives each rank one branch: {world_size} ranks cannot take {len(branches)} branches")
+    rounds = -(-len(branches) // world_size)
     alone = kind == "reference"
     gathers: tuple[str, ...] = () if alone else (ALL_GATHER,) * rounds
     every_step: tuple[str, ...] = (BROADCAST,) if kind == "broadcast" else ()

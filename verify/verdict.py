@@ -28,9 +28,7 @@ def merge(verdicts: Iterable[Verdict]) -> Verdict:
     seen = set(verdicts)
     if Verdict.FAIL in seen:
         return Verdict.FAIL
-    if Verdict.UNKNOWN in seen or not seen:
-        return Verdict.UNKNOWN
-    return Verdict.PASS
+    return Verdict.PASS if seen == {Verdict.PASS} else Verdict.UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,9 @@ class Finding:
         first_divergence: where it broke.
         details: further lines of evidence, the most telling first.
         data: evidence for reports, JSON values only.
+
+    Raises:
+        ValueError: a pass that compared nothing, or that names a divergence.
     """
 
     name: str
@@ -102,8 +103,10 @@ class Finding:
     data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.verdict is Verdict.PASS and not self.compared.elements:
+        if self.verdict is Verdict.PASS and self.compared.elements < 1:
             raise ValueError(f"{self.name} passed without having compared anything")
+        if self.verdict is Verdict.PASS and self.first_divergence is not None:
+            raise ValueError(f"{self.name} passed and names a divergence")
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""

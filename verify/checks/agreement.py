@@ -73,16 +73,16 @@ def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if
     """
     if not pairs:
         return Finding(name, loop, Verdict.UNKNOWN, reason_if_empty)
-    compared = Compared(
-        min(pair.compared().steps for pair in pairs), sum(pair.compared().elements for pair in pairs)
-    )
-    broken = [(pair, divergence) for pair in pairs if (divergence := pair.divergence()) is not None]
+    compared = Compared(min(pair.compared().steps for pair in pairs), sum(pair.compared().elements for pair in pairs))
+    judged = [(pair, pair.divergence()) for pair in pairs]
+    broken = [(pair, divergence) for pair, divergence in judged if divergence is not None]
     if not broken:
+        if not compared.steps:
+            return Finding(name, loop, Verdict.UNKNOWN, "no step was observed: there was nothing to compare", compared)
         return Finding(name, loop, Verdict.PASS, claim, compared)
     pair, first = min(broken, key=lambda found: _order(found[1]))
     details = tuple(_sentence(p, d) for p, d in broken if p is not pair)
-    agreeing = [p for p in pairs if p not in [b for b, _ in broken]]
-    details += tuple(f"{p.right.name} and {p.other.name} agree in every byte" for p in agreeing)
+    details += tuple(f"{p.right.name} and {p.other.name} agree in every byte" for p, d in judged if d is None)
     return Finding(
         name,
         loop,

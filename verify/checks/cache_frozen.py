@@ -27,8 +27,8 @@ def cache_frozen(traces: Sequence[Trace]) -> Finding:
                 what = f"{ours.branch} cache, {ours.tensor}"
                 summary = f"rank 0 and rank {trace.rank} began with different bytes in {what}"
                 divergence = Divergence(-1, (0, trace.rank), what)
-                details = (f"SHA-256 {ours.before} on rank 0", f"SHA-256 {theirs.before} on rank {trace.rank}")
-                return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, details)
+                digests = (f"SHA-256 {ours.before} on rank 0", f"SHA-256 {theirs.before} on rank {trace.rank}")
+                return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, digests)
         if len(first.caches) != len(trace.caches):
             summary = f"rank 0 holds {len(first.caches)} cache tensors, rank {trace.rank} {len(trace.caches)}"
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, Divergence(-1, (0, trace.rank), "caches"))
@@ -39,9 +39,9 @@ def cache_frozen(traces: Sequence[Trace]) -> Finding:
     trace, record = min(written, key=lambda w: (w[1].written_at is None, w[1].written_at or 0))
     what = f"{record.branch} cache, {record.tensor}"
     when = "during the loop" if record.written_at is None else f"in step {record.written_at}"
-    divergence = Divergence(
-        record.written_at, (trace.rank, trace.rank), what, ("before", "after"), record.difference
-    )
-    details = tuple(f"also written on rank {t.rank}: {r.branch} cache, {r.tensor}" for t, r in written if r != record)
+    divergence = Divergence(record.written_at, (trace.rank, trace.rank), what, ("before", "after"), record.difference)
+    # By identity: the same write on another rank is an equal record.
+    others = [(t, r) for t, r in written if r is not record]
+    details = tuple(f"also written on rank {t.rank}: {r.branch} cache, {r.tensor}" for t, r in others)
     summary = f"rank {trace.rank} wrote to {what} {when}"
     return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, details)

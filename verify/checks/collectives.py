@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TypeVar
 
 from verify.schedule import Expected
-from verify.trace import Collective, Trace
+from verify.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "collectives"
+
+_T = TypeVar("_T")
 
 
 def collectives(traces: Sequence[Trace], expected: Expected | None) -> Finding:
@@ -18,30 +22,31 @@ def collectives(traces: Sequence[Trace], expected: Expected | None) -> Finding:
         traces: one a rank.
         expected: what the schedule calls for; None compares the ranks with each other alone.
     """
-    loop = traces[0].loop
-    compared = Compared(traces[0].steps, sum(len(step) for trace in traces for step in trace.collectives))
-    if expected is not None:
-        for step, due in enumerate(expected.collectives):
-            for trace in traces:
-                seen = tuple(c.name for c in trace.collectives[step]) if step < trace.steps else ()
-                if seen != due:
-                    return _fail(
-                        trace,
-                        step,
-                        f"rank {trace.rank} called {_names(seen)} in step {step}, expected {_names(due)}",
-                        compared,
-                        _totals(traces, expected),
-                    )
-    first = traces[0]
-    for step in range(first.steps):
+    loop, first = traces[0].loop, traces[0]
+    # Steps that only one of them takes are compared too, with none.
+    scheduled = () if expected is None else expected.collectives
+    steps = max(len(scheduled), *(trace.steps for trace in traces))
+    compared = Compared(steps, sum(len(step) for trace in traces for step in trace.collectives))
+    for step in range(steps if expected is not None else 0):
+        due = _in_step(scheduled, step)
+        for trace in traces:
+            seen = tuple(c.name for c in _in_step(trace.collectives, step))
+            if seen != due:
+                summary = f"rank {trace.rank} called {_names(seen)} in step {step}, expected {_names(due)}"
+                return _fail(trace, step, summary, compared, _totals(traces, expected))
+    for step in range(steps):
         for trace in traces[1:]:
-            ours, theirs = first.collectives[step], trace.collectives[step]
+            ours, theirs = _in_step(first.collectives, step), _in_step(trace.collectives, step)
             if ours != theirs:
-                a, b = next((a, b) for a, b in _padded(ours, theirs) if a != b)
-                summary = f"in step {step} rank 0 called {a or 'nothing'} where rank {trace.rank} called {b or 'nothing'}"
+                a, b = next((a, b) for a, b in zip_longest(ours, theirs) if a != b)
+                summary = (
+                    f"in step {step} rank 0 called {a or 'nothing'} where rank {trace.rank} called {b or 'nothing'}"
+                )
                 return _fail(trace, step, summary, compared, _totals(traces, expected))
     if not compared.elements:
         return Finding(NAME, loop, Verdict.UNKNOWN, "no collective was called: nothing ran in parallel", compared)
+    if expected is None and len(traces) < 2:
+        return Finding(NAME, loop, Verdict.UNKNOWN, "one rank has nobody to agree with", compared)
     counts = ", ".join(f"{first.count(name)} {name}" for name in sorted({c.name for s in first.collectives for c in s}))
     how = "as computed from the schedule" if expected is not None else "alike on every rank"
     return Finding(NAME, loop, Verdict.PASS, f"{counts} on each rank, {how}", compared)
@@ -67,8 +72,5 @@ def _names(collectives: Sequence[str]) -> str:
     return ", ".join(collectives) if collectives else "none"
 
 
-def _padded(
-    ours: Sequence[Collective], theirs: Sequence[Collective]
-) -> list[tuple[Collective | None, Collective | None]]:
-    length = max(len(ours), len(theirs))
-    return [(ours[i] if i < len(ours) else None, theirs[i] if i < len(theirs) else None) for i in range(length)]
+def _in_step(collectives: Sequence[tuple[_T, ...]], step: int) -> tuple[_T, ...]:
+    return collectives[step] if step < len(collectives) else ()

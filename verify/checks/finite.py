@@ -16,6 +16,8 @@ def finite(traces: Sequence[Trace]) -> Finding:
     """Looks for the first NaN or infinity in any rank's ``x_t``."""
     loop = traces[0].loop
     compared = Compared(traces[0].steps, sum(trace.x_t.numel() for trace in traces))
+    if not all(trace.x_t.numel() for trace in traces):
+        return Finding(NAME, loop, Verdict.UNKNOWN, "a rank showed no x_t: there was nothing to look at")
     found = []
     for trace in traces:
         # One pass that allocates nothing: a NaN or an infinity anywhere shows in the least or the greatest value.

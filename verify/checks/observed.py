@@ -17,6 +17,8 @@ def observed(traces: Sequence[Trace]) -> Finding:
     evaluations = sum(len(step) for trace in traces for step in trace.branches)
     elements = traces[0].final.numel()
     compared = Compared(traces[0].steps, (evaluations + len(traces)) * elements)
+    if not all(trace.steps for trace in traces):
+        return Finding(NAME, loop, Verdict.UNKNOWN, "a rank showed no step: there was nothing to compare")
     for step in range(max(trace.steps for trace in traces)):
         for trace in traces:
             if step < len(trace.foreign) and trace.foreign[step]:

@@ -43,7 +43,8 @@ def parallelism_engaged(traces: Sequence[Trace], request: DenoiseRequest, expect
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
     if not all(trace.count(ALL_GATHER) for trace in traces):
         return Finding(NAME, loop, Verdict.UNKNOWN, "the loop never gathered: nothing was exchanged", compared)
-    summary = f"each rank evaluated its own branch, and only that, at {sum(guided)} guided steps"
+    how = "no rank evaluated every branch" if expected is None else "each rank evaluated its own branch, and only that,"
+    summary = f"{how} at {sum(guided)} guided steps"
     return Finding(NAME, loop, Verdict.PASS, summary, compared)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +28,8 @@ def load_object(option: str, reference: str) -> Any:
         raise BadInput.of(option, reference, "FILE.py:NAME or PACKAGE.MODULE:NAME", "separate the two by a colon")
     module = _from_file(option, place) if place.endswith(".py") or "/" in place else _from_name(option, place)
     if not hasattr(module, name):
-        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")][:5]
+        own = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__]
+        known = [n for n in own if callable(vars(module)[n]) and not n.startswith("_")][:5]
         has = f"it defines {', '.join(known)}" if known else "it defines no public function"
         raise BadInput.of(option, reference, f"a name that {place} defines", f"{has}; correct the name")
     return getattr(module, name)
@@ -55,9 +58,9 @@ def load_loop(reference: str) -> Any:
 
 
 def _from_file(option: str, place: str) -> ModuleType:
-    path = Path(place).resolve() if not _is_loop(Path(place)) else Path(place)
-    if not path.is_file():
+    if not os.path.isfile(place):  # False, too, for a circle of links and for what may not be looked at.
         raise BadInput.of(option, place, "a Python file", "there is no such file; check the path")
+    path = os.path.realpath(place)
     name = f"_loop_file_{abs(hash(path))}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -65,35 +68,33 @@ def _from_file(option: str, place: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     # A file's own imports find its neighbours, as when it is run as a script.
-    sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
+        with _first_on_path(os.path.dirname(path)):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
         raise _unimportable(option, place, error) from error
-    finally:
-        sys.path.remove(str(path.parent))
     return module
 
 
 def _from_name(option: str, place: str) -> ModuleType:
+    # ``verify`` finds what ``python -m verify`` finds.
     try:
-        return importlib.import_module(place)
-    except BaseException as error:
+        with _first_on_path(os.getcwd()):
+            return importlib.import_module(place)
+    except (Exception, SystemExit) as error:
         raise _unimportable(option, place, error) from error
+
+
+@contextmanager
+def _first_on_path(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:  # What is imported may have changed it.
+            sys.path.remove(folder)
 
 
 def _unimportable(option: str, place: str, error: BaseException) -> BadInput:
     return BadInput.of(option, place, "something that can be imported", f"{type(error).__name__}: {error}")
-
-
-def _is_loop(path: Path) -> bool:
-    """Whether resolving the path would go round in a circle of symbolic links."""
-    try:
-        path.resolve(strict=False)
-        path.stat()
-    except RuntimeError:
-        return True
-    except OSError:
-        return path.is_symlink()
-    return False
