@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from verify.bagel.config import preset
-from verify.checks import ANY, LoopRun, judge
+from verify.checks import ANY, LoopRun, judge, judge_finished
 from verify.errors import BadInput, Unjudged
 from verify.locate import Location, locate
 from verify.ranks.board import Place
@@ -20,8 +20,9 @@ from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.schedule import LOOP_KINDS
 from verify.targets.probe import probe_step
-from verify.targets.protocol import REFERENCE, ModelOptions
-from verify.targets.session import Plan, find_target, trace_loop
+from verify.targets.finding import find_target
+from verify.targets.protocol import REFERENCE, ModelOptions, Target, default_loops, explained, understood
+from verify.targets.session import Plan, trace_loop
 from verify.trace import Trace
 from verify.verdict import Finding, Verdict, merge
 
@@ -55,7 +56,7 @@ class Job:
     Attributes:
         request: what to denoise.
         options: with which network.
-        loops: which of the target's loops to judge.
+        loops: which of the target's loops to judge; None for those that the target names.
         loop_reference: a loop of the user's own to judge instead.
         expect: what the user's own loop is held to: ``broadcast``, ``local``, ``round_robin`` or ``any``.
         target: whose loops.
@@ -67,7 +68,7 @@ class Job:
 
     request: DenoiseRequest = field(default_factory=DenoiseRequest)
     options: ModelOptions = ModelOptions()
-    loops: tuple[str, ...] = ("broadcast", "local")
+    loops: tuple[str, ...] | None = None
     loop_reference: str | None = None
     expect: str = "local"
     target: str = "builtin"
@@ -79,7 +80,19 @@ class Job:
     @property
     def ranks(self) -> int:
         """The world size."""
-        return len(self.request.branches) if self.world_size is None else self.world_size
+        return len(self.due.branches) if self.world_size is None else self.world_size
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The target's loops to be judged; none where the user hands over a loop."""
+        if self.loop_reference is not None:
+            return ()
+        return default_loops(find_target(self.target)) if self.loops is None else self.loops
+
+    @property
+    def due(self) -> DenoiseRequest:
+        """The request with the schedule and branches that the target makes of it: what its loops are held to."""
+        return understood(find_target(self.target), self.request)
 
     def checked(self) -> Job:
         """This job, if it can be run.
@@ -96,20 +109,20 @@ class Job:
         if self.expect not in (*LOOP_KINDS[1:], ANY):
             raise BadInput.of("expect", self.expect, f"one of {', '.join((*LOOP_KINDS[1:], ANY))}", "choose one")
         known = [name for name in find_target(self.target).loops if name != REFERENCE]
-        for name in self.loops:
+        for name in self.judged:
             if name not in known:
                 raise BadInput.of("loops", name, f"some of {', '.join(known)}", "separate names by commas")
-        if not self.loops and self.loop_reference is None:
+        if not self.judged and self.loop_reference is None:
             raise BadInput.of("loops", "", f"some of {', '.join(known)}", "name at least one")
         for kind in self.kinds().values():
-            _require_fitting_world(kind, self.ranks, self.request.branches)
+            _require_fitting_world(kind, self.ranks, self.due.branches)
         return self
 
     def kinds(self) -> dict[str, str]:
         """What each loop to be judged is held to."""
         if self.loop_reference is not None:
             return {self._plan("").loop_name: self.expect}
-        return {name: find_target(self.target).expects[name] for name in self.loops}
+        return {name: find_target(self.target).expects[name] for name in self.judged}
 
     @property
     def command(self) -> str:
@@ -118,7 +131,7 @@ class Job:
         if self.loop_reference is not None:
             words += ["--loop", self.loop_reference, "--expect", self.expect]
         else:
-            words += ["--loops", ",".join(self.loops)]
+            words += ["--loops", ",".join(self.judged)]
         words += ["--target", self.target, "--world-size", str(self.ranks), "--device", self.device]
         words += ["--backend", self.backend] if self.backend else []
         words += ["--preset", self.options.preset, "--dtype", self.options.dtype]
@@ -137,7 +150,7 @@ class Job:
 
     def plans(self) -> list[Plan]:
         """The reference, then each loop to be judged."""
-        loops = [""] if self.loop_reference is not None else list(self.loops)
+        loops = [""] if self.loop_reference is not None else list(self.judged)
         return [self._plan(loop) for loop in (REFERENCE, *loops)]
 
 
@@ -180,8 +193,11 @@ def run_job(job: Job, progress: Progress | None = None) -> RunReport:
     try:
         traces = _trace(job, placement, began + job.timeout, progress)
     except RankFailure as failure:
+        findings = _of_the_finished(job, failure)
         return replace(
             report,
+            verdict=merge(f.verdict for f in findings),
+            findings=findings,
             failure={
                 "task": failure.task,
                 "cause": failure.cause,
@@ -195,14 +211,23 @@ def run_job(job: Job, progress: Progress | None = None) -> RunReport:
     (reference,), *runs = traces.values()
     kinds = job.kinds()
     judged = {loop: LoopRun(run, kinds[loop]) for loop, run in zip(kinds, runs, strict=True)}
-    findings = judge(job.request, judged, reference)
+    findings = judge(job.due, judged, reference)
     verdict = merge(finding.verdict for finding in findings)
     findings = _located(job, placement, findings, began + job.timeout)
+    findings = [_with_explanation(finding, find_target(job.target)) for finding in findings]
     if not all(_in_step(run.traces) for run in judged.values()):
         # A collective that some rank did not call may still be under way; the next run must not inherit it.
         pool_for(placement.spec).stop()
     ended = time.monotonic()
     return _judged(report, findings, verdict, reference, judged, {"judging": ended - judging, "total": ended - began})
+
+
+def _of_the_finished(job: Job, failure: RankFailure) -> list[Finding]:
+    """What the ranks that did finish show to be wrong: a rank that skips a collective ends, and its peers hang."""
+    traces = [trace for trace in failure.results.values() if isinstance(trace, Trace)]
+    if not traces or traces[0].loop not in job.kinds():
+        return []
+    return judge_finished(job.due, LoopRun(traces, job.kinds()[traces[0].loop]), job.ranks)
 
 
 def _located(job: Job, placement: Placement, findings: list[Finding], deadline: float) -> list[Finding]:
@@ -220,7 +245,7 @@ def _located(job: Job, placement: Placement, findings: list[Finding], deadline: 
                          timeout=min(_LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic())))
                 for loop in (REFERENCE, finding.loop)
             ]  # fmt: skip
-            branches = job.request.branches
+            branches = job.due.branches
             located[finding.loop] = locate(first.step, first.ranks[1], probes[0][0], probes[1], branches)
         except (RankFailure, BadInput, AssertionError) as reason:
             located[finding.loop] = f"not located: {reason}"
@@ -232,6 +257,13 @@ def _with_location(finding: Finding, where: Location | str) -> Finding:
         return finding
     data = finding.data | ({"location": where.to_dict()} if isinstance(where, Location) else {})
     return replace(finding, details=(str(where), *finding.details), data=data)
+
+
+def _with_explanation(finding: Finding, target: Target) -> Finding:
+    """Adds what the target knows about a fault of its own."""
+    if finding.verdict is not Verdict.FAIL:
+        return finding
+    return replace(finding, details=(*explained(target, finding), *finding.details))
 
 
 def _in_step(traces: Sequence[Trace]) -> bool:
@@ -272,7 +304,7 @@ def _reporter(progress: Progress | None, plan: Plan) -> Watcher | None:
 
 
 def _blank_report(job: Job) -> RunReport:
-    schedule = job.request.schedule
+    schedule = job.due.schedule
     return RunReport(
         verdict=Verdict.UNKNOWN,
         target=job.target,
@@ -306,6 +338,7 @@ def _judged(
         report,
         verdict=verdict,
         findings=findings,
+        notes=(*report.notes, *first[0].notes),
         environment=[{"rank": trace.rank, **trace.environment} for trace in first],
         collectives={loop: {name: run.traces[0].count(name) for name in names} for loop, run in runs.items()},
         timings={reference.loop: reference.seconds}

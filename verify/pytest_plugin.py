@@ -18,7 +18,7 @@ from verify.report.document import RunReport
 from verify.report.message import failure_text, rank_failure_text
 from verify.request import DenoiseRequest
 from verify.targets.protocol import ModelOptions
-from verify.targets.session import find_target
+from verify.targets.finding import find_target
 from verify.verdict import Finding, Verdict
 
 IMAGE_GUIDED = {"cfg_img_scale": 1.5, "cfg_renorm_type": "text_channel"}

@@ -72,7 +72,7 @@ class DenoiseRequest:
         self._number("cfg_img_scale", 1.0, 1e3)
         self._number("cfg_renorm_min", 0.0, 1.0)
         self._interval()
-        if self.cfg_renorm_type not in RENORM_TYPES:
+        if not isinstance(self.cfg_renorm_type, str) or self.cfg_renorm_type not in RENORM_TYPES:
             raise BadInput.of("cfg_renorm_type", self.cfg_renorm_type, f"one of {', '.join(RENORM_TYPES)}", "choose one")
         if self.cfg_img_scale > 1.0 and self.cfg_text_scale <= 1.0:
             raise BadInput.of(
@@ -114,7 +114,7 @@ class DenoiseRequest:
         rows, columns = self.grid
         return rows * columns
 
-    @property
+    @cached_property
     def branches(self) -> tuple[str, ...]:
         """The branches this request evaluates at a guided step, in rank order."""
         names = ["gen"]
@@ -135,9 +135,16 @@ class DenoiseRequest:
         Bagel multiplies a bf16 velocity by a step size that lies on the GPU. PyTorch rounds such a 0-d tensor to bf16
         first, but keeps a 0-d CPU tensor in float32, so where the step size lies decides bits.
         """
-        placed = replace(self)
-        placed.__dict__["schedule"] = self.schedule.to(device)
-        return placed
+        return self.following(self.schedule.to(device))
+
+    def following(self, schedule: Schedule, branches: tuple[str, ...] | None = None) -> DenoiseRequest:
+        """The same fields with another schedule, and branches where given: what a loop other than Bagel's makes of them.
+
+        ``replace`` starts again from the fields.
+        """
+        other = replace(self)
+        other.__dict__.update(schedule=schedule, branches=self.branches if branches is None else branches)
+        return other
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -147,4 +154,6 @@ class DenoiseRequest:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +20,7 @@ from verify.bits import Difference, bits_of, describe, first_difference, same_bi
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group
 from verify.request import DenoiseRequest
-from verify.schedule import ALL_GATHER, BROADCAST
+from verify.schedule import ALL_GATHER, BROADCAST, Schedule
 
 
 # What may differ between two ranks' environments without making their bits differ.
@@ -80,6 +80,8 @@ class Trace:
         caches: every tensor of every context.
         environment: what the rank ran on, and how the loop was run.
         seconds: the loop's duration, device included.
+        followed: the schedule that the target found its loops to follow; None if it did not look.
+        notes: what the target wants a reader to know.
     """
 
     loop: str
@@ -94,6 +96,8 @@ class Trace:
     caches: tuple[CacheRecord, ...]
     environment: dict[str, Any]
     seconds: float = 0.0
+    followed: Schedule | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -186,7 +190,15 @@ class Recorder:
         self._caches.look(step)
         self._pen.finished(step)
 
-    def trace(self, loop: str, final: Any, seconds: float, environment: dict[str, Any]) -> Trace:
+    def trace(
+        self,
+        loop: str,
+        final: Any,
+        seconds: float,
+        environment: dict[str, Any],
+        followed: Schedule | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Trace:
         """The trace of a loop that has returned ``final``.
 
         Raises:
@@ -214,6 +226,8 @@ class Recorder:
             caches=self._caches.records(),
             environment=environment,
             seconds=seconds,
+            followed=followed,
+            notes=notes,
         )
 
     def evaluated(self, x_t: Tensor, branch: str) -> None:
@@ -314,7 +328,8 @@ class CacheWatch:
     """
 
     def __init__(self, caches: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """``caches``: branch, then name of the tensor."""
+        """``caches``: branch, then name of the tensor. What they hold under a name may be replaced while denoising."""
+        self._caches = caches
         self._watched = [
             _Watched(branch, name, tensor, tensor.clone(), digest(tensor))
             for branch, tensors in caches.items()
@@ -329,8 +344,12 @@ class CacheWatch:
     def look(self, step: int) -> None:
         """Notes ``step`` for each tensor written since the last look. Host work only."""
         for w in self._watched:
-            if w.written_at is None and w.tensor._version != w.version:
+            if w.written_at is None and (self._now(w) is not w.tensor or w.tensor._version != w.version):
                 w.written_at = step
+
+    def _now(self, w: _Watched) -> Tensor | None:
+        """What the context holds under that name now: an append does not write to a tensor, it puts another there."""
+        return self._caches[w.branch].get(w.name)
 
     def records(self) -> tuple[CacheRecord, ...]:
         """One record a tensor. Bytes are compared on the device, and hashed again only where they differ.
@@ -339,20 +358,26 @@ class CacheWatch:
         """
         records = []
         for w in self._watched:
-            changed = not same_bits(w.tensor, w.pristine)
+            now = self._now(w)
+            changed = now is None or not same_bits(now, w.pristine)
+            alike = now is not None and (now.shape, now.dtype) == (w.pristine.shape, w.pristine.dtype)
             records.append(
                 CacheRecord(
                     branch=w.branch,
                     tensor=w.name,
-                    elements=w.tensor.numel(),
+                    elements=w.pristine.numel(),
                     before=w.digest,
-                    after=digest(w.tensor) if changed else w.digest,
+                    after=w.digest if not changed else "gone" if now is None else digest(now),
                     written_at=w.written_at if changed else None,
-                    difference=first_difference(w.pristine, w.tensor) if changed else None,
+                    difference=first_difference(w.pristine, now) if changed and alike and now is not None else None,
                 )
             )
             if changed:
                 w.tensor.copy_(w.pristine)
+            if now is not w.tensor:
+                branch = self._caches[w.branch]
+                assert isinstance(branch, MutableMapping), f"the {w.branch} cache was replaced and cannot be put back"
+                branch[w.name] = w.tensor
         return tuple(records)
 
 

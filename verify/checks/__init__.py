@@ -18,7 +18,7 @@ from verify.checks.schedule_followed import schedule_followed
 from verify.request import DenoiseRequest
 from verify.schedule import expected_work
 from verify.trace import Trace
-from verify.verdict import Finding
+from verify.verdict import Finding, Verdict
 
 ANY = "any"
 
@@ -42,19 +42,24 @@ class LoopRun:
 
 
 def judge(request: DenoiseRequest, runs: Mapping[str, LoopRun], reference: Trace | None) -> list[Finding]:
-    """Every check on every loop, then the checks across loops; in the order in which a reader should look at them."""
+    """Every check on every loop, then the checks across loops; in the order in which a reader should look at them.
+
+    A loop known to follow another schedule than the request's fails ``schedule``; what it does in each step is then
+    compared with the schedule that it follows, or one fault would be told as three.
+    """
     findings = []
     for run in runs.values():
         traces = run.traces
+        followed = request if traces[0].followed is None else request.following(traces[0].followed)
         expected = None
         if run.expect != ANY:
-            expected = expected_work(run.expect, request.schedule, request.branches, len(traces))
+            expected = expected_work(run.expect, followed.schedule, request.branches, len(traces))
         findings += [
             ranks_agree(traces),
             matches_reference(traces, reference),
             schedule_followed(traces, request),
             collectives(traces, expected),
-            parallelism_engaged(traces, request, expected),
+            parallelism_engaged(traces, followed, expected),
             cache_frozen(traces),
             observed(traces),
             finite(traces),
@@ -65,6 +70,22 @@ def judge(request: DenoiseRequest, runs: Mapping[str, LoopRun], reference: Trace
     return findings
 
 
+def judge_finished(request: DenoiseRequest, run: LoopRun, world_size: int) -> list[Finding]:
+    """What a loop that some rank never finished can still be blamed for, from the traces of those that did.
+
+    Only what fails is told: that the survivors did right says nothing about the loop.
+    """
+    if run.expect == ANY:
+        return []
+    expected = expected_work(run.expect, request.schedule, request.branches, world_size)
+    findings = [
+        finding
+        for trace in run.traces
+        for finding in (schedule_followed([trace], request), collectives([trace], expected))
+    ]
+    return [finding for finding in findings if finding.verdict is Verdict.FAIL]
+
+
 __all__ = [
     "ANY",
     "LoopRun",
@@ -73,6 +94,7 @@ __all__ = [
     "environments_agree",
     "finite",
     "judge",
+    "judge_finished",
     "loops_agree",
     "matches_reference",
     "observed",

@@ -1,10 +1,11 @@
-"""Claim: the loop takes the steps of the schedule: one fewer than there are timesteps."""
+"""Claim: the loop takes the steps of the schedule, one fewer than there are timesteps, and guides those inside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from verify.request import DenoiseRequest
+from verify.schedule import Schedule
 from verify.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -12,15 +13,42 @@ NAME = "schedule"
 
 
 def schedule_followed(traces: Sequence[Trace], request: DenoiseRequest) -> Finding:
-    """Counts each rank's steps."""
-    loop, due = traces[0].loop, request.schedule.steps
-    compared = Compared(due, len(traces))
+    """Counts each rank's steps; where a target says which schedule its loops follow, compares that step by step."""
+    loop, due = traces[0].loop, request.schedule
+    known = [trace.followed for trace in traces if trace.followed is not None]
+    compared = Compared(due.steps, len(traces) + sum(2 * min(due.steps, schedule.steps) for schedule in known))
     for trace in traces:
-        if trace.steps != due:
+        if trace.steps != due.steps:
             summary = (
-                f"rank {trace.rank} took {trace.steps} Euler steps, expected {due}: {request.num_timesteps} timesteps "
-                "end in 0, which starts no step"
+                f"rank {trace.rank} took {trace.steps} Euler steps, expected {due.steps}: {request.num_timesteps} "
+                "timesteps end in 0, which starts no step"
             )
-            divergence = Divergence(min(trace.steps, due), (trace.rank, trace.rank), "number of steps")
+            divergence = Divergence(min(trace.steps, due.steps), (trace.rank, trace.rank), "number of steps")
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
-    return Finding(NAME, loop, Verdict.PASS, f"{due} Euler steps on every rank", compared)
+    for trace in traces:
+        different = None if trace.followed is None else _first_difference(request, trace.followed)
+        if different is not None:
+            step, what = different
+            divergence = Divergence(step, (trace.rank, trace.rank), "schedule")
+            return Finding(NAME, loop, Verdict.FAIL, f"rank {trace.rank} {what}", compared, divergence)
+    said = f"{due.steps} Euler steps on every rank"
+    said += f", {due.guided_steps} of them guided, at the schedule's times" if len(known) == len(traces) else ""
+    return Finding(NAME, loop, Verdict.PASS, said, compared)
+
+
+def _first_difference(request: DenoiseRequest, followed: Schedule) -> tuple[int, str] | None:
+    """The first step at which ``followed`` is not the request's schedule, and how."""
+    due = request.schedule
+    for step in range(due.steps):
+        t, its = due.timesteps[step], followed.timesteps[step]
+        # Floats, but never computed with: NaN would differ from itself, and should.
+        if t != its:
+            return step, f"takes step {step} at t = {its!r}, expected {t!r}"
+        if due.guided[step] != followed.guided[step]:
+            does = "guides" if followed.guided[step] else "does not guide"
+            lo, hi = request.cfg_interval
+            return step, (
+                f"{does} step {step} at t = {t!r}, which the schedule does {'' if due.guided[step] else 'not '}guide: "
+                f"lo < t <= hi with the interval ({lo}, {hi}], compared in float32 as in Bagel"
+            )
+    return None

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options, as the contract names them."""
     what = parser.add_argument_group("what is judged")
-    what.add_argument("--loops", default=None, metavar="A,B", help="loop versions, default broadcast,local")
+    what.add_argument(
+        "--loops", metavar="A,B", help="the target's loops, default broadcast,local, or all of another target's"
+    )
     what.add_argument("--loop", metavar="FILE_OR_MODULE:FUNCTION", help="a loop of your own instead")
     what.add_argument("--expect", default="local", help="what --loop is held to: broadcast, local, round_robin or any")
-    what.add_argument("--target", default="builtin", help="whose loops (default builtin)")
+    what.add_argument(
+        "--target",
+        default="builtin",
+        metavar="NAME",
+        help="whose loops: builtin, vllm_omni, FILE.py:NAME or PACKAGE.MODULE:NAME (default builtin)",
+    )
     add_placement(parser)
     add_request(parser)
     out = parser.add_argument_group("what comes out")
@@ -81,11 +88,10 @@ def job_of(arguments: argparse.Namespace) -> Job:
         autocast=arguments.device == "cuda" and "16" in arguments.dtype and not arguments.no_autocast,
         checkpoint=arguments.checkpoint,
     )
-    loops = () if arguments.loop else tuple((arguments.loops or "broadcast,local").split(","))
     return Job(
         request=request_of(arguments),
         options=options,
-        loops=loops,
+        loops=tuple(arguments.loops.split(",")) if arguments.loops else None,
         loop_reference=arguments.loop,
         expect=arguments.expect,
         target=arguments.target,

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
-from verify.errors import BadInput
+from verify.errors import BadInput, Unjudged
 from verify.ranks import wire
+from verify.ranks.anonymous import AnonymousFile
 from verify.ranks.board import Board, Place
-from verify.ranks.failure import RankFailure, RankReport
-from verify.ranks.family import Family, family
+from verify.ranks.diagnosis import BAD_INPUT, DIED, GOOD, RAISED, STUCK, UNJUDGED, Answer, diagnose
+from verify.ranks.failure import RankFailure
+from verify.ranks.family import Birth, Family, family, import_path, variables
 from verify.ranks.lease import lease
 
 # How long ranks may go on after one of them has failed: enough to hand in results, not to wait for the dead.
 _GRACE = 2.0
 _TICK = 0.1
-_STACK_WAIT = 1.0
-_OUTPUT_TAIL = 4000
+_END_TIMEOUT = 5.0
+# Output is kept in memory; of more than this, what was printed first is forgotten.
+_MOST_OUTPUT = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class PoolSpec:
         devices: one a rank: ``cpu``, ``cuda:0``.
         backend: gloo or nccl.
         threads: CPU threads a rank.
-        variables: environment variables set in every rank before it joins its group.
+        variables: environment variables set in every rank before it joins its group, beside the controller's.
     """
 
     devices: tuple[str, ...]
@@ -59,9 +58,11 @@ Watcher = Callable[[list[Place]], None]
 
 
 class RankPool:
-    """Persistent rank processes. Use it as a context manager, or let the controller's end end it."""
+    """Persistent rank processes. Use it as a context manager, or let the controller's end end it.
 
-    _numbers = itertools.count()
+    Ranks get the controller's environment variables and import path as they are when the pool starts, and its working
+    directory as it is when a task starts. One thread may use a pool at a time.
+    """
 
     def __init__(self, spec: PoolSpec, lease_timeout: float = 600.0) -> None:
         self.spec = spec
@@ -69,7 +70,9 @@ class RankPool:
         self._family: Family | None = None
         self._pids: list[int] = []
         self._connections: list[Connection] = []
-        self._folder = Path()
+        self._births: list[Birth] = []
+        self._shared: list[AnonymousFile] = []
+        self._board: Board | None = None
 
     def __enter__(self) -> RankPool:
         return self
@@ -87,24 +90,34 @@ class RankPool:
 
         Raises:
             RankFailure: a rank did not come up within ``timeout`` seconds.
+            Unjudged: the process that ranks are forked from did not come up.
         """
+        if self._pids and not self._is_usable():
+            self.stop()
         if self._pids:
             return
         self._family = family()
-        self._folder = self._family.scratch / f"pool-{next(self._numbers)}"
-        self._folder.mkdir()
-        self._board = Board(self._folder / "board", self.spec.world_size)
-        order = {
-            "folder": str(self._folder),
-            "devices": self.spec.devices,
-            "backend": self.spec.backend,
-            "threads": self.spec.threads,
-            "variables": dict(self.spec.variables),
-            "controller": os.getpid(),
-            "path": [os.path.abspath(entry) for entry in sys.path],
-        }
-        self._pids, self._connections = self._family.fork(order, self.spec.world_size)
-        self._collect("starting", time.monotonic() + timeout, None)
+        world_size = self.spec.world_size
+        try:
+            board = AnonymousFile("verify-board", bytes(Board.size(world_size)))
+            self._shared = [board, AnonymousFile("verify-rendezvous")]
+            self._board = Board(board.descriptor, world_size)
+            for rank in range(world_size):
+                names = (f"verify-output-{rank}", f"verify-stacks-{rank}")
+                self._births.append(Birth(*map(AnonymousFile, names)))
+            order = {
+                "devices": self.spec.devices,
+                "backend": self.spec.backend,
+                "threads": self.spec.threads,
+                "variables": variables() | dict(self.spec.variables),
+                "controller": os.getpid(),
+                "path": import_path(),
+            }
+            self._pids, self._connections = self._family.fork(order, self._shared, self._births)
+            self._collect("starting", time.monotonic() + timeout, None)
+        except BaseException:
+            self.stop()
+            raise
 
     def run(
         self,
@@ -122,121 +135,116 @@ class RankPool:
             arguments: the same for every rank; tensors arrive on the CPU.
             each: further arguments of each rank, in rank order.
             name: what the task is called in reports.
-            timeout: seconds for all ranks together, from now.
+            timeout: seconds for all ranks together, from when they are up and their GPUs leased.
             watch: called about ten times a second with where each rank is.
 
         Raises:
             BadInput: a rank refused what it was given.
+            Unjudged: a rank could not do it on this machine, or its GPUs were not free.
             RankFailure: a rank died, raised or hung. The pool is then replaced by the next call.
         """
         name = name or getattr(task, "__qualname__", "task")
         with lease(self.spec.gpus, self._lease_timeout):
             self.start()
             deadline = time.monotonic() + timeout
-            for rank, connection in enumerate(self._connections):
-                own = (*arguments, *(each[rank] if each else ()))
-                try:
-                    wire.send(connection, (name, task, own), self._pids[rank])
-                except (BrokenPipeError, ConnectionResetError):
-                    break  # It has died since the last task; collecting says how.
-            return self._collect(name, deadline, watch)
+            try:
+                answers = self._hand_out(name, task, arguments, each)
+                return self._collect(name, deadline, watch, answers)
+            except BaseException:
+                self.stop()
+                raise
 
     def stop(self) -> None:
-        """Ends the ranks, if any, and removes their files. The next :meth:`run` starts new ones."""
-        if self._pids and self._family is not None:
-            self._family.signal(self._pids, signal.SIGKILL)
-            for pid in self._pids:
-                self._family.exit_status(pid, wait=5.0)
-        for connection in self._connections:
-            connection.close()
-        self._pids, self._connections = [], []
-        if self._folder != Path():
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _collect(self, name: str, deadline: float, watch: Watcher | None) -> list[Any]:
-        began = time.monotonic()
-        replies: dict[int, tuple[str, Any]] = {}
-        pending = {connection: rank for rank, connection in enumerate(self._connections)}
-        try:
-            while pending and time.monotonic() < deadline:
-                for connection in wait(list(pending), min(_TICK, max(0.0, deadline - time.monotonic()))):
-                    assert isinstance(connection, Connection)
-                    reply = _receive(connection)
-                    replies[pending.pop(connection)] = reply
-                    if reply[0] not in ("done", "ready"):
-                        deadline = min(deadline, time.monotonic() + _GRACE)
-                if watch is not None:
-                    watch(self._board.read())
-            kinds = {kind for kind, _ in replies.values()}
-            if not pending and kinds <= {"done", "ready"}:
-                return [replies[rank][1] for rank in range(self.spec.world_size)]
-            for rank in range(self.spec.world_size):
-                if replies.get(rank, ("",))[0] == "bad input":
-                    raise BadInput(replies[rank][1])
-            reports = self._reports(replies)
-            raise RankFailure(name, reports, time.monotonic() - began)
-        except BaseException:
-            self.stop()
-            raise
-
-    def _reports(self, replies: dict[int, tuple[str, Any]]) -> list[RankReport]:
-        """One report a rank, stacks of the living included."""
-        places = self._board.read()
-        stacks = self._stacks([rank for rank in range(self.spec.world_size) if rank not in replies])
-        a_peer_failed = any(kind in ("died", "raised") for kind, _ in replies.values())
-        reports = []
-        for rank, place in enumerate(places):
-            kind, value = replies.get(rank, ("waiting" if a_peer_failed else "hung", None))
-            trace, what = stacks.get(rank, ""), "finished its part"
-            if kind == "died":
-                what, trace = self._how_it_died(rank), self._read(f"stack.{rank}")
-            elif kind == "raised":
-                what, trace = f"raised {value.strip().splitlines()[-1]}", value
-            elif kind in ("waiting", "hung"):
-                what = "was still waiting" if kind == "waiting" else "did not finish in time"
-                if not trace:
-                    what += " and did not answer a signal: it is stopped, or stuck in a system call"
-            state = "finished" if kind in ("done", "ready") else kind
-            output = self._read(f"output.{rank}")[-_OUTPUT_TAIL:]
-            reports.append(RankReport(rank, state, what, place.step, place.activity, trace, output))
-        return reports
-
-    def _how_it_died(self, rank: int) -> str:
-        assert self._family is not None
-        status = self._family.exit_status(self._pids[rank], wait=2.0)
-        if status is None:
-            return "closed its connection without exiting"
-        if status < 0:
-            hint = ": out of memory, or somebody killed it" if -status == signal.SIGKILL else ""
-            return f"was killed by {signal.Signals(-status).name}{hint}"
-        return f"exited with status {status}"
-
-    def _stacks(self, ranks: list[int]) -> dict[int, str]:
-        """Asks living ranks for the stack of each thread."""
-        if not ranks or self._family is None:
-            return {}
-        self._family.signal([self._pids[rank] for rank in ranks], signal.SIGUSR1)
-        deadline = time.monotonic() + _STACK_WAIT
-        stacks: dict[int, str] = {}
-        while time.monotonic() < deadline and any(not stacks.get(rank) for rank in ranks):
-            time.sleep(0.05)
-            stacks = {rank: self._read(f"stack.{rank}") for rank in ranks}
-        return stacks
+        """Ends the ranks, if any. The next :meth:`run` starts new ones."""
+        pids, self._pids = self._pids, []
+        if pids and self._family is not None and self._family.alive:
+            self._family.signal(pids, signal.SIGKILL)
+            deadline = time.monotonic() + _END_TIMEOUT
+            ended = [self._family.exit_status(pid, wait=max(0.0, deadline - time.monotonic())) for pid in pids]
+            if None in ended:
+                self._family.close()  # It does not answer; the kernel kills its ranks with it.
+        for closable in (*self._connections, *self._shared, *((self._board,) if self._board else ())):
+            closable.close()
+        for birth in self._births:
+            birth.output.close()
+            birth.stacks.close()
+        self._connections, self._shared, self._births, self._board = [], [], [], None
 
     def output(self, rank: int) -> str:
-        """What rank ``rank`` has printed since the pool started."""
-        return self._read(f"output.{rank}")
+        """The end of what rank ``rank`` has printed since the pool started."""
+        return self._births[rank].output.tail(_MOST_OUTPUT) if self._births else ""
 
-    def _read(self, name: str) -> str:
-        try:
-            return (self._folder / name).read_text(errors="replace")
-        except OSError:
-            return ""
+    def _is_usable(self) -> bool:
+        """Whether every rank lives, as far as can be seen. One that died between two tasks has failed neither."""
+        return self._family is not None and self._family.alive and not any(c.poll() for c in self._connections)
+
+    def _hand_out(
+        self, name: str, task: Callable[..., Any], arguments: tuple[Any, ...], each: Sequence[tuple[Any, ...]] | None
+    ) -> dict[int, Answer]:
+        """Sends each rank its task; returns the answers of those that did not take it."""
+        assert self._board is not None
+        folder = _working_directory()
+        for rank, connection in enumerate(self._connections):
+            self._board.write(rank, Place(task=name))
+            own = (*arguments, *(each[rank] if each else ()))
+            with wire.pack((name, folder, task, own)) as packed:
+                try:
+                    wire.send(connection, packed, self._pids[rank])
+                except BlockingIOError:
+                    return {rank: Answer(STUCK)}
+                except OSError:
+                    return {rank: Answer(DIED)}
+        return {}
+
+    def _collect(
+        self, name: str, deadline: float, watch: Watcher | None, answers: dict[int, Answer] | None = None
+    ) -> list[Any]:
+        """Waits for every rank's answer; all of them are drained before anything is raised."""
+        assert self._board is not None
+        assert self._family is not None
+        began = time.monotonic()
+        answers = {} if answers is None else answers
+        if answers:
+            deadline = min(deadline, began + _GRACE)
+        pending = {connection: rank for rank, connection in enumerate(self._connections) if rank not in answers}
+        while pending and time.monotonic() < deadline:
+            for connection in wait(list(pending), min(_TICK, max(0.0, deadline - time.monotonic()))):
+                assert isinstance(connection, Connection)
+                rank = pending.pop(connection)
+                answers[rank] = _receive(connection)
+                if answers[rank].kind not in GOOD:
+                    deadline = min(deadline, time.monotonic() + _GRACE)
+            for birth in self._births:
+                if birth.output.size > _MOST_OUTPUT:
+                    birth.output.clear()
+            if watch is not None:
+                watch(self._board.read())
+        if not pending and all(answer.kind in GOOD for answer in answers.values()):
+            return [answers[rank].value for rank in range(self.spec.world_size)]
+        for answer in answers.values():
+            if answer.kind == BAD_INPUT:
+                raise BadInput(answer.value)
+            if answer.kind == UNJUDGED:
+                raise Unjudged(answer.value)
+        reports = diagnose(self._family, self._pids, self._births, self._board.read(), answers)
+        raise RankFailure(name, reports, time.monotonic() - began)
 
 
-def _receive(connection: Connection) -> tuple[str, Any]:
+def _receive(connection: Connection) -> Answer:
     try:
-        kind, value = wire.receive(connection)
-        return kind, value
-    except (EOFError, OSError, RuntimeError):  # RuntimeError: it ended between a message and its memory.
-        return "died", None
+        return Answer(*wire.receive(connection))
+    except wire.Unreadable as error:
+        text = str(error)
+        return Answer(RAISED, f"{text.strip().splitlines()[-1]} (its result could not be read)", text)
+    except BlockingIOError:
+        return Answer(STUCK)
+    except (EOFError, OSError):
+        return Answer(DIED)
+
+
+def _working_directory() -> str:
+    """Where this process is; the root folder if that has been removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"

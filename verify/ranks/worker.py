@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
+import io
 import os
+import random
 import signal
 import sys
 import traceback
@@ -15,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy
 import torch
 import torch.distributed as dist
 
@@ -22,11 +26,12 @@ import torch.distributed as dist
 import verify.bagel.denoiser
 import verify.bagel.weights
 import verify.loops  # noqa: F401
-from verify.errors import BadInput
+from verify.errors import BadInput, Unjudged
 from verify.ranks import settings, wire
+from verify.ranks.anonymous import path_of
 from verify.ranks.board import Board, Marker
 from verify.ranks.group import ProcessGroup
-from verify.ranks.nursery import die_with_parent
+from verify.ranks.nursery import signal_at_parents_end
 
 # Longer than any task may take: the controller bounds the wait and can say who was missing, the library cannot.
 _LIBRARY_TIMEOUT = timedelta(days=1)
@@ -62,33 +67,38 @@ class Rank:
 Task = Callable[..., Any]
 
 
-def main(rank: int, descriptor: int, order: dict[str, Any]) -> NoReturn:
-    """Runs the rank; never returns."""
-    die_with_parent(order["nursery"])
-    folder = Path(order["folder"])
-    _redirect_output(folder / f"output.{rank}")
-    stacks = open(folder / f"stack.{rank}", "wb", buffering=0)  # noqa: SIM115  (open for life: a signal handler writes)
+def main(rank: int, nursery: int, descriptors: tuple[int, ...], order: dict[str, Any]) -> NoReturn:
+    """Runs the rank; never returns.
+
+    Args:
+        rank: its number.
+        nursery: the process it was forked from.
+        descriptors: of the board, the rendezvous, the socket, the output and the stacks.
+        order: what :meth:`verify.ranks.pool.RankPool.start` says of the pool.
+    """
+    signal_at_parents_end(nursery, signal.SIGKILL)  # Also if this process is stopped or stuck in native code.
+    board, rendezvous, link, output, stacks = descriptors
+    _redirect_output(output)
     faulthandler.enable(stacks)
     faulthandler.register(signal.SIGUSR1, stacks, all_threads=True)
     sys.path[:] = order["path"]
+    os.environ.clear()
     os.environ.update(order["variables"])
-    connection = Connection(descriptor)
-    try:
-        context = _join(rank, order, folder)
-    except Exception:  # noqa: BLE001  (whatever it is, the controller tells it)
-        wire.send(connection, ("raised", traceback.format_exc()), order["controller"])
-        os._exit(1)
-    wire.send(connection, ("ready", os.getpid()), order["controller"])
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    connection = Connection(link)
+    # The controller hangs up when it has had enough of this rank, at any moment.
+    with contextlib.suppress(EOFError, OSError):
+        try:
+            context = _join(rank, order, board, rendezvous)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the controller tells it)
+            _reply(connection, _raised(error, traceback.format_exc()), order["controller"])
+            os._exit(1)
+        _reply(connection, ("ready", os.getpid(), ""), order["controller"])
         while True:
-            name, task, arguments = wire.receive(connection)
-            context.marker.begin(name)
-            wire.send(connection, _run(task, context, arguments), order["controller"])
-            sys.stdout.flush()
+            _reply(connection, _serve(connection, context), order["controller"])
     os._exit(0)
 
 
-def _join(rank: int, order: dict[str, Any], folder: Path) -> Rank:
+def _join(rank: int, order: dict[str, Any], board: int, rendezvous: int) -> Rank:
     """Settings first, then the process group: what a library reads once must be right by then."""
     settings.apply_environment()
     settings.apply_flags(order["threads"])
@@ -98,24 +108,68 @@ def _join(rank: int, order: dict[str, Any], folder: Path) -> Rank:
         torch.cuda.set_device(device)
     dist.init_process_group(
         order["backend"],
-        store=dist.FileStore(str(folder / "rendezvous"), world_size),
+        store=dist.FileStore(path_of(rendezvous), world_size),
         rank=rank,
         world_size=world_size,
         timeout=_LIBRARY_TIMEOUT,
         device_id=device if order["backend"] == "nccl" else None,
     )
-    marker = Marker(Board(folder / "board", world_size), rank)
+    marker = Marker(Board(board, world_size), rank)
     return Rank(rank, world_size, device, order["backend"], ProcessGroup(), marker)
 
 
-def _run(task: Task, context: Rank, arguments: tuple[Any, ...]) -> tuple[str, Any]:
+def _serve(connection: Connection, context: Rank) -> tuple[str, Any, str]:
+    """Takes one task and returns the reply: kind, value, traceback."""
+    try:
+        name, folder, task, arguments = wire.receive(connection)
+    except wire.Unreadable as error:
+        text = str(error)
+        return "raised", f"{text.strip().splitlines()[-1]} (the task could not be read)", text
+    context.marker.begin(name)
+    with contextlib.suppress(OSError):
+        os.chdir(folder)  # File names that a task is given are meant from where the controller is.
+    _seed(context.rank)
+    return _run(task, context, arguments)
+
+
+def _seed(rank: int) -> None:
+    """Seeds every generator that a loop might draw from, on each rank differently.
+
+    Ranks are forked from one process and would otherwise all draw the same: a loop that forgets to share its noise
+    would look right. From task to task the same, so that what is seen can be seen again.
+    """
+    random.seed(rank)
+    numpy.random.seed(rank)  # noqa: NPY002  (the generator that others use without asking)
+    torch.manual_seed(rank)
+
+
+def _run(task: Task, context: Rank, arguments: tuple[Any, ...]) -> tuple[str, Any, str]:
     """The reply to one task. Nothing that a task raises ends the rank: the controller decides that."""
     try:
-        return "done", task(context, *arguments)
+        return "done", task(context, *arguments), ""
     except BadInput as error:
-        return "bad input", str(error)
+        return "bad input", str(error), ""
+    except Unjudged as reason:
+        return "unjudged", str(reason), ""
     except BaseException as error:  # noqa: BLE001  (SystemExit of a loop is a failure of that loop)
-        return "raised", _own_traceback(error)
+        return _raised(error, _own_traceback(error))
+
+
+def _raised(error: BaseException, trace: str) -> tuple[str, Any, str]:
+    """The reply to an exception: its last line in words, notes and nested exceptions in the trace only."""
+    lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
+    return "raised", lines[0] if not isinstance(error, SyntaxError) else lines[-1], trace
+
+
+def _reply(connection: Connection, reply: tuple[str, Any, str], controller: int) -> None:
+    """Sends a reply; if the result cannot travel, says that instead."""
+    try:
+        packed = wire.pack(reply)
+    except BaseException as error:  # noqa: BLE001  (a result's own code runs while it is pickled)
+        kind, what, trace = _raised(error, traceback.format_exc())
+        packed = wire.pack((kind, f"{what} (the result could not be sent)", trace))
+    with packed:
+        wire.send(connection, packed, controller)
 
 
 def _own_traceback(error: BaseException) -> str:
@@ -127,9 +181,12 @@ def _own_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, frame or error.__traceback__))
 
 
-def _redirect_output(path: Path) -> None:
+def _redirect_output(output: int) -> None:
     """What a loop prints belongs to the report, not between the lines of the progress bar."""
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    # Appending: the controller may forget what is there already.
+    fcntl.fcntl(output, fcntl.F_SETFL, fcntl.fcntl(output, fcntl.F_GETFL) | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # A rank may end without emptying its buffers.

@@ -28,6 +28,7 @@ class BuiltinTarget:
     name = "builtin"
     loops: Mapping[str, Loop] = LOOPS
     expects: Mapping[str, str] = {name: name for name in LOOPS}
+    default = ("broadcast", "local")  # The two that engines had; round_robin is for other world sizes.
 
     def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
         """The denoiser of this request; the network under it is kept for the next one."""

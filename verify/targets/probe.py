@@ -18,10 +18,9 @@ from torch.utils._debug_mode import DebugMode
 
 from verify.bits import bits_of
 from verify.protocols import Denoiser, Group
-from verify.ranks.group import Alone
 from verify.ranks.worker import Rank
 from verify.targets.protocol import REFERENCE
-from verify.targets.session import Plan, autocast, find_loop, prepare
+from verify.targets.session import Plan, autocast, find_loop, group_for, prepare, request_for
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,11 @@ def probe_step(rank: Rank, plan: Plan, step: int) -> StepProbe | None:
 
     The reference runs on rank 0 alone; the others return None.
     """
-    alone = plan.loop == REFERENCE
-    if alone and rank.rank:
-        return None
     prepared, _ = prepare(rank, plan)
-    loop, request = find_loop(plan), plan.request.on(rank.device)
-    probe = _Probe(prepared.denoiser, Alone() if alone else rank.group, request.branches, step)
+    if plan.loop == REFERENCE and rank.rank:
+        return None
+    loop, request = find_loop(plan), request_for(plan, prepared, rank)
+    probe = _Probe(prepared.denoiser, group_for(plan, prepared, rank), request.branches, step)
     with torch.no_grad(), autocast(plan.options, rank.device), probe.resting():
         try:
             loop(probe.denoiser, request, prepared.x_0.clone(), probe.group, probe.observe)

@@ -1,17 +1,22 @@
-"""What a target offers: whose loops are under test, and the denoiser they run with."""
+"""What a target offers: whose loops are under test, and the denoiser they run with.
+
+A target of your own is any object with the attributes of :class:`Target`; nothing need be inherited.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from verify.protocols import Denoiser, Loop
+from verify.protocols import Denoiser, Group, Loop
 from verify.request import DenoiseRequest
+from verify.schedule import Schedule
+from verify.verdict import Finding
 
 REFERENCE = "reference"
 
@@ -48,23 +53,42 @@ class Prepared:
         denoiser: evaluates the request's branches.
         x_0: this rank's initial latent on its device. Rank 0's is the request's noise; the others' must differ from
             it, or a loop that forgets to share it would look right.
-        caches: the frozen tensors of each branch's context, by branch and then by name. A target that cannot show
-            them leaves it empty, and the check on them says unknown.
+        caches: the frozen tensors of each branch's context, by branch and then by name. They are looked up again after
+            the loop, so a mapping that reads the cache itself shows a tensor that was replaced. A target that cannot
+            show them leaves it empty, and the check on them says unknown.
         notes: what the reader of a report must know: parts that were substituted, say.
+        group: what the loops send over, where the target has a process group of its own.
+        followed: the schedule that the loops are known to follow, where that is not the one they are held to. The
+            reference follows it too, collectives and branch evaluations are counted against it, and the check
+            ``schedule`` fails: one fault is one finding.
+        environment: what else decides bits here, to be shown and to be compared between ranks.
     """
 
     denoiser: Denoiser
     x_0: Float[Tensor, "tokens channels"]
     caches: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    group: Group | None = None
+    followed: Schedule | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Target(Protocol):
     """Whose loops are under test.
 
+    Three more methods are looked for, and done without where they are missing:
+
+    - ``branches(request) -> tuple of names``, in rank order, where they are not Bagel's;
+    - ``schedule(request) -> Schedule`` that the loops are held to, where it is not Bagel's;
+    - ``explain(finding) -> tuple of lines`` to add to a failing finding: a public report of the fault, say.
+
+    They are called in the controlling process too, so whatever takes long to import belongs in ``prepare``.
+
     Attributes:
-        name: as given to ``--target``.
-        loops: its loops by name, ``reference`` among them: the one that runs in a single process.
+        name: what reports call it.
+        loops: its loops by name, ``reference`` among them: the one that runs in a single process. Without ``--loops``
+            all others are judged.
         expects: for each loop the version (``broadcast``, ``local``, ``round_robin``) whose collectives and branch
             evaluations it is held to, or ``any``.
     """
@@ -74,9 +98,37 @@ class Target(Protocol):
     expects: Mapping[str, str]
 
     def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
-        """Builds the denoiser with weights that are equal on every rank. Called once for a request on each rank.
+        """Builds the denoiser with weights that are equal on every rank.
+
+        Called once for a request, on all ranks at a time: it may use ``torch.distributed``, whose default group holds
+        the ranks. Only the fields of the request that a target reads mean anything to it; one that it cannot serve it
+        refuses.
 
         Raises:
             BadInput: the request or the options cannot be served.
+            Unjudged: they cannot be served here: something is not installed, or cannot be driven.
         """
         ...
+
+
+def understood(target: Target, request: DenoiseRequest) -> DenoiseRequest:
+    """The request with the schedule and branches that ``target`` makes of it."""
+    branches, schedule = getattr(target, "branches", None), getattr(target, "schedule", None)
+    if branches is None and schedule is None:
+        return request
+    return request.following(
+        request.schedule if schedule is None else schedule(request),
+        request.branches if branches is None else tuple(branches(request)),
+    )
+
+
+def explained(target: Target, finding: Finding) -> tuple[str, ...]:
+    """What ``target`` has to say about a failing finding."""
+    explain = getattr(target, "explain", None)
+    return () if explain is None else tuple(explain(finding))
+
+
+def default_loops(target: Target) -> tuple[str, ...]:
+    """The loops that are judged when none are named: ``default`` where the target says so, else all but the reference."""
+    named = getattr(target, "default", None)
+    return tuple(named) if named is not None else tuple(name for name in target.loops if name != REFERENCE)

@@ -7,13 +7,14 @@ from typing import cast
 
 import torch
 
+from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Loop
 from verify.ranks.group import Alone
 from verify.ranks.worker import Rank
 from verify.request import DenoiseRequest
-from verify.targets.builtin import BuiltinTarget
+from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
-from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, Target
+from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, understood
 from verify.trace import CacheWatch, Recorder, Trace
 
 
@@ -48,13 +49,13 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
         BadInput: the plan cannot be carried out, or the loop breaks its contract.
     """
     alone = plan.loop == REFERENCE
-    if alone and rank.rank:
-        return None
     loop = find_loop(plan)
     rank.marker.activity("building the model and its contexts")
-    prepared, caches = prepare(rank, plan)
-    request = plan.request.on(rank.device)
-    group: Group = Alone() if alone else rank.group
+    prepared, caches = prepare(rank, plan)  # On every rank, the reference's too: a target may make process groups in it.
+    if alone and rank.rank:
+        return None
+    request = request_for(plan, prepared, rank)
+    group = group_for(plan, prepared, rank)
     recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.marker)
 
     def run(denoiser: Denoiser, group: Group, observe: object) -> object:
@@ -63,7 +64,21 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
 
     with torch.no_grad(), autocast(plan.options, rank.device):
         final, seconds = recorder.run(run)
-    return recorder.trace(plan.loop_name, final, seconds, rank.environment() | describe(plan.options))
+    environment = rank.environment() | describe(plan.options) | dict(prepared.environment)
+    return recorder.trace(plan.loop_name, final, seconds, environment, prepared.followed, prepared.notes)
+
+
+def request_for(plan: Plan, prepared: Prepared, rank: Rank) -> DenoiseRequest:
+    """The request as the loop is given it: with the schedule and branches of the target, on the rank's device."""
+    request = understood(find_target(plan.target), plan.request)
+    return (request if prepared.followed is None else request.following(prepared.followed)).on(rank.device)
+
+
+def group_for(plan: Plan, prepared: Prepared, rank: Rank) -> Group:
+    """What the loop sends over: nothing for the reference, else the target's group or the suite's."""
+    if plan.loop == REFERENCE:
+        return Alone()
+    return rank.group if prepared.group is None else prepared.group
 
 
 def find_loop(plan: Plan) -> Loop:
@@ -71,12 +86,6 @@ def find_loop(plan: Plan) -> Loop:
     if plan.loop_reference is not None:
         return cast(Loop, load_loop(plan.loop_reference))
     return find_target(plan.target).loops[plan.loop]
-
-
-def find_target(name: str) -> Target:
-    """The target of that name."""
-    assert name == "builtin"
-    return BuiltinTarget()
 
 
 def autocast(options: ModelOptions, device: torch.device) -> torch.autocast:
@@ -101,5 +110,10 @@ def prepare(rank: Rank, plan: Plan) -> tuple[Prepared, CacheWatch]:
     if kept is None or kept[0] != key:
         rank.memo.pop("prepared", None)
         prepared = find_target(plan.target).prepare(plan.request, plan.options, rank.rank, rank.device)
+        if not isinstance(prepared, Prepared):
+            raise BadInput(
+                f"--target {plan.target}: prepare returned a {type(prepared).__name__}, expected a Prepared; return "
+                "verify.targets.protocol.Prepared(denoiser, x_0)"
+            )
         rank.memo["prepared"] = kept = (key, prepared, CacheWatch(prepared.caches))
     return kept[1], kept[2]

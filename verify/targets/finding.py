@@ -1,0 +1,88 @@
+"""Finding the target that ``--target`` names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from verify.errors import BadInput
+from verify.schedule import LOOP_KINDS
+from verify.targets.loading import load_object
+from verify.targets.protocol import REFERENCE, Target, default_loops
+
+# Loaded only when named: neither may make the other's imports a requirement.
+_NAMED = {
+    "builtin": "verify.targets.builtin:BuiltinTarget",
+    "vllm_omni": "verify.targets.vllm_omni.target:VllmOmniTarget",
+}
+_ANY = "any"
+_OPTIONAL = ("branches", "schedule", "explain")
+
+
+@lru_cache(maxsize=8)
+def find_target(name: str) -> Target:
+    """The target of that name, ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME``; found once in a process.
+
+    Raises:
+        BadInput: there is none, it cannot be imported, or it lacks what a target must have.
+    """
+    if name not in _NAMED and ":" not in name:
+        raise BadInput.of(
+            "--target", name, f"{', '.join(_NAMED)}, FILE.py:NAME or PACKAGE.MODULE:NAME", "name one of these"
+        )
+    found = load_object("--target", _NAMED.get(name, name))
+    if inspect.isclass(found) or (inspect.isroutine(found) and not hasattr(found, "prepare")):
+        try:
+            found = found()
+        except Exception as error:  # noqa: BLE001  (whatever it raises, it is no target)
+            raise BadInput.of(
+                "--target", name, "a target, or a class or function that makes one of no arguments",
+                f"calling it raised {type(error).__name__}: {error}",
+            ) from error  # fmt: skip
+    return _checked(name, found)
+
+
+def _checked(name: str, target: Any) -> Target:
+    """The same object, seen to have what the suite will use.
+
+    Raises:
+        BadInput: it has not; the message names the attribute.
+    """
+    if not isinstance(getattr(target, "name", None), str):
+        _refuse(name, target, "name", "a str: what reports call it")
+    loops, expects = getattr(target, "loops", None), getattr(target, "expects", None)
+    if not isinstance(loops, Mapping) or not all(isinstance(k, str) and callable(v) for k, v in loops.items()):
+        _refuse(name, target, "loops", "a mapping from names to loops(denoiser, request, x_0, group, observe)")
+    assert isinstance(loops, Mapping)
+    if REFERENCE not in loops:
+        _refuse(name, target, "loops", f"a {REFERENCE!r} among them: the loop in one process that the others are held to")
+    if len(loops) < 2:
+        _refuse(name, target, "loops", "one besides the reference: there is nothing to judge")
+    kinds = (*LOOP_KINDS, _ANY)
+    if not isinstance(expects, Mapping) or any(expects.get(loop) not in kinds for loop in loops if loop != REFERENCE):
+        _refuse(name, target, "expects", f"for each loop but the reference one of {', '.join((*LOOP_KINDS[1:], _ANY))}")
+    if not callable(getattr(target, "prepare", None)):
+        _refuse(name, target, "prepare", "a method prepare(request, options, rank, device) -> Prepared")
+    try:
+        inspect.signature(target.prepare).bind(*range(4))
+    except TypeError:
+        _refuse(name, target, "prepare", "a method that takes (request, options, rank, device)")
+    for optional in _OPTIONAL:
+        if hasattr(target, optional) and not callable(getattr(target, optional)):
+            _refuse(name, target, optional, "a method, or not there at all")
+    if not set(default_loops(target)) <= set(loops) - {REFERENCE}:
+        _refuse(name, target, "default", "names of its loops other than the reference")
+    found: Target = target
+    return found
+
+
+def _refuse(name: str, target: Any, attribute: str, expected: str) -> None:
+    value = getattr(target, attribute, None)
+    shown = "missing" if not hasattr(target, attribute) else f"a {type(value).__name__}"
+    if isinstance(value, Mapping):
+        shown = "{" + ", ".join(f"{k!r}: {v if isinstance(v, str) else '...'}" for k, v in value.items()) + "}"
+    raise BadInput(
+        f"--target {name}: attribute {attribute} is {shown}, expected {expected}; see verify/targets/protocol.py, Target"
+    )
