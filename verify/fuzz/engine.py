@@ -1,0 +1,295 @@
+"""The controller's side: draw cases, send them to all ranks, judge what comes back, shrink what fails."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+
+from verify.bits import describe, first_difference
+from verify.fuzz.case import Case
+from verify.fuzz.exact import ExactCase, exact_cases
+from verify.fuzz.properties import FORMULA, REPEATABLE
+from verify.fuzz.strategies import cases
+from verify.fuzz.tasks import (
+    COMPLETES,
+    CONCURRENT,
+    CUDA_GRAPH,
+    EXACT,
+    GATHERED,
+    INPUTS_UNCHANGED,
+    OWN,
+    RANKS_AGREE,
+    STREAM,
+    BatchReport,
+    evaluate,
+    evaluate_exact,
+    results,
+)
+from verify.ranks.pool import RankPool
+from verify.verdict import Compared, Divergence, Finding, Verdict
+
+BATCH = 128
+# Hypothesis draws this many at a time: enough for it to vary what it has drawn, few enough to draw again for shrinking.
+CHUNK = 512
+_SHRINK_SECONDS = 30.0
+_BATCH_TIMEOUT = 240.0
+
+PROFILES = {"fast": 1024, "ci": 5120, "nightly": 24576}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A property that does not hold of a case.
+
+    Attributes:
+        name: of the property.
+        case: what breaks it.
+        text: what is wrong.
+        divergence: where, if two tensors were compared.
+        number: how many cases had been evaluated, this one included.
+    """
+
+    name: str
+    case: Case
+    text: str
+    divergence: Divergence | None
+    number: int
+
+
+@dataclass
+class Tally:
+    """What a run of cases has shown so far."""
+
+    cases: int = 0
+    compared: dict[str, Compared] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    failed_cases: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, number_of_cases: int, elements: int) -> None:
+        """Notes that a property was judged. The cases stand where a loop's steps stand elsewhere."""
+        before = self.compared.get(name, Compared())
+        self.compared[name] = Compared(before.steps + number_of_cases, before.elements + elements)
+
+
+def property_names(device: str) -> list[str]:
+    """Every property that is judged on ``device``, in the order of reports."""
+    shared = [EXACT, COMPLETES, RANKS_AGREE, GATHERED, *REPEATABLE, INPUTS_UNCHANGED, CONCURRENT]
+    return [*shared, *((STREAM, CUDA_GRAPH) if device == "cuda" else ()), *FORMULA]
+
+
+class Fuzzer:
+    """Evaluates cases on a pool's ranks."""
+
+    def __init__(self, pool: RankPool, combine: str = OWN) -> None:
+        self.pool = pool
+        self.combine = combine
+        self.tally = Tally()
+
+    def judge(self, batch: Sequence[Case], keep: bool = True) -> list[Failure]:
+        """Evaluates a batch everywhere; with ``keep`` it counts.
+
+        Raises:
+            RankFailure: a rank died or hung.
+        """
+        reports: list[BatchReport] = self.pool.run(
+            evaluate, list(batch), self.combine, name="fuzz", timeout=_BATCH_TIMEOUT
+        )
+        failures = [
+            self._failure(p.name, batch, p.case, p.text, _where(rank, p.name, p.difference))
+            for rank, report in enumerate(reports)
+            for p in report.problems
+        ]
+        for number in range(len(batch)):
+            digests = [report.digests[number] for report in reports]
+            if len(set(digests)) > 1 and all(all(pair) for pair in digests):
+                failures.append(self._disagreement(batch, number))
+        failures.sort(key=lambda failure: failure.number)
+        if keep:
+            self._count(batch, reports, failures)
+        return failures
+
+    def judge_exact(self, chosen: Sequence[ExactCase]) -> list[Failure]:
+        """Compares the ranks' results with the one right answer."""
+        batch = [exact.case for exact in chosen]
+        answers = [exact.expected for exact in chosen]
+        reports: list[BatchReport] = self.pool.run(
+            evaluate_exact, batch, answers, self.combine, name="exact cases", timeout=_BATCH_TIMEOUT
+        )
+        failures = [
+            self._failure(p.name, batch, p.case, p.text, _where(rank, p.name, p.difference))
+            for rank, report in enumerate(reports)
+            for p in report.problems
+        ]
+        failures.sort(key=lambda failure: failure.number)
+        self._count(batch, reports, failures)
+        return failures
+
+    def _failure(
+        self, name: str, batch: Sequence[Case], number: int, text: str, divergence: Divergence | None
+    ) -> Failure:
+        return Failure(name, batch[number], text, divergence, self.tally.cases + number + 1)
+
+    def _disagreement(self, batch: Sequence[Case], number: int) -> Failure:
+        """Fetches the results themselves, to say where they differ."""
+        by_rank = self.pool.run(results, batch[number], self.combine, name="fuzz", timeout=_BATCH_TIMEOUT)
+        text, divergence = "ranks gave other bits for the same inputs", None
+        for rank, theirs in enumerate(by_rank[1:], start=1):
+            for mine, other, kind in zip(by_rank[0], theirs, ("", " on fresh tensors"), strict=True):
+                if (mine.shape, mine.dtype) != (other.shape, other.dtype):
+                    text = f"rank 0 returns {describe(mine)}, rank {rank} {describe(other)}"
+                    return self._failure(RANKS_AGREE, batch, number, text, None)
+                difference = first_difference(mine, other)
+                if difference is not None:
+                    divergence = Divergence(None, (0, rank), f"result{kind}", None, difference)
+                    return self._failure(RANKS_AGREE, batch, number, f"{text}{kind}", divergence)
+        return self._failure(RANKS_AGREE, batch, number, f"{text}, and not when asked again", None)
+
+    def _count(self, batch: Sequence[Case], reports: Sequence[BatchReport], failures: Sequence[Failure]) -> None:
+        tally = self.tally
+        names = dict.fromkeys(name for report in reports for name in report.elements)
+        for name in names:
+            by_case: dict[int, int] = {}
+            for report in reports:
+                for number, elements in report.elements.get(name, {}).items():
+                    by_case[number] = by_case.get(number, 0) + elements
+            tally.add(name, len(by_case), sum(by_case.values()))
+        if len(reports) > 1 and reports[0].digests:
+            sized = [case.size for case in batch if case.size]
+            tally.add(RANKS_AGREE, len(sized), sum(sized) * len(reports))
+        tally.add(COMPLETES, len(batch), len(batch))
+        for failure in failures:
+            tally.failures.setdefault(failure.name, failure)
+        for name, number in {(failure.name, failure.number) for failure in failures}:
+            del number
+            tally.failed_cases[name] = tally.failed_cases.get(name, 0) + 1
+        tally.cases += len(batch)
+
+    def explore(
+        self,
+        count: int,
+        base_seed: int,
+        tick: Callable[[int], None] = lambda done: None,
+        stop_at_failure: bool = False,
+    ) -> None:
+        """Draws ``count`` cases and evaluates them; then shrinks the first failing case of each property.
+
+        The exact cases come last: what only they can see must not hide what the properties see.
+        """
+        done = 0
+        for chunk in range(-(-count // CHUNK)):
+            drawn = draw(cases(), min(CHUNK, count - done), _chunk_seed(base_seed, chunk))
+            for start in range(0, len(drawn), BATCH):
+                known = set(self.tally.failures)
+                batch = drawn[start : start + BATCH]
+                self.judge(batch)
+                if stop_at_failure and self.tally.failures:
+                    return
+                for name in set(self.tally.failures) - known:
+                    # At once: a property that keeps failing is shrunk where it first did.
+                    self._shrink(name, drawn, min(CHUNK, count - done), _chunk_seed(base_seed, chunk))
+                tick(done + min(start + BATCH, len(drawn)))
+            done += min(CHUNK, count - done)
+            tick(done)
+        self.judge_exact(exact_cases())
+
+    def _shrink(self, name: str, drawn: Sequence[Case], count: int, chunk_seed: int) -> None:
+        """Replaces the failure of ``name`` by the simplest one that hypothesis finds."""
+        found = self.tally.failures[name]
+        passed = set(drawn[: drawn.index(found.case)])
+        simplest = found
+        deadline = time.monotonic() + _SHRINK_SECONDS
+
+        def fails(case: Case) -> bool:
+            nonlocal simplest
+            if case in passed or time.monotonic() > deadline:
+                return False
+            failures = [f for f in self.judge([case], keep=False) if f.name == name]
+            if failures:
+                first = failures[0]
+                simplest = Failure(name, case, first.text, first.divergence, found.number)
+            return bool(failures)
+
+        shrink(cases(), fails, count, chunk_seed)
+        self.tally.failures[name] = simplest
+
+    def findings(self, device: str) -> list[Finding]:
+        """One finding a property; unknown where nothing was compared."""
+        return [self._finding(name) for name in property_names(device)]
+
+    def _finding(self, name: str) -> Finding:
+        compared = self.tally.compared.get(name, Compared())
+        failure = self.tally.failures.get(name)
+        if failure is not None:
+            failed = self.tally.failed_cases.get(name, 1)
+            return Finding(
+                name,
+                "combine",
+                Verdict.FAIL,
+                failure.text.strip().splitlines()[-1],
+                compared,
+                failure.divergence,
+                details=(f"{failed} of {compared.steps} cases fail, the first is number {failure.number}",
+                         f"simplest: {failure.case}",
+                         *failure.text.strip().splitlines()[:-1]),
+                data={"case": failure.case.explicit().to_dict(), "first_failing_case": failure.number},
+            )  # fmt: skip
+        if not compared.elements:
+            return Finding(name, "combine", Verdict.UNKNOWN, "no case was one that it says anything about", compared)
+        return Finding(name, "combine", Verdict.PASS, f"holds of {compared.steps:,} cases", compared)
+
+
+def _where(rank: int, name: str, difference: Any) -> Divergence | None:
+    if difference is None:
+        return None
+    sides = ("seen", "exact" if name == EXACT else "expected")
+    return Divergence(None, (rank, rank), "result", sides, difference)
+
+
+def _chunk_seed(base: int, chunk: int) -> int:
+    return base * 1_000_003 + chunk
+
+
+class _Found(Exception):
+    """The property fails; hypothesis goes on to shrink."""
+
+
+def _harness(
+    strategy: SearchStrategy[Any], body: Callable[[Any], None], count: int, from_seed: int, phases: Sequence[Phase]
+) -> None:
+    """Runs ``body`` on ``count`` drawn values: the same ones for the same seed, whatever ran before."""
+    decorate = settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=phases,
+        report_multiple_bugs=False,
+        verbosity=Verbosity.quiet,
+        # Drawing is neither slow nor large here; what is checked for is a test's own waiting on ranks.
+        suppress_health_check=list(HealthCheck),
+    )
+    seed(from_seed)(decorate(given(strategy)(body)))()
+
+
+def draw(strategy: SearchStrategy[Any], count: int, from_seed: int) -> list[Any]:
+    """Up to ``count`` distinct values; the same ones for the same seed."""
+    drawn: dict[Any, None] = {}
+    _harness(strategy, lambda value: drawn.setdefault(value), count, from_seed, [Phase.generate])
+    return list(drawn)
+
+
+def shrink(strategy: SearchStrategy[Any], fails: Callable[[Any], bool], count: int, from_seed: int) -> None:
+    """Draws as :func:`draw` does until ``fails`` is true, then lets hypothesis simplify that value."""
+
+    def body(value: Any) -> None:
+        if fails(value):
+            raise _Found
+
+    # A failure that does not come back, or the end of the time allowed, makes hypothesis report flakiness.
+    with contextlib.suppress(_Found, AssertionError, Exception):
+        _harness(strategy, body, count, from_seed, [Phase.generate, Phase.shrink])

@@ -1,0 +1,261 @@
+"""What ranks do with a batch of cases. No hypothesis here: cases are drawn once, in the controlling process."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import verify.combine
+from verify.bits import Difference
+from verify.fuzz.case import Case
+from verify.fuzz.layouts import dense, tensor_of
+from verify.fuzz.mutants import MUTANTS
+from verify.fuzz.properties import FORMULA, REPEATABLE, Property
+from verify.fuzz.subject import SILENT, Combine, Outcome, Subject, equal
+from verify.ranks.worker import Rank
+from verify.targets.loading import load_object
+
+OWN = "verify.combine:combine_cfg"
+MUTANT = "mutant:"
+
+RANKS_AGREE = "ranks_agree"
+INPUTS_UNCHANGED = "inputs_unchanged"
+GATHERED = "gathered"
+CONCURRENT = "concurrent_work"
+STREAM = "other_stream"
+CUDA_GRAPH = "cuda_graph"
+COMPLETES = "completes"
+EXACT = "exact_cases"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A property that a case breaks on one rank.
+
+    Attributes:
+        case: its number in the batch.
+        name: of the property.
+        text: what is wrong.
+        difference: where, if two tensors were compared.
+    """
+
+    case: int
+    name: str
+    text: str
+    difference: Difference | None = None
+
+
+@dataclass
+class BatchReport:
+    """What one rank says of a batch.
+
+    Attributes:
+        digests: for each case, that of the result in its layout and of the result on fresh contiguous tensors.
+        elements: for each property, elements compared, by case.
+        problems: what does not hold.
+    """
+
+    digests: list[tuple[bytes, bytes]] = field(default_factory=list)
+    elements: dict[str, dict[int, int]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, case: int, name: str, outcome: Outcome) -> None:
+        """Notes what a property says of a case."""
+        if outcome.elements:
+            self.elements.setdefault(name, {})[case] = outcome.elements
+        if outcome.problem:
+            self.problems.append(Problem(case, name, outcome.problem, outcome.difference))
+
+
+def find_combine(reference: str, rank: int) -> Combine:
+    """The combine under test: this package's, a mutant's, or a user's ``FILE.py:NAME`` or ``MODULE:NAME``."""
+    if reference == OWN:
+        return verify.combine.combine_cfg
+    if reference.startswith(MUTANT):
+        return MUTANTS[reference.removeprefix(MUTANT)].build(rank)
+    combine: Combine = load_object("--combine", reference)
+    return combine
+
+
+def evaluate(rank: Rank, cases: Sequence[Case], combine_reference: str) -> BatchReport:
+    """Every property of every case, on this rank. Ranks go through the collectives of each case together."""
+    combine = find_combine(combine_reference, rank.rank)
+    report = BatchReport()
+    subjects: list[Subject | None] = []
+    with torch.no_grad():
+        for number, case in enumerate(cases):
+            rank.marker.activity(str(case)[:60])
+            subject = Subject(case, combine, rank.device)
+            travelled = _travel(rank, case)  # Before anything that may raise: the other ranks wait for it.
+            try:
+                report.digests.append(_judge(report, number, subject, travelled, rank))
+                subjects.append(subject)
+            except Exception:  # noqa: BLE001  (whatever the combine under test raises is a finding)
+                report.digests.append((b"", b""))
+                report.add(number, COMPLETES, Outcome(1, traceback.format_exc(limit=-3)))
+                subjects.append(None)
+        _again(report, CONCURRENT, subjects, _busy(rank.device))
+        if rank.device.type == "cuda":
+            _again(report, STREAM, subjects, _other_stream(rank.device))
+            for number, subject in enumerate(subjects):
+                if subject is not None and subject.case.size:
+                    report.add(number, CUDA_GRAPH, _captured(subject))
+    return report
+
+
+def results(rank: Rank, case: Case, combine_reference: str) -> list[Tensor]:
+    """The result in the case's layout and on fresh contiguous tensors; for the message when digests differ."""
+    combine = find_combine(combine_reference, rank.rank)
+    subject = Subject(case, combine, rank.device)
+    with torch.no_grad():
+        return [subject.fresh().cpu(), subject.fresh(dense(case, rank.device)).cpu()]
+
+
+def _judge(
+    report: BatchReport, number: int, subject: Subject, travelled: list[Tensor], rank: Rank
+) -> tuple[bytes, bytes]:
+    before = subject.laid.snapshot()
+    out = subject.run()
+    plain = subject.fresh(dense(subject.case, rank.device))
+    for name, check in REPEATABLE.items():
+        report.add(number, name, check(subject))
+    report.add(
+        number, GATHERED, equal(subject.fresh(travelled), plain, "the result changes once the branches have travelled")
+    )
+    # Ranks share the rest: it follows from bits that are equal everywhere, or else ranks_agree fails.
+    if number % rank.world_size == rank.rank:
+        for name, check in FORMULA.items():
+            report.add(number, name, _guarded(check, subject))
+    changed = 0 if subject.laid.unchanged_since(before) else 1
+    elements = sum(buffer.numel() for buffer in before)
+    report.add(number, INPUTS_UNCHANGED, Outcome(elements, "the combine writes to its inputs" if changed else ""))
+    return _digest(out), _digest(plain)
+
+
+def _guarded(check: Property, subject: Subject) -> Outcome:
+    """A result of another shape or dtype is a finding of its own; the formula's properties cannot be asked then."""
+    out = subject.run()
+    if (out.shape, out.dtype) != (subject.gen.shape, subject.gen.dtype):
+        return SILENT
+    return check(subject)
+
+
+def _travel(rank: Rank, case: Case) -> list[Tensor]:
+    """The branches after each has come from the rank that the loops would have evaluate it."""
+    own = dense(case, rank.device)
+    arrived: list[Tensor] = []
+    for first in range(0, len(own), rank.world_size):
+        mine = first + rank.rank
+        # What a rank without a branch sends must not matter; it is not what the others send.
+        sent = own[mine] if mine < len(own) else torch.full_like(own[0], float("nan"))
+        arrived += rank.group.all_gather(sent)[: len(own) - first]
+    return arrived
+
+
+def _digest(tensor: Tensor) -> bytes:
+    """Of shape, dtype and bytes."""
+    head = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy()
+    return hashlib.blake2b(head + flat.tobytes(), digest_size=16).digest()
+
+
+def _again(report: BatchReport, name: str, subjects: Sequence[Subject | None], condition: Any) -> None:
+    """Every result once more under ``condition``."""
+    with condition:
+        again = [None if s is None else _attempt(s) for s in subjects]
+    for number, (subject, seen) in enumerate(zip(subjects, again, strict=True)):
+        if subject is not None and seen is not None:
+            words = name.replace("_", " ")
+            report.add(number, name, equal(seen, subject.run(), f"the result changes under {words}"))
+
+
+def _attempt(subject: Subject) -> Tensor | None:
+    try:
+        return subject.fresh()
+    except Exception:  # noqa: BLE001  (it ran before: `completes` would have said otherwise)
+        return None
+
+
+@contextmanager
+def _busy(device: torch.device) -> Iterator[None]:
+    """Products under way at the same time: on another stream of a GPU, in another thread on a CPU."""
+    stop = threading.Event()
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    matrix = torch.ones(256 if stream else 96, 256 if stream else 96, device=device)
+
+    def work() -> None:
+        while not stop.is_set():
+            if stream is None:
+                matrix @ matrix
+                continue
+            with torch.cuda.stream(stream):
+                for _ in range(32):
+                    matrix @ matrix
+            stream.synchronize()
+
+    thread = threading.Thread(target=work, daemon=True)
+    if stream is not None:
+        stream.wait_stream(torch.cuda.current_stream(device))
+    thread.start()
+    try:
+        yield
+        if stream is not None:
+            torch.cuda.current_stream(device).synchronize()
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def _other_stream(device: torch.device) -> Iterator[None]:
+    """On a stream that is not the default one."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
+    stream.synchronize()
+
+
+def _captured(subject: Subject) -> Outcome:
+    """The result of a CUDA graph's replay."""
+    try:
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(subject.device)
+        with torch.cuda.graph(graph):
+            out = subject.fresh()
+        out.zero_()
+        graph.replay()
+        torch.cuda.synchronize(subject.device)
+    except RuntimeError as error:
+        return Outcome(1, f"the combine cannot be captured in a CUDA graph: {error}")
+    return equal(out, subject.run(), "a CUDA graph's replay gives other bits than eager")
+
+
+
+
+def evaluate_exact(
+    rank: Rank, cases: Sequence[Case], answers: Sequence[tuple[int, ...]], combine_reference: str
+) -> BatchReport:
+    """Compares every result with the one right answer, on this rank."""
+    combine = find_combine(combine_reference, rank.rank)
+    report = BatchReport()
+    for number, (case, answer) in enumerate(zip(cases, answers, strict=True)):
+        bits = np.array(answer, dtype=case.form.unsigned).reshape(case.tokens, case.channels)
+        wanted = tensor_of(bits, case.form, rank.device)
+        try:
+            with torch.no_grad():
+                out = Subject(case, combine, rank.device).run()
+            report.add(number, EXACT, equal(out, wanted, "not the one right answer of an exact case"))
+        except Exception:  # noqa: BLE001  (a finding, as above)
+            report.add(number, COMPLETES, Outcome(1, traceback.format_exc(limit=-3)))
+    return report
