@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -21,6 +22,7 @@ import verify.bagel
 from verify.bagel.config import PRESETS
 from verify.bagel.context import prefill_text, prompt_tokens
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
+from verify.bagel.layers import rotation_at
 from verify.bagel.model import BagelModel, Context, latent_places
 from verify.bagel.weights import build_model
 from verify.bits import same_bits
@@ -115,6 +117,22 @@ def test_only_distances_between_rope_positions_matter() -> None:
     assert close(model.velocity(x_t, time, places, at_100), expected, 1e-9)
     elsewhere = Context(at_0.keys, at_0.values, 15)
     assert not close(model.velocity(x_t, time, places, elsewhere), expected, 1e-3)
+
+
+def test_text_takes_a_position_a_token_and_an_image_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+
+    def rotation_seen(positions: Tensor, *arguments: Any) -> Any:
+        seen.append(positions.tolist())
+        return rotation_at(positions, *arguments)
+
+    monkeypatch.setattr("verify.bagel.model.rotation_at", rotation_seen)
+    denoiser = BagelDenoiser(tiny(), IMAGE)
+    assert sorted(seen) == [[0], list(range(14)), list(range(1, 15))]
+    seen.clear()
+    for branch in ("gen", "text", "img"):
+        denoiser.velocity(initial_noise(IMAGE, TINY.latent_channels), 0, branch)
+    assert seen == [[15], [1], [14]]
 
 
 def test_every_parameter_matters_but_those_that_nothing_can_see() -> None:
