@@ -14,6 +14,7 @@ from verify.errors import BadInput
 # Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
 COMMANDS = {
     "run": "run the loops on real ranks and compare every x_t, bit by bit",
+    "faults": "inject real bugs, and show that each is caught and placed",
     "bench": "time the loop versions against each other, or the cost of verifying",
     "doctor": "show what this machine can run",
 }

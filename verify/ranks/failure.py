@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,16 +40,22 @@ class RankReport:
 _MOST_TELLING_FIRST = ("died", "raised", "hung", "waiting", "finished")
 
 
-def _how_telling(report: RankReport) -> tuple[int, bool, int, int]:
-    """Among hung ranks, one outside any collective keeps the others waiting; then the one that is furthest behind."""
+def _how_telling(report: RankReport) -> tuple[int, bool, bool, int, int]:
+    """Among hung ranks, one that shows no stack (it is stopped) keeps the others waiting; so does one outside any
+    collective; then comes the one that is furthest behind.
+    """
     in_collective = report.activity.startswith((ALL_GATHER, BROADCAST))
-    return _MOST_TELLING_FIRST.index(report.state), in_collective, report.step, report.rank
+    return _MOST_TELLING_FIRST.index(report.state), bool(report.trace), in_collective, report.step, report.rank
 
 
 class RankFailure(Unjudged):
     """Some rank did not finish its task."""
 
-    def __init__(self, task: str, reports: list[RankReport], seconds: float) -> None:
+    def __init__(
+        self, task: str, reports: list[RankReport], seconds: float, results: Mapping[int, Any] | None = None
+    ) -> None:
+        """``results``: what the ranks that did finish brought back, by rank."""
+        self.results = dict(results or {})
         self.task = task
         self.seconds = seconds
         self.reports = sorted(reports, key=_how_telling)

@@ -1,0 +1,86 @@
+"""``verify faults``: prove that the suite can fail."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from verify.commands.run import add_placement, add_request, job_of
+from verify.errors import BadInput
+from verify.ranks.family import family
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument("--only", metavar="NAME,...", help="these faults (default: all)")
+    parser.add_argument("--list", action="store_true", help="print the catalogue and run nothing")
+    add_placement(parser)
+    add_request(parser)
+    parser.add_argument("--json", metavar="FILE", help="write the matrix to FILE")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds for one fault (default 120)")
+    parser.set_defaults(loop=None, loops=None, expect="local", target="builtin")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the catalogue; 0 only if every fault is caught and placed and the clean control passes."""
+    if not arguments.list:
+        family()
+    from rich.console import Console
+
+    from verify.faults import FAULTS
+    from verify.faults.runner import Row, run_catalogue
+    from verify.job import pool_for
+    from verify.ranks.plan import place
+    from verify.report.document import check_writable, write_document
+    from verify.report.faults import print_catalogue, print_matrix
+    from verify.report.progress import ProgressReport
+    from verify.targets.session import describe_rank
+
+    console = Console()
+    if arguments.list:
+        print_catalogue(FAULTS.values(), console)
+        return 0
+    if arguments.json:
+        check_writable(arguments.json)
+    world_size = arguments.world_size or 2
+    if world_size not in (2, 3):
+        raise BadInput.of("--world-size", world_size, "2 (text guidance) or 3 (image guidance too)", "choose one")
+    names = arguments.only.split(",") if arguments.only else list(FAULTS)
+    for name in names:
+        if name not in FAULTS:
+            raise BadInput.of("--only", name, "names of faults", "verify faults --list shows them")
+    job = job_of(arguments)
+    began = time.monotonic()
+    with ProgressReport(Console(stderr=True)) as progress:
+        progress.start("faults", len(names) + 1)
+        seen: list[Row] = []
+
+        def done(row: Row) -> None:
+            seen.append(row)
+            progress.update("faults", len(seen))
+
+        rows = run_catalogue([FAULTS[name] for name in names], job, world_size, done)
+        progress.finish("faults")
+    seconds = time.monotonic() - began
+    print_matrix(rows, console)
+    good = all(row.caught and row.placed for row in rows)
+    console.print(
+        f"{sum(r.caught for r in rows[1:])} of {len(rows) - 1} faults caught, {sum(r.placed for r in rows[1:])} placed, "
+        f"clean control {'passed' if rows[0].caught else 'FAILED'}, in {seconds:.0f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if arguments.json:
+        environment = pool_for(place(world_size, job.device, job.backend).spec).run(describe_rank, job.options)
+        document = {
+            "schema": 1,
+            "command": f"verify faults --world-size {world_size} --device {job.device}",
+            "world_size": world_size,
+            "device": job.device,
+            "verdict": "pass" if good else "fail",
+            "seconds": round(seconds, 1),
+            "faults": [row.to_dict() for row in rows],
+            "environment": environment,
+        }
+        write_document(document, arguments.json)
+    return 0 if good else 1

@@ -1,0 +1,227 @@
+"""How a fault is written and registered.
+
+A fault is a loop: the ``local`` loop, or another version, with something it is given replaced. Neither loops nor model
+know of it. Ten lines make a new one::
+
+    @fault(source="engine issue 123", breaks="group", step=11, rank=0, caught_by="ranks_agree")
+    def slot_zeroed(wiring: Wiring) -> None:
+        \"\"\"A gathered slot is lost on rank 0.\"\"\"
+
+        def lose(slots: list[Tensor]) -> list[Tensor]:
+            return [slots[0], torch.zeros_like(slots[1]), *slots[2:]] if wiring.at(11, 0) else slots
+
+        wiring.on_gather(lose)
+
+``verify faults --only slot_zeroed`` then runs it, and ``verify run --loop verify.faults.group:slot_zeroed`` shows its
+message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any
+
+from torch import Tensor
+
+from verify.loops import LOOPS
+from verify.protocols import Denoiser, Group, Loop, Observe
+from verify.request import DenoiseRequest
+from verify.schedule import Schedule
+
+UNKNOWN = "unknown"
+BEFORE = -1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One injectable bug.
+
+    Attributes:
+        name: of the function that makes it.
+        summary: its first docstring line.
+        source: the public report it comes from.
+        breaks: loop, denoiser, combine, schedule, cache, group, noise, environment or ending.
+        step: where it strikes; -1 before step 0; None if a step does not apply.
+        rank: whom it strikes; None for every rank alike.
+        caught_by: the check that must fail, or ``unknown`` for a loop that cannot end.
+        base: the loop version it breaks.
+        image: whether it needs image guidance.
+        extra_ranks: ranks beyond the number of branches.
+        requests: how many requests in a row it takes; the last one is judged.
+        hangs: whether the command's time limit has to end it.
+        lasting: whether it changes the process for good, so that its ranks must be replaced.
+        loop_reference: what ``--loop`` takes.
+    """
+
+    name: str
+    summary: str
+    source: str
+    breaks: str
+    step: int | None
+    rank: int | None
+    caught_by: str
+    base: str
+    image: bool
+    extra_ranks: int
+    requests: int
+    hangs: bool
+    lasting: bool
+    loop_reference: str
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+@dataclass
+class Wiring:
+    """What a loop is given, for a fault to replace.
+
+    Attributes:
+        loop: the loop that will run.
+        denoiser, request, x_0, group, observe: its arguments.
+        patches: contexts that are left when the loop ends, however it ends.
+        done: steps finished so far.
+    """
+
+    loop: Loop
+    denoiser: Denoiser
+    request: DenoiseRequest
+    x_0: Tensor
+    group: Group
+    observe: Observe
+    patches: ExitStack = field(default_factory=ExitStack)
+    done: int = 0
+
+    @property
+    def rank(self) -> int:
+        """This process's rank, before any fault touched it."""
+        return self._rank
+
+    def __post_init__(self) -> None:
+        self._rank = self.group.rank
+        observe = self.observe
+
+        def count(step: int, x_t: Tensor) -> None:
+            self.done = step + 1
+            observe(step, x_t)
+
+        self.observe = count
+
+    def at(self, step: int, rank: int | None = None) -> bool:
+        """Whether the loop is in ``step``, on ``rank`` (None: on any)."""
+        return self.done == step and rank in (None, self.rank)
+
+    def after_step(self, change: Callable[[int, Tensor], Tensor]) -> None:
+        """Lets ``change(step, x_t)`` replace ``x_t`` in place before the loop goes on with it."""
+        observe = self.observe
+
+        def changed(step: int, x_t: Tensor) -> None:
+            x_t.copy_(change(step, x_t))
+            observe(step, x_t)
+
+        self.observe = changed
+
+    def on_velocity(self, change: Callable[[Denoiser, Tensor, int, str], Tensor]) -> None:
+        """Lets ``change(denoiser, x_t, step, branch)`` evaluate instead of the denoiser."""
+        self.denoiser = _ChangedDenoiser(self.denoiser, change)
+
+    def on_gather(self, change: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        """Lets ``change(slots)`` replace what was gathered."""
+        before = self.group
+        self.group = _ChangedGroup(before, all_gather=lambda tensor: change(before.all_gather(tensor)))
+
+    def on_broadcast(self, change: Callable[[Group, Tensor], Tensor]) -> None:
+        """Lets ``change(group, tensor)`` broadcast instead of the group."""
+        before = self.group
+        self.group = _ChangedGroup(before, broadcast=lambda tensor, src=0: change(before, tensor))
+
+    def use_schedule(self, schedule: Schedule) -> None:
+        """Gives the loop another schedule."""
+        self.request = replace(self.request)
+        self.request.__dict__["schedule"] = schedule
+
+    def use_request(self, **changes: Any) -> None:
+        """Gives the loop a request with other fields and the same schedule."""
+        schedule = self.request.schedule
+        self.request = replace(self.request, **changes)
+        self.request.__dict__["schedule"] = schedule
+
+
+class _ChangedDenoiser:
+    def __init__(self, denoiser: Denoiser, change: Callable[[Denoiser, Tensor, int, str], Tensor]) -> None:
+        self._denoiser, self._change = denoiser, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
+        return self._change(self._denoiser, x_t, step, branch)
+
+
+class _ChangedGroup:
+    """A group with some of its attributes replaced."""
+
+    def __init__(self, group: Group, **changes: Any) -> None:
+        self._group = group
+        self.__dict__.update(changes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
+
+
+def changed_group(group: Group, **changes: Any) -> Any:
+    """``group`` with some of its attributes replaced."""
+    return _ChangedGroup(group, **changes)
+
+
+def fault(
+    *,
+    source: str,
+    breaks: str,
+    caught_by: str,
+    step: int | None = BEFORE,
+    rank: int | None = None,
+    base: str = "local",
+    image: bool = False,
+    extra_ranks: int = 0,
+    requests: int = 1,
+    hangs: bool = False,
+    lasting: bool = False,
+) -> Callable[[Callable[[Wiring], None]], Loop]:
+    """Registers what the decorated function does to a loop's wiring as a fault, and turns it into that loop."""
+
+    def register(break_it: Callable[[Wiring], None]) -> Loop:
+        @wraps(break_it)
+        def broken(
+            denoiser: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe
+        ) -> Tensor:
+            # Where the branches outnumber the ranks, ``local`` has no place for them all.
+            fits = base != "local" or len(request.branches) == group.world_size
+            wiring = Wiring(LOOPS[base if fits else "round_robin"], denoiser, request, x_0, group, observe)
+            with wiring.patches:
+                break_it(wiring)
+                return wiring.loop(wiring.denoiser, wiring.request, wiring.x_0, wiring.group, wiring.observe)
+
+        del broken.__wrapped__  # type: ignore[attr-defined]  (its signature is the loop's, not the fault's)
+        FAULTS[break_it.__name__] = Fault(
+            name=break_it.__name__,
+            summary=(break_it.__doc__ or "").strip().splitlines()[0],
+            source=source,
+            breaks=breaks,
+            step=step,
+            rank=rank,
+            caught_by=caught_by,
+            base=base,
+            image=image,
+            extra_ranks=extra_ranks,
+            requests=requests,
+            hangs=hangs,
+            lasting=lasting,
+            loop_reference=f"{break_it.__module__}:{break_it.__name__}",
+        )
+        return broken
+
+    return register
