@@ -90,7 +90,7 @@ def test_rotation_is_computed_in_float32_and_keeps_the_dtype() -> None:
     turned = rotate(x, rotation_at(torch.tensor([100]), 16, 1e6, torch.float32))
     exact = rotate(x.double(), rotation_at(torch.tensor([100]), 16, 1e6, torch.float64))
     assert turned.dtype == torch.bfloat16
-    # One rounding to the 8 bits of a bf16 significand, and what float32 makes of an angle of 100: 100 * 2**-24 a unit of x.
+    # One rounding to the 8 bits of a bf16 significand, and 100 * 2**-24 a unit of x for an angle of 100 in float32.
     assert ((turned.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4).all()
 
 
