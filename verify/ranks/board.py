@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 _RECORD = struct.Struct("<iI48s64s")
 
@@ -30,27 +29,32 @@ class Place:
 class Board:
     """A shared page with one record a rank. Writing costs a microsecond and never touches the device."""
 
-    def __init__(self, path: Path, world_size: int) -> None:
-        """Creates the file if it is not there."""
-        size = _RECORD.size * world_size
-        if not path.exists():
-            path.write_bytes(bytes(size))
-        with path.open("r+b") as file:
-            self._page = mmap.mmap(file.fileno(), size)
+    def __init__(self, descriptor: int, world_size: int) -> None:
+        """Maps a file of :meth:`size` bytes, all zero at first."""
+        self._page = mmap.mmap(descriptor, self.size(world_size))
         self._world_size = world_size
+
+    @staticmethod
+    def size(world_size: int) -> int:
+        """Bytes of a board for so many ranks."""
+        return _RECORD.size * world_size
 
     def write(self, rank: int, place: Place) -> None:
         """Sets the record of ``rank``."""
-        packed = _RECORD.pack(place.step, place.marks, place.task.encode()[:48], place.activity.encode()[:64])
+        packed = _RECORD.pack(place.step, place.marks, _bytes(place.task, 48), _bytes(place.activity, 64))
         self._page[rank * _RECORD.size : (rank + 1) * _RECORD.size] = packed
 
     def read(self) -> list[Place]:
-        """Every rank's record."""
+        """Every rank's record. One caught in the middle of being written is part old, part new; never an error."""
         places = []
         for rank in range(self._world_size):
             step, marks, task, activity = _RECORD.unpack_from(self._page, rank * _RECORD.size)
             places.append(Place(step, marks, _text(task), _text(activity)))
         return places
+
+    def close(self) -> None:
+        """Unmaps the page."""
+        self._page.close()
 
 
 class Marker:
@@ -76,5 +80,10 @@ class Marker:
         self._board.write(self._rank, Place(self._step, self._marks, self._task, words))
 
 
+def _bytes(text: str, length: int) -> bytes:
+    """At most ``length`` bytes, never half a character; surrogates, which no encoding has, as question marks."""
+    return text.encode(errors="replace")[:length].decode(errors="ignore").encode()
+
+
 def _text(raw: bytes) -> str:
-    return raw.rstrip(b"\0").decode(errors="replace")
+    return raw.split(b"\0", 1)[0].decode(errors="replace")

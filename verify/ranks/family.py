@@ -3,46 +3,72 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import select
-import shutil
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from verify.errors import Unjudged
+from verify.ranks.anonymous import AnonymousFile
 
 _START_TIMEOUT = 120.0
-_MESSAGE_TIMEOUT = 10
+_END_TIMEOUT = 5.0
+# A rank that stops in the middle of a message must not stop its controller for longer.
+_MESSAGE_TIMEOUT = 5
+
+_PROGRAM = """import sys
+sys.path[:] = sys.argv[3:]
+from verify.ranks.nursery import start
+start(int(sys.argv[1]), int(sys.argv[2]))"""
+
+
+@dataclass(frozen=True)
+class Birth:
+    """The files that a rank is born with.
+
+    Attributes:
+        output: what it prints.
+        stacks: where its stacks go when it is asked for them.
+    """
+
+    output: AnonymousFile
+    stacks: AnonymousFile
 
 
 class Family:
     """One nursery process and the ranks forked from it. A controller needs one; :func:`family` keeps it."""
 
     def __init__(self) -> None:
-        self.scratch = Path(tempfile.mkdtemp(prefix="verify-ranks-"))
+        self.owner = os.getpid()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(_END_TIMEOUT)
         self._exits: dict[int, int] = {}
         self._forked: list[dict[str, Any]] = []
         self._pools = 0
-        # Libraries read these when they load, in the nursery, before any rank can say how many threads it wants.
-        variables = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        self._ready = False
+        arguments = [str(self.owner), str(theirs.fileno()), *import_path()]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "verify.ranks.nursery", str(theirs.fileno()), str(self.scratch), str(os.getpid())],
+            [sys.executable, "-c", _PROGRAM, *arguments],
             pass_fds=[theirs.fileno()],
-            env=variables | {"PYTHONPATH": os.pathsep.join(filter(None, [_root(), os.environ.get("PYTHONPATH")]))},
+            env=variables(),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches the controller alone, which ends its ranks itself.
         )
         theirs.close()
-        self._ready = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether ranks can be forked by this process, now or once the nursery is ready."""
+        return os.getpid() == self.owner and self._control.fileno() >= 0 and self.process.poll() is None
 
     def wait_ready(self) -> None:
         """Returns once ranks can be forked.
@@ -53,48 +79,59 @@ class Family:
         deadline = time.monotonic() + _START_TIMEOUT
         while not self._ready:
             self._listen(max(0.0, deadline - time.monotonic()))
-            if not self._ready and (time.monotonic() > deadline or self.process.poll() is not None):
+            if not self._ready and (time.monotonic() > deadline or not self.alive):
                 raise Unjudged("the process that ranks are forked from did not start; its error is printed above")
 
-    def fork(self, order: dict[str, Any], world_size: int) -> tuple[list[int], list[Connection]]:
-        """Forks ``world_size`` ranks; returns their process ids and connections in rank order."""
+    def fork(
+        self, order: dict[str, Any], shared: Sequence[AnonymousFile], births: Sequence[Birth]
+    ) -> tuple[list[int], list[Connection]]:
+        """Forks a rank for each of ``births``; returns their process ids and connections in rank order.
+
+        Raises:
+            Unjudged: the nursery has died or does not answer.
+        """
         self.wait_ready()
         self._pools += 1
-        pairs = [socket.socketpair() for _ in range(world_size)]
+        pairs = [socket.socketpair() for _ in births]
         for ours, _ in pairs:
-            # A rank that stops in the middle of a message must not stop its controller.
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _MESSAGE_TIMEOUT, 0))
-        message = json.dumps(order | {"pool": self._pools, "nursery": self.process.pid}).encode()
-        socket.send_fds(self._control, [message], [theirs.fileno() for _, theirs in pairs])
-        for _, theirs in pairs:
-            theirs.close()
+        paper = AnonymousFile("verify-order", json.dumps(order).encode())
+        descriptors = [paper.descriptor, *(file.descriptor for file in shared)]
+        for (_, theirs), birth in zip(pairs, births, strict=True):
+            descriptors += [theirs.fileno(), birth.output.descriptor, birth.stacks.descriptor]
+        try:
+            socket.send_fds(self._control, [json.dumps({"pool": self._pools}).encode()], descriptors)
+        except OSError:
+            raise Unjudged("ranks could not be forked: the process they are forked from has died") from None
+        finally:
+            paper.close()
+            for _, theirs in pairs:
+                theirs.close()
         deadline = time.monotonic() + _START_TIMEOUT
         mine: dict[int, int] = {}
-        while len(mine) < world_size:
+        while len(mine) < len(births):
+            if time.monotonic() > deadline or not self.alive:
+                raise Unjudged("ranks could not be forked: the process they are forked from has died")
             self._listen(max(0.0, deadline - time.monotonic()))
             mine = {said["rank"]: said["forked"] for said in self._forked if said["pool"] == self._pools}
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise Unjudged("ranks could not be forked: the nursery has died")
-        return [mine[rank] for rank in range(world_size)], [Connection(ours.detach()) for ours, _ in pairs]
+        self._forked.clear()
+        return [mine[rank] for rank in range(len(births))], [Connection(ours.detach()) for ours, _ in pairs]
 
-    def signal(self, pids: list[int], number: int) -> None:
+    def signal(self, pids: Sequence[int], number: int) -> None:
         """Sends signal ``number`` to those of ``pids`` that still live."""
-        try:
-            self._control.sendall(json.dumps({"signal": int(number), "pids": pids}).encode())
-        except OSError:
-            return  # The nursery is gone, and the kernel has killed its children with it.
+        # Where the nursery is gone, the kernel has killed its children with it.
+        with contextlib.suppress(OSError):
+            self._control.sendall(json.dumps({"signal": int(number), "pids": list(pids)}).encode())
 
     def exit_status(self, pid: int, wait: float = 0.0) -> int | None:
         """How ``pid`` ended (negative: the signal that killed it), or None if it has not within ``wait`` seconds."""
         deadline = time.monotonic() + wait
-        while pid not in self._exits:
+        while pid not in self._exits and self.alive:
             left = deadline - time.monotonic()
             if not self._listen(max(0.0, left)) and left <= 0:
-                break
-            if self.process.poll() is not None:
-                self._exits.setdefault(pid, -9)
-        return self._exits.get(pid)
+                return None
+        return self._exits.get(pid, None if self.alive else -9)
 
     def _listen(self, timeout: float) -> bool:
         """Takes in one message, if any comes within ``timeout``."""
@@ -102,10 +139,11 @@ class Family:
             return False
         try:
             raw = self._control.recv(1 << 16)
-        except ConnectionResetError:
+        except (ConnectionResetError, TimeoutError):
             raw = b""
         if not raw:
-            self.process.wait(5)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_END_TIMEOUT)
             return False
         said = json.loads(raw)
         if "ready" in said:
@@ -117,14 +155,18 @@ class Family:
         return True
 
     def close(self) -> None:
-        """Ends the nursery and with it every rank, and removes their files."""
+        """Ends the nursery and with it every rank. In a fork of the controller: only lets go of them."""
         self._control.close()
+        if os.getpid() != self.owner:
+            return
+        if not self._ready:
+            self.process.kill()  # It has no children yet, and importing would go on for seconds.
         try:
-            self.process.wait(5)
+            self.process.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(5)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+            self.process.kill()  # The kernel kills the ranks with it.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_END_TIMEOUT)
 
 
 _family: Family | None = None
@@ -133,7 +175,7 @@ _family: Family | None = None
 def family() -> Family:
     """This process's nursery, started on the first call; it returns at once, while torch is still being imported."""
     global _family
-    if _family is None or _family.process.poll() is not None:
+    if _family is None or not _family.alive:
         if _family is not None:
             _family.close()
         _family = Family()
@@ -149,6 +191,12 @@ def close_family() -> None:
         _family = None
 
 
-def _root() -> str:
-    """The folder that holds this package: a bare checkout need not be installed nor be the working directory."""
-    return str(Path(__file__).parents[2])
+def import_path() -> list[str]:
+    """Where this process finds modules: a bare checkout need not be installed nor be the working directory."""
+    return [os.path.abspath(entry) for entry in sys.path]
+
+
+def variables() -> dict[str, str]:
+    """This process's environment variables as the nursery and its ranks get them."""
+    # Libraries read this when they load, in the nursery, before any rank can say how many threads it wants.
+    return {"OMP_NUM_THREADS": "1", **os.environ}

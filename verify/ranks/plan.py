@@ -56,7 +56,7 @@ def place(world_size: int, device: str, backend: str | None = None, threads: int
     first = _worker_number() * world_size % gpus
     devices = tuple(f"cuda:{(first + rank) % gpus}" for rank in range(world_size))
     chosen = backend or ("nccl" if gpus >= world_size else "gloo")
-    notes = ()
+    notes: tuple[str, ...] = ()
     if gpus < world_size:
         notes = (
             f"{world_size} ranks share {gpus} GPU{'s' * (gpus > 1)} over gloo: bits are judged as on separate GPUs, "

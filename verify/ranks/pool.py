@@ -14,7 +14,7 @@ from verify.errors import BadInput, Unjudged
 from verify.ranks import wire
 from verify.ranks.anonymous import AnonymousFile
 from verify.ranks.board import Board, Place
-from verify.ranks.diagnosis import BAD_INPUT, DIED, GOOD, RAISED, STUCK, UNJUDGED, Answer, diagnose
+from verify.ranks.diagnosis import BAD_INPUT, DIED, DONE, GOOD, RAISED, STUCK, UNJUDGED, Answer, diagnose
 from verify.ranks.failure import RankFailure
 from verify.ranks.family import Birth, Family, family, import_path, variables
 from verify.ranks.lease import lease
@@ -221,13 +221,14 @@ class RankPool:
                 watch(self._board.read())
         if not pending and all(answer.kind in GOOD for answer in answers.values()):
             return [answers[rank].value for rank in range(self.spec.world_size)]
-        for answer in answers.values():
+        for _, answer in sorted(answers.items()):
             if answer.kind == BAD_INPUT:
                 raise BadInput(answer.value)
             if answer.kind == UNJUDGED:
                 raise Unjudged(answer.value)
         reports = diagnose(self._family, self._pids, self._births, self._board.read(), answers)
-        raise RankFailure(name, reports, time.monotonic() - began)
+        finished = {rank: answer.value for rank, answer in answers.items() if answer.kind in GOOD}
+        raise RankFailure(name, reports, time.monotonic() - began, finished)
 
 
 def _receive(connection: Connection) -> Answer:

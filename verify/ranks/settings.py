@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,50 +42,102 @@ BIT_VARIABLES = (
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One determinism setting and why it is made."""
+class Variable:
+    """One environment variable and why it is set."""
 
     name: str
     value: str
     reason: str
 
 
-ENVIRONMENT_SETTINGS = (
-    Setting(
+@dataclass(frozen=True)
+class Flag:
+    """One of PyTorch's flags and why it is set.
+
+    Attributes:
+        name: as PyTorch writes it, after ``torch.``.
+        value: what it is set to.
+        reason: why.
+        write: sets it.
+        read: what it is now.
+    """
+
+    name: str
+    value: bool
+    reason: str
+    write: Callable[[bool], None]
+    read: Callable[[], bool]
+
+
+VARIABLES = (
+    Variable(
         "CUBLAS_WORKSPACE_CONFIG",
         ":4096:8",
         "cuBLAS may otherwise pick another algorithm when streams share its workspace (cuBLAS docs, reproducibility)",
     ),
-    Setting(
+    Variable(
         "NCCL_NVLS_ENABLE",
         "0",
         "NVLink multicast is a property of the machine's set-up; without it every machine moves bytes the same way",
     ),
-    Setting("GLOO_SOCKET_IFNAME", "lo", "ranks of one machine need no resolvable host name"),
 )
 
-FLAG_SETTINGS = (
-    Setting("use_deterministic_algorithms", "warn", "takes the reproducible variant of an operator where there is one"),
-    Setting("fill_uninitialized_memory", "False", "would hide a loop that reads memory nothing wrote, and costs time"),
-    Setting("cudnn.benchmark", "False", "each rank would time kernels for itself and could choose another"),
-    Setting("cuda.matmul.allow_tf32", "False", "float32 products keep float32 inputs on every rank"),
-    Setting("cudnn.allow_tf32", "False", "likewise for convolutions"),
+# Only where all ranks share one machine: between machines, gloo must find the network by itself.
+ONE_MACHINE_VARIABLES = (Variable("GLOO_SOCKET_IFNAME", "lo", "ranks of one machine need no resolvable host name"),)
+
+
+def _attribute(owner: Any, name: str) -> dict[str, Any]:
+    return {"write": lambda value: setattr(owner, name, value), "read": lambda: getattr(owner, name)}
+
+
+FLAGS = (
+    Flag(
+        "use_deterministic_algorithms",
+        True,
+        "takes the reproducible variant of an operator where there is one; where there is none it warns",
+        lambda value: torch.use_deterministic_algorithms(value, warn_only=True),
+        torch.are_deterministic_algorithms_enabled,
+    ),
+    Flag(
+        "utils.deterministic.fill_uninitialized_memory",
+        False,
+        "would hide a loop that reads memory nothing wrote, and costs time",
+        **_attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
+    ),
+    Flag(
+        "backends.cudnn.benchmark",
+        False,
+        "each rank would time kernels for itself and could choose another",
+        **_attribute(torch.backends.cudnn, "benchmark"),
+    ),
+    Flag(
+        "backends.cuda.matmul.allow_tf32",
+        False,
+        "float32 products keep float32 inputs on every rank",
+        **_attribute(torch.backends.cuda.matmul, "allow_tf32"),
+    ),
+    Flag(
+        "backends.cudnn.allow_tf32",
+        False,
+        "likewise for convolutions",
+        **_attribute(torch.backends.cudnn, "allow_tf32"),
+    ),
 )
 
 
-def apply_environment() -> None:
+def apply_environment(one_machine: bool = True) -> None:
     """Sets the variables that the user has not set; what libraries read once must be there before they load."""
-    for setting in ENVIRONMENT_SETTINGS:
-        os.environ.setdefault(setting.name, setting.value)
+    chosen = [*VARIABLES]
+    if one_machine and any(name == "lo" for _, name in socket.if_nameindex()):
+        chosen += ONE_MACHINE_VARIABLES
+    for variable in chosen:
+        os.environ.setdefault(variable.name, variable.value)
 
 
 def apply_flags(threads: int) -> None:
     """Sets PyTorch's flags and the number of CPU threads."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    for flag in FLAGS:
+        flag.write(flag.value)
     torch.set_num_threads(threads)
 
 
@@ -100,9 +153,9 @@ def environment(device: torch.device, backend: str) -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "flush_denormal": not bool(torch.tensor(2.0**-149) * 1.0),
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "flags": {flag.name: flag.read() for flag in FLAGS},
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "mkldnn": torch.backends.mkldnn.enabled,  # type: ignore[attr-defined]
+        "mkldnn": torch.backends.mkldnn.enabled,
         "variables": {name: os.environ[name] for name in BIT_VARIABLES if name in os.environ},
     }
     if device.type == "cuda":
@@ -118,10 +171,8 @@ def environment(device: torch.device, backend: str) -> dict[str, Any]:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "nccl": ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None,
-            "allow_tf32": matmul.allow_tf32,
             "bf16_reduced_precision_reduction": matmul.allow_bf16_reduced_precision_reduction,
             "fp16_reduced_precision_reduction": matmul.allow_fp16_reduced_precision_reduction,
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
         }
     return found
 

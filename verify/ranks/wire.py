@@ -11,8 +11,11 @@ import io
 import mmap
 import os
 import pickle
+import traceback
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -20,6 +23,10 @@ from torch import Tensor
 
 _LARGE = 1 << 20
 _ALIGNMENT = 64
+
+
+class Unreadable(Exception):
+    """A message has arrived whole and cannot be turned back into what was sent; the text is the traceback."""
 
 
 class _Pickler(pickle.Pickler):
@@ -33,6 +40,8 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if not isinstance(obj, Tensor):
             return NotImplemented
+        if obj.layout != torch.strided or obj.is_quantized or obj.device.type == "meta":
+            raise TypeError(f"a {obj.layout} tensor on {obj.device} does not travel; send a dense one with values")
         if obj.nbytes < _LARGE:
             return _from_bytes, (_flat(obj).cpu().numpy().tobytes(), obj.dtype, tuple(obj.shape))
         offset = self.size
@@ -62,55 +71,89 @@ class _Placeholder:
     """Named in a message where a large tensor belongs; never made."""
 
 
-def send(connection: Connection, message: Any, receiver: int) -> None:
-    """Sends a message to process ``receiver``; tensors arrive on the CPU with the same bytes.
+@dataclass
+class Packed:
+    """A message ready to go: everything that can fail because of its content is over. Use it as a context manager."""
 
-    Raises:
-        OSError: the other end has gone.
+    data: bytes
+    descriptor: int | None = None
+
+    def __enter__(self) -> Packed:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def pack(message: Any) -> Packed:
+    """Pickles a message, large tensors into shared memory. Tensors arrive on the CPU with the same bytes.
+
+    A tensor of a subclass arrives as a plain one. Raises what pickling raises.
     """
     buffer = io.BytesIO()
     pickler = _Pickler(buffer)
     pickler.dump(message)
-    head = pickler.size.to_bytes(8, "little")
+    data = pickler.size.to_bytes(8, "little") + buffer.getbuffer()
     if not pickler.size:
-        connection.send_bytes(head + buffer.getbuffer())
-        return
-    descriptor = os.memfd_create("verify-trace")
+        return Packed(data)
+    packed = Packed(data, os.memfd_create("verify-tensors"))
     try:
-        os.ftruncate(descriptor, pickler.size)
-        shared = mmap.mmap(descriptor, pickler.size)
+        assert packed.descriptor is not None
+        os.ftruncate(packed.descriptor, pickler.size)
+        shared = mmap.mmap(packed.descriptor, pickler.size)
         for offset, tensor in pickler.large:
             flat = _flat(tensor)
             torch.frombuffer(shared, dtype=torch.uint8, count=len(flat), offset=offset).copy_(flat)
-        # Nothing slow between the two, so that a receiver may bound its wait for the second.
-        connection.send_bytes(head + buffer.getbuffer())
-        send_handle(connection, descriptor, receiver)
-    finally:
-        os.close(descriptor)
+    except BaseException:
+        packed.__exit__(None, None, None)
+        raise
+    return packed
+
+
+def send(connection: Connection, packed: Packed, receiver: int) -> None:
+    """Sends a packed message to process ``receiver``.
+
+    Raises:
+        BlockingIOError: the other end has not taken it in within the connection's time limit.
+        OSError: the other end has gone.
+    """
+    connection.send_bytes(packed.data)
+    if packed.descriptor is not None:
+        send_handle(connection, packed.descriptor, receiver)
 
 
 def receive(connection: Connection) -> Any:
     """The next message.
 
     Raises:
-        EOFError: the other end has gone.
+        BlockingIOError: the rest of it did not come within the connection's time limit.
+        EOFError, OSError: the other end has gone.
+        Unreadable: it came whole and could not be unpickled.
     """
     data = connection.recv_bytes()
     size = int.from_bytes(data[:8], "little")
     shared = None
     if size:
-        descriptor = recv_handle(connection)
+        try:
+            descriptor = recv_handle(connection)
+        except RuntimeError:
+            raise EOFError("the other end has gone between a message and its memory") from None
         shared = mmap.mmap(descriptor, size)
         os.close(descriptor)
-    return _Unpickler(io.BytesIO(data[8:]), shared).load()
+    try:
+        return _Unpickler(io.BytesIO(data[8:]), shared).load()
+    except (Exception, SystemExit):
+        raise Unreadable(traceback.format_exc()) from None
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+    """The tensor's bytes in row-major order; what a lazily conjugated or negated one stands for, not what it holds."""
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
 
 
 def _from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     if not data:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype).view(shape)
-

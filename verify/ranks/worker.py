@@ -25,7 +25,7 @@ import torch.distributed as dist
 # What tasks use: imported here, it is loaded once, before the ranks are forked.
 import verify.bagel.denoiser
 import verify.bagel.weights
-import verify.loops  # noqa: F401
+import verify.loops
 from verify.errors import BadInput, Unjudged
 from verify.ranks import settings, wire
 from verify.ranks.anonymous import path_of
@@ -89,7 +89,7 @@ def main(rank: int, nursery: int, descriptors: tuple[int, ...], order: dict[str,
     with contextlib.suppress(EOFError, OSError):
         try:
             context = _join(rank, order, board, rendezvous)
-        except Exception as error:  # noqa: BLE001  (whatever it is, the controller tells it)
+        except Exception as error:
             _reply(connection, _raised(error, traceback.format_exc()), order["controller"])
             os._exit(1)
         _reply(connection, ("ready", os.getpid(), ""), order["controller"])
@@ -108,7 +108,7 @@ def _join(rank: int, order: dict[str, Any], board: int, rendezvous: int) -> Rank
         torch.cuda.set_device(device)
     dist.init_process_group(
         order["backend"],
-        store=dist.FileStore(path_of(rendezvous), world_size),
+        store=dist.FileStore(path_of(rendezvous), world_size),  # type: ignore[attr-defined]
         rank=rank,
         world_size=world_size,
         timeout=_LIBRARY_TIMEOUT,
@@ -139,7 +139,7 @@ def _seed(rank: int) -> None:
     would look right. From task to task the same, so that what is seen can be seen again.
     """
     random.seed(rank)
-    numpy.random.seed(rank)  # noqa: NPY002  (the generator that others use without asking)
+    numpy.random.seed(rank)
     torch.manual_seed(rank)
 
 
@@ -151,7 +151,7 @@ def _run(task: Task, context: Rank, arguments: tuple[Any, ...]) -> tuple[str, An
         return "bad input", str(error), ""
     except Unjudged as reason:
         return "unjudged", str(reason), ""
-    except BaseException as error:  # noqa: BLE001  (SystemExit of a loop is a failure of that loop)
+    except BaseException as error:  # SystemExit of a loop is a failure of that loop.
         return _raised(error, _own_traceback(error))
 
 
@@ -165,7 +165,7 @@ def _reply(connection: Connection, reply: tuple[str, Any, str], controller: int)
     """Sends a reply; if the result cannot travel, says that instead."""
     try:
         packed = wire.pack(reply)
-    except BaseException as error:  # noqa: BLE001  (a result's own code runs while it is pickled)
+    except BaseException as error:  # A result's own code runs while it is pickled.
         kind, what, trace = _raised(error, traceback.format_exc())
         packed = wire.pack((kind, f"{what} (the result could not be sent)", trace))
     with packed:

@@ -1,0 +1,133 @@
+"""From what ranks answered, or did not, to a report a rank."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verify.ranks.board import Place
+from verify.ranks.failure import RankReport
+from verify.ranks.family import Birth, Family
+
+_STACK_WAIT = 3.0
+_EXIT_WAIT = 2.0
+_OUTPUT_TAIL = 4000
+_STACK_TAIL = 1 << 16
+
+# Kinds of answers. A rank sends the first five; the last two are how the controller notes that nothing whole came.
+READY, DONE, BAD_INPUT, UNJUDGED, RAISED = "ready", "done", "bad input", "unjudged", "raised"
+DIED, STUCK = "died", "stuck"
+GOOD = frozenset({READY, DONE})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came from a rank.
+
+    Attributes:
+        kind: one of the constants above.
+        value: the result; or, in words, why there is none.
+        trace: the traceback of what it raised.
+    """
+
+    kind: str
+    value: Any = None
+    trace: str = ""
+
+
+def diagnose(
+    family: Family,
+    pids: Sequence[int],
+    births: Sequence[Birth],
+    places: Sequence[Place],
+    answers: Mapping[int, Answer],
+) -> list[RankReport]:
+    """One report a rank, in rank order, with the stacks of the living."""
+    silent = [rank for rank in range(len(pids)) if rank not in answers or answers[rank].kind == STUCK]
+    stacks = _ask_for_stacks(family, pids, births, silent)
+    waiting = any(answer.kind in (DIED, RAISED) for answer in answers.values())
+    reports = []
+    for rank, place in enumerate(places):
+        answer = answers.get(rank, Answer("waiting" if waiting else "hung"))
+        state, what, trace = answer.kind, "finished its part", stacks.get(rank, "")
+        if state == DIED:
+            what, trace = _how_it_died(family, pids[rank]), births[rank].stacks.tail(_STACK_TAIL)
+        elif state == RAISED:
+            what, trace = f"raised {answer.value}", answer.trace
+        elif state == STUCK:
+            state, what = "hung", "stood still in the middle of a message"
+        elif state in ("waiting", "hung"):
+            what = "was still waiting" if state == "waiting" else "did not finish in time"
+        elif state in GOOD:
+            state = "finished"
+        if rank in silent and not trace:
+            # That is the cause of a peer's trouble, never the effect of it.
+            state, what = "hung", f"{what} and {_why_silent(pids[rank])}"
+        output = births[rank].output.tail(_OUTPUT_TAIL)
+        reports.append(RankReport(rank, state, what, place.step, place.activity, trace, output))
+    return reports
+
+
+def _ask_for_stacks(
+    family: Family, pids: Sequence[int], births: Sequence[Birth], ranks: Sequence[int]
+) -> dict[int, str]:
+    """The stack of each thread of each of ``ranks``; empty for one that does not answer."""
+    if not ranks:
+        return {}
+    family.signal([pids[rank] for rank in ranks], signal.SIGUSR1)
+    deadline = time.monotonic() + _STACK_WAIT
+    sizes: list[int] = []
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        before, sizes = sizes, [births[rank].stacks.size for rank in ranks]
+        answered = (size or _state(pids[rank]) in _CANNOT_ANSWER for rank, size in zip(ranks, sizes, strict=True))
+        if sizes == before and all(answered):
+            break
+    return {rank: births[rank].stacks.tail(_STACK_TAIL) for rank in ranks}
+
+
+def _how_it_died(family: Family, pid: int) -> str:
+    status = family.exit_status(pid, wait=_EXIT_WAIT)
+    if not family.alive:
+        return "was killed together with the process that ranks are forked from"
+    if status is None:
+        return "closed its connection without exiting"
+    if status < 0:
+        hint = ": out of memory, or somebody killed it" if -status == signal.SIGKILL else ""
+        return f"was killed by {_signal_name(-status)}{hint}"
+    return f"exited with status {status}"
+
+
+def _signal_name(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+def _state(pid: int) -> str:
+    """The letter by which the kernel describes a process; empty if there is none."""
+    with contextlib.suppress(OSError, IndexError):
+        # The name, in parentheses, may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    return ""
+
+
+_CANNOT_ANSWER = {
+    "T": "is stopped (SIGSTOP)",
+    "t": "is stopped by a debugger",
+    "Z": "has just died",
+    "": "has just died",
+}
+
+
+def _why_silent(pid: int) -> str:
+    """Why a process does not answer a signal, as far as the kernel says."""
+    state = _state(pid)
+    if state == "D":
+        return "is in a system call that no signal interrupts"
+    return _CANNOT_ANSWER.get(state, "did not answer a signal")
