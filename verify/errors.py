@@ -17,7 +17,7 @@ class BadInput(Exception):
         try:
             shown = repr(value)
         except Exception:  # An int of too many digits, or somebody's own class: the message must come all the same.
-            shown = f"a {type(value).__name__} that cannot be shown"
+            shown = f"<{type(value).__name__} that cannot be shown>"
         if len(shown) > 120:
             shown = shown[:117] + "..."
         return cls(" ".join(f"{name} is {shown}, expected {expected}; {fix}".split()))

@@ -1,0 +1,121 @@
+"""Verdicts merge so that nothing unjudged passes, and a finding cannot pass on nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+from verify.bits import first_difference
+from verify.errors import BadInput, Unjudged
+from verify.verdict import EXIT_BAD_INPUT, EXIT_STATUS, Compared, Divergence, Finding, Verdict, merge
+
+PASS, FAIL, UNKNOWN = Verdict.PASS, Verdict.FAIL, Verdict.UNKNOWN
+
+
+def test_nothing_at_all_is_unknown() -> None:
+    assert merge([]) is UNKNOWN
+    assert merge(iter(())) is UNKNOWN
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_every_merge(length: int) -> None:
+    for verdicts in itertools.product(Verdict, repeat=length):
+        merged = merge(iter(verdicts))
+        assert (merged is FAIL) == (FAIL in verdicts)
+        assert (merged is PASS) == (set(verdicts) == {PASS})
+        assert merged in verdicts
+
+
+def test_what_is_no_verdict_does_not_pass() -> None:
+    assert merge([PASS, "skipped"]) is UNKNOWN  # type: ignore[list-item]
+    assert merge([FAIL, "skipped"]) is FAIL  # type: ignore[list-item]
+
+
+def test_exit_statuses() -> None:
+    assert EXIT_STATUS == {PASS: 0, FAIL: 1, UNKNOWN: 3}
+    assert EXIT_BAD_INPUT == 2
+    assert [str(v) for v in Verdict] == ["pass", "fail", "unknown"]
+
+
+@pytest.mark.parametrize("compared", [Compared(), Compared(49, 0), Compared(0, 0), Compared(1, -1)])
+def test_a_finding_does_not_pass_on_nothing(compared: Compared) -> None:
+    with pytest.raises(ValueError, match="finite passed without having compared anything"):
+        Finding("finite", "local", PASS, "all is well", compared)
+    for verdict in (FAIL, UNKNOWN):
+        assert Finding("finite", "local", verdict, "so it is", compared).verdict is verdict
+
+
+def test_a_finding_does_not_pass_beside_a_divergence() -> None:
+    with pytest.raises(ValueError, match="finite passed and names a divergence"):
+        Finding("finite", "local", PASS, "all is well", Compared(1, 1), Divergence(3, (0, 1), "x_t"))
+
+
+def test_a_finding_as_json() -> None:
+    difference = first_difference(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, math.nextafter(1.0, 2.0)]]))
+    assert difference is None, "float32 cannot hold it"
+    difference = first_difference(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0 + 2**-23]]))
+    divergence = Divergence(7, (0, 1), "x_t", ("local", "reference"), difference)
+    finding = Finding("ranks_agree", "local", FAIL, "they differ", Compared(49, 98), divergence, ("also",), {"k": [1]})
+    assert json.loads(json.dumps(finding.to_dict(), allow_nan=False)) == {
+        "name": "ranks_agree",
+        "loop": "local",
+        "verdict": "fail",
+        "summary": "they differ",
+        "compared": {"steps": 49, "elements": 98},
+        "first_divergence": {
+            "step": 7,
+            "ranks": [0, 1],
+            "tensor": "x_t",
+            "sides": ["local", "reference"],
+            "index": [0, 1],
+            "bits": ["0x3f800000", "0x3f800001"],
+            "values": [1.0, 1.0000001192092896],
+            "ulp": 1,
+            "max_ulp": 1,
+            "mismatched": 1,
+            "of": 2,
+        },
+        "details": ["also"],
+        "data": {"k": [1]},
+    }
+
+
+def test_a_divergence_without_elements() -> None:
+    said = Divergence(None, (0, 2), "environment, torch").to_dict()
+    assert (said["step"], said["ranks"], said["tensor"], said["sides"]) == (None, [0, 2], "environment, torch", None)
+    assert {said[key] for key in ("index", "bits", "values", "ulp", "max_ulp", "mismatched", "of")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [((math.nan, 1.0), ["nan", 1.0]), ((math.inf, -math.inf), ["inf", "-inf"]), ((-0.0, 0.0), [0, 0])]
+)
+def test_values_that_json_lacks(values: tuple[float, float], said: list[object]) -> None:
+    difference = first_difference(torch.tensor([values[0]]), torch.tensor([values[1]]))
+    document = Divergence(0, (0, 1), "x_t", difference=difference).to_dict()
+    assert document["values"] == said
+    json.dumps(document, allow_nan=False)
+
+
+def test_bad_input_in_one_line() -> None:
+    said = str(BadInput.of("--loop", "a\n  b", "a file\nof yours", "name\tone"))
+    assert said == r"--loop is 'a\n b', expected a file of yours; name one"
+    long = str(BadInput.of("seed", "x" * 500, "an integer", "choose one"))
+    assert long == f"seed is '{'x' * 116}..., expected an integer; choose one"
+
+
+def test_bad_input_that_cannot_be_shown() -> None:
+    class Shy:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    assert str(BadInput.of("seed", Shy(), "an integer", "choose one")) == (
+        "seed is <Shy that cannot be shown>, expected an integer; choose one"
+    )
+
+
+def test_the_two_endings_are_not_mixed_up() -> None:
+    assert not issubclass(BadInput, Unjudged) and not issubclass(Unjudged, BadInput)

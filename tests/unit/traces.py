@@ -1,0 +1,100 @@
+"""Clean traces made by hand, for a test to damage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verify.bits import bits_of
+from verify.checks import LoopRun, judge
+from verify.request import DenoiseRequest
+from verify.schedule import BROADCAST, expected_work
+from verify.trace import CacheRecord, Collective, Trace
+from verify.verdict import Finding, Verdict
+
+TOKENS, CHANNELS = 4, 3
+ELEMENTS = TOKENS * CHANNELS
+SHAPE = f"({TOKENS}, {CHANNELS})"
+# 8 points shifted by 3: t = 1, 18/19, 15/17, 4/5, 9/13, 6/11, 1/3. The last step lies below the interval.
+STEPS, GUIDED_STEPS = 7, 6
+
+
+def small_request(ranks: int = 2, **changes: Any) -> DenoiseRequest:
+    """A request of 7 steps, 6 of them guided, with one branch for each of 1, 2 or 3 ranks."""
+    scales = {"cfg_text_scale": 4.0 if ranks > 1 else 1.0, "cfg_img_scale": 1.5 if ranks > 2 else 1.0}
+    return DenoiseRequest(**{"height": 32, "width": 32, "num_timesteps": 8, **scales, **changes})
+
+
+def clean(request: DenoiseRequest, kind: str = "local", ranks: int | None = None, loop: str | None = None) -> list[Trace]:
+    """One trace a rank of a loop that did everything right; no two share memory."""
+    ranks = len(request.branches) if ranks is None else ranks
+    due = expected_work(kind, request.schedule, request.branches, ranks)
+    start, *after = torch.randn(
+        request.schedule.steps + 1, TOKENS, CHANNELS, generator=torch.Generator().manual_seed(request.seed)
+    )
+
+    def collective(name: str) -> Collective:
+        return Collective(name, "float32", (TOKENS, CHANNELS), 0 if name == BROADCAST else None)
+
+    return [
+        Trace(
+            loop=loop or kind,
+            rank=rank,
+            world_size=ranks,
+            start=start.clone() if due.branches[rank][0] else None,
+            x_t=torch.stack(after),
+            final=after[-1].clone(),
+            branches=due.branches[rank],
+            foreign=(0,) * len(after),
+            collectives=tuple(tuple(map(collective, step)) for step in due.collectives),
+            caches=tuple(cache(branch, layer) for branch in request.branches for layer in range(2)),
+            environment={"torch": "2.13.0", "threads": 1, "host": f"node{rank}", "gpu_index": rank, "gpu_uuid": f"{rank}"},
+            seconds=1.0 + rank,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def reference(request: DenoiseRequest) -> Trace:
+    """The trace of the loop in one process."""
+    (trace,) = clean(request, "reference", 1)
+    return trace
+
+
+def cache(branch: str, layer: int) -> CacheRecord:
+    """A cache tensor that nobody wrote to."""
+    digest = sha256(f"{branch} {layer}".encode()).hexdigest()
+    return CacheRecord(branch, f"keys, layer {layer}", 24, digest, digest)
+
+
+def changed(traces: Sequence[Trace], rank: int, **fields: Any) -> list[Trace]:
+    """The same traces with other fields on one rank."""
+    return [replace(trace, **fields) if trace.rank == rank else trace for trace in traces]
+
+
+def swapped(entries: tuple[Any, ...], at: int, entry: Any) -> tuple[Any, ...]:
+    """The same entries with another one at ``at``."""
+    return (*entries[:at], entry, *entries[at + 1 :])
+
+
+def flip(tensor: Tensor, index: tuple[int, ...], bit: int = 0) -> None:
+    """Flips one bit of one element in place."""
+    view = bits_of(tensor)
+    sign = 8 * view.element_size() - 1
+    view[index] ^= -(1 << bit) if bit == sign else 1 << bit
+
+
+def verdicts(findings: Sequence[Finding]) -> dict[str, Verdict]:
+    """What each check says, by its name."""
+    return {finding.name: finding.verdict for finding in findings}
+
+
+def judged(request: DenoiseRequest, traces: Sequence[Trace], expect: str = "local") -> dict[str, Finding]:
+    """What each check says of one loop, with a clean reference."""
+    findings = judge(request, {traces[0].loop: LoopRun(traces, expect)}, reference(request))
+    return {finding.name: finding for finding in findings}
