@@ -6,8 +6,6 @@ JSON: subnormals, signed zeros and NaN payloads included.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -260,11 +258,6 @@ class Case:
                 raise ValueError(f"a branch cannot be near {values.near!r}")
             if not values.patterns:
                 raise ValueError("a branch has no pattern")
-
-    @property
-    def digest(self) -> str:
-        """Eight hexadecimal digits that name the case."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
 
     def __str__(self) -> str:
         img = f", img {self.img_scale:g}" if len(self.branches) > 2 else ""

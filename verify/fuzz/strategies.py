@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable, Sequence
 from functools import cache
 
+import numpy as np
 from hypothesis import strategies as st
 
+from verify.fuzz.boundary import Bounds
 from verify.fuzz.case import FLOATS, LAYOUTS, Case, Float, Values
 from verify.request import RENORM_TYPES
+from verify.schedule import Schedule
 
 _ODD_CHANNELS = (1, 3, 5, 7, 9, 15, 17, 31, 33, 37, 63, 65, 127)
 _EVEN_CHANNELS = (2, 4, 8, 16, 32, 64, 128)
@@ -152,3 +156,33 @@ def cases(draw: st.DrawFn) -> Case:
         layout=layout,
         offset=draw(st.integers(1, 17)) if has_offset else 0,
     )
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Bounds:
+    """Schedules whose bounds fall on a step, or as near to one as a float can."""
+    count = draw(st.one_of(st.integers(2, 60), st.integers(2, 1000)))
+    shift = draw(st.one_of(st.sampled_from((3.0, 1.0, 2.0, 0.5)), st.floats(0.1, 12.0)))
+    points = Schedule.of(count, shift, (0.0, 1.0)).timesteps
+    bounds = sorted(draw(_bound(points)) for _ in range(2))
+    return Bounds(count, shift, bounds[0], bounds[1])
+
+
+def _bound(points: Sequence[float]) -> st.SearchStrategy[float]:
+    on_a_step = st.builds(lambda t, change: change(t), st.sampled_from(points), st.sampled_from(_CHANGES))
+    return st.one_of(st.sampled_from((0.4, 1.0, 0.0)), on_a_step, on_a_step).map(lambda x: min(1.0, max(0.0, x)))
+
+
+def _rounded(digits: int) -> Callable[[float], float]:
+    return lambda t: round(t, digits)
+
+
+# The step itself; how a person would write it; its neighbours in float64 and in float32.
+_CHANGES: tuple[Callable[[float], float], ...] = (
+    lambda t: t,
+    *(_rounded(digits) for digits in (2, 4, 6, 7, 8)),
+    lambda t: math.nextafter(t, 2.0),
+    lambda t: math.nextafter(t, -1.0),
+    lambda t: float(np.nextafter(np.float32(t), np.float32(2))),
+    lambda t: float(np.nextafter(np.float32(t), np.float32(-1))),
+)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float as Floats
@@ -60,15 +62,30 @@ def equal_where(
     return Outcome(count, problem, first_difference(seen, wanted))
 
 
+class CombineRaised(Exception):
+    """The combine under test raised; the message is its traceback."""
+
+
 class Subject:
     """One case, built on ``device`` in its layout, with results that several properties use."""
 
     def __init__(self, case: Case, combine: Combine, device: torch.device) -> None:
         self.case = case
-        self.combine = combine
+        self._combine = combine
         self.device = device
         self.laid = lay_out(case, device)
         self._kept: dict[tuple[float, float, float, bool], Tensor] = {}
+
+    def combine(self, *arguments: Any) -> Tensor:
+        """The combine under test.
+
+        Raises:
+            CombineRaised: whatever it raised.
+        """
+        try:
+            return self._combine(*arguments)
+        except Exception as error:
+            raise CombineRaised(traceback.format_exc(limit=-3)) from error
 
     @property
     def gen(self) -> Floats[Tensor, "tokens channels"]:

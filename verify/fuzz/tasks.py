@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from verify.fuzz.case import Case
 from verify.fuzz.layouts import dense, tensor_of
 from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.properties import FORMULA, REPEATABLE, Property
-from verify.fuzz.subject import SILENT, Combine, Outcome, Subject, equal
+from verify.fuzz.subject import SILENT, Combine, CombineRaised, Outcome, Subject, equal
 from verify.ranks.worker import Rank
 from verify.targets.loading import load_object
 
@@ -99,9 +98,9 @@ def evaluate(rank: Rank, cases: Sequence[Case], combine_reference: str) -> Batch
             try:
                 report.digests.append(_judge(report, number, subject, travelled, rank))
                 subjects.append(subject)
-            except Exception:  # noqa: BLE001  (whatever the combine under test raises is a finding)
+            except CombineRaised as raised:
                 report.digests.append((b"", b""))
-                report.add(number, COMPLETES, Outcome(1, traceback.format_exc(limit=-3)))
+                report.add(number, COMPLETES, Outcome(0, str(raised)))
                 subjects.append(None)
         _again(report, CONCURRENT, subjects, _busy(rank.device))
         if rank.device.type == "cuda":
@@ -117,6 +116,7 @@ def results(rank: Rank, case: Case, combine_reference: str) -> list[Tensor]:
     combine = find_combine(combine_reference, rank.rank)
     subject = Subject(case, combine, rank.device)
     with torch.no_grad():
+        # Fresh on purpose: a difference that does not come back is a finding too.
         return [subject.fresh().cpu(), subject.fresh(dense(case, rank.device)).cpu()]
 
 
@@ -173,15 +173,17 @@ def _again(report: BatchReport, name: str, subjects: Sequence[Subject | None], c
     with condition:
         again = [None if s is None else _attempt(s) for s in subjects]
     for number, (subject, seen) in enumerate(zip(subjects, again, strict=True)):
-        if subject is not None and seen is not None:
-            words = name.replace("_", " ")
+        words = name.replace("_", " ")
+        if subject is not None and seen is None:
+            report.add(number, name, Outcome(1, f"the combine raises under {words}"))
+        elif subject is not None and seen is not None:
             report.add(number, name, equal(seen, subject.run(), f"the result changes under {words}"))
 
 
 def _attempt(subject: Subject) -> Tensor | None:
     try:
         return subject.fresh()
-    except Exception:  # noqa: BLE001  (it ran before: `completes` would have said otherwise)
+    except CombineRaised:  # Under another condition only; said below by what did not come back.
         return None
 
 
@@ -256,6 +258,11 @@ def evaluate_exact(
             with torch.no_grad():
                 out = Subject(case, combine, rank.device).run()
             report.add(number, EXACT, equal(out, wanted, "not the one right answer of an exact case"))
-        except Exception:  # noqa: BLE001  (a finding, as above)
-            report.add(number, COMPLETES, Outcome(1, traceback.format_exc(limit=-3)))
+        except CombineRaised as raised:
+            report.add(number, COMPLETES, Outcome(0, str(raised)))
     return report
+
+
+def describe(rank: Rank) -> dict[str, Any]:
+    """What this rank runs on."""
+    return {"rank": rank.rank, **rank.environment()}

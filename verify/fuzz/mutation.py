@@ -1,0 +1,138 @@
+"""The fuzzer fuzzed: does the chosen profile catch every wrong combine, by which property, after how many cases?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from verify.errors import BadInput
+from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, judge_boundary
+from verify.fuzz.boundary import decide
+from verify.fuzz.engine import PROFILES, Fuzzer, draw
+from verify.fuzz.mutants import MUTANTS
+from verify.fuzz.session import Progress
+from verify.fuzz.strategies import schedules
+from verify.fuzz.tasks import MUTANT, describe
+from verify.job import pool_for
+from verify.ranks.plan import place
+from verify.ranks.pool import RankPool
+from verify.verdict import EXIT_STATUS, Verdict
+
+
+@dataclass(frozen=True)
+class Caught:
+    """How one mutant fared.
+
+    Attributes:
+        mutant: its name.
+        what: is wrong with it.
+        properties: those that saw it, the first to do so first, with the number of the case; empty if none did.
+    """
+
+    mutant: str
+    what: str
+    properties: Mapping[str, int]
+
+    @property
+    def cases_needed(self) -> int | None:
+        """The number of the first case that shows it."""
+        return min(self.properties.values(), default=None)
+
+
+@dataclass(frozen=True)
+class MutantReport:
+    """How all mutants fared; :meth:`to_dict` is its JSON form."""
+
+    profile: str
+    seed: int
+    device: str
+    caught: Sequence[Caught]
+    environment: Sequence[Mapping[str, Any]]
+    seconds: float
+
+    @property
+    def exit_status(self) -> int:
+        """0 if every mutant was caught, else 1."""
+        return EXIT_STATUS[Verdict.PASS if all(c.properties for c in self.caught) else Verdict.FAIL]
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"schema", "kind": "mutants", "profile", "seed", "device", "environment", "mutants": [{"mutant", "what",
+        "cases_needed", "properties": {name: case number}}], "timings"}``."""
+        return {
+            "schema": 1,
+            "kind": "mutants",
+            "profile": self.profile,
+            "seed": self.seed,
+            "device": self.device,
+            "environment": [dict(rank) for rank in self.environment],
+            "mutants": [
+                {"mutant": c.mutant, "what": c.what, "cases_needed": c.cases_needed, "properties": dict(c.properties)}
+                for c in self.caught
+            ],
+            "timings": {"total": round(self.seconds, 3)},
+        }
+
+
+def hunt(pool: RankPool, mutant: str, profile: str, seed: int) -> Caught:
+    """Runs the profile on a mutant until some property fails.
+
+    Raises:
+        BadInput: no such mutant or profile.
+    """
+    if profile not in PROFILES:
+        raise BadInput.of("--profile", profile, f"one of {', '.join(PROFILES)}", "choose one")
+    if mutant == HOST_ON_ONE_RANK:
+        return _hunt_boundary(pool, profile, seed)
+    fuzzer = Fuzzer(pool, MUTANT + mutant)
+    fuzzer.explore(PROFILES[profile], seed, stop_at_failure=True)
+    first = {name: failure.number for name, failure in fuzzer.tally.failures.items()}
+    return Caught(mutant, MUTANTS[mutant].what, dict(sorted(first.items(), key=lambda item: item[1])))
+
+
+def _hunt_boundary(pool: RankPool, profile: str, seed: int) -> Caught:
+    bounds = draw(schedules(), PROFILES[profile] // 4, seed)
+    by_rank = pool.run(decide, bounds, HOST_ON_ONE_RANK, name="guided steps", timeout=60.0)
+    for number in range(len(bounds)):
+        finding = judge_boundary(bounds[number : number + 1], [rank[number : number + 1] for rank in by_rank])
+        if finding.verdict is Verdict.FAIL:
+            return Caught(HOST_ON_ONE_RANK, "one rank compares host floats", {GUIDED_STEPS_AGREE: number + 1})
+    return Caught(HOST_ON_ONE_RANK, "one rank compares host floats", {})
+
+
+def run_mutants(
+    profile: str, seed: int, device: str, backend: str | None, progress: Progress | None = None
+) -> MutantReport:
+    """Hunts every mutant on two ranks."""
+    began = time.monotonic()
+    pool = pool_for(place(2, device, backend).spec)
+    names = [*MUTANTS, HOST_ON_ONE_RANK]
+    if progress is not None:
+        progress.start("mutants", len(names))
+    caught = []
+    for name in names:
+        caught.append(hunt(pool, name, profile, seed))
+        if progress is not None:
+            progress.update("mutants", len(caught))
+    if progress is not None:
+        progress.finish("mutants")
+    return MutantReport(profile, seed, device, caught, pool.run(describe), time.monotonic() - began)
+
+
+def print_mutants(report: MutantReport, console: Console) -> None:
+    """One row a mutant."""
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("mutant", "what is wrong", "cases needed", "properties that saw it in that batch"):
+        table.add_column(heading, justify="right" if heading == "cases needed" else "left")
+    for c in report.caught:
+        needed = str(c.cases_needed) if c.properties else "NOT CAUGHT"
+        table.add_row(Text(c.mutant), Text(c.what), needed, Text(", ".join(c.properties)))
+    console.print(table)
+    missed = sum(not c.properties for c in report.caught)
+    said = f"{len(report.caught) - missed} of {len(report.caught)} mutants caught by the {report.profile} profile"
+    console.print(Text(f"{said} in {report.seconds:.1f} s"))

@@ -1,0 +1,289 @@
+"""A whole fuzz run: the combine's cases, the exact ones, the schedules; or the replay of a saved case."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from verify.errors import BadInput, Unjudged
+from verify.fuzz.boundary import Bounds, decide, judge_boundary
+from verify.fuzz.case import Case
+from verify.fuzz.engine import PROFILES, Fuzzer, draw, shrink
+from verify.fuzz.saved import Saved, read_saved, replay_command, saved_of
+from verify.fuzz.strategies import schedules
+from verify.fuzz.tasks import MUTANT, OWN, describe
+from verify.job import pool_for
+from verify.ranks.failure import RankFailure
+from verify.ranks.plan import place
+from verify.ranks.pool import RankPool
+from verify.targets.loading import load_object
+from verify.verdict import EXIT_STATUS, Finding, Verdict, merge
+
+# One schedule for so many cases of the combine.
+_CASES_A_SCHEDULE = 4
+DEFAULT_TIMEOUT = 3600.0
+
+
+class Progress(Protocol):
+    """Whoever follows a run: :class:`verify.report.progress.ProgressReport`."""
+
+    def start(self, name: str, total: int) -> None: ...
+
+    def update(self, name: str, done: int) -> None: ...
+
+    def finish(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class FuzzJob:
+    """What to fuzz, and where.
+
+    Attributes:
+        profile: ``fast``, ``ci`` or ``nightly``: how many cases.
+        cases: another number of cases; None for the profile's.
+        seed: of everything drawn.
+        combine: under test: this package's, or ``FILE.py:NAME`` or ``MODULE:NAME`` of another.
+        world_size, device, backend: of the ranks.
+        save: the folder for failing cases.
+    """
+
+    profile: str = "fast"
+    cases: int | None = None
+    seed: int = 0
+    combine: str = OWN
+    world_size: int = 2
+    device: str = "cpu"
+    backend: str | None = None
+    save: Path = Path("fuzz-failures")
+
+    @property
+    def count(self) -> int:
+        """How many cases are drawn."""
+        return PROFILES[self.profile] if self.cases is None else self.cases
+
+    def checked(self) -> FuzzJob:
+        """This job, if it can be run.
+
+        Raises:
+            BadInput: it cannot, whatever the machine.
+        """
+        if self.profile not in PROFILES:
+            raise BadInput.of("--profile", self.profile, f"one of {', '.join(PROFILES)}", "choose one")
+        if self.cases is not None and not 1 <= self.cases <= 10_000_000:
+            raise BadInput.of("--cases", self.cases, "an integer from 1 to 10000000", "choose one in that range")
+        if not 0 <= self.seed < 2**63:
+            raise BadInput.of("--seed", self.seed, "an integer from 0 to 2**63 - 1", "choose one in that range")
+        if self.combine != OWN and not self.combine.startswith(MUTANT):
+            load_object("--combine", self.combine)
+        return self
+
+    @property
+    def command(self) -> str:
+        """The command line that reproduces this job."""
+        words = ["verify", "fuzz", "--profile", self.profile, "--seed", str(self.seed)]
+        words += ["--cases", str(self.cases)] if self.cases is not None else []
+        words += ["--combine", self.combine] if self.combine != OWN else []
+        words += ["--world-size", str(self.world_size), "--device", self.device]
+        words += ["--backend", self.backend] if self.backend else []
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class FuzzReport:
+    """What a run found; :meth:`to_dict` is its JSON form.
+
+    Attributes:
+        job: what was run.
+        findings: one a property.
+        backend: of the ranks; empty if they never started.
+        cases: distinct cases evaluated, exact ones included.
+        environment: what each rank ran on.
+        replays: for each failed property, the command that reproduces it.
+        timings: seconds: ``ranks ready``, ``total``.
+        notes: what a reader must know beside the verdict.
+        failure: for a run that did not finish, why.
+    """
+
+    job: FuzzJob
+    findings: Sequence[Finding] = ()
+    backend: str = ""
+    cases: int = 0
+    environment: Sequence[Mapping[str, Any]] = ()
+    replays: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    failure: Mapping[str, Any] | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Any fail is fail; a run that did not finish, or a property that judged nothing, is unknown."""
+        verdict = merge(finding.verdict for finding in self.findings)
+        return Verdict.UNKNOWN if self.failure is not None and verdict is not Verdict.FAIL else verdict
+
+    @property
+    def exit_status(self) -> int:
+        """0 pass, 1 fail, 3 unknown."""
+        return EXIT_STATUS[self.verdict]
+
+    @property
+    def cases_per_minute(self) -> float:
+        """Start-up included."""
+        total = self.timings.get("total", 0.0)
+        return 60 * self.cases / total if total else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"schema", "kind": "fuzz", "verdict", "profile", "seed", "combine", "world_size", "backend", "device",
+        "environment": [one a rank], "cases", "cases_per_minute", "properties": [findings as in a run's "checks";
+        "compared"."steps" counts cases], "replays": {property: command}, "notes", "failure", "timings", "command"}``."""
+        job = self.job
+        return {
+            "schema": 1,
+            "kind": "fuzz",
+            "verdict": str(self.verdict),
+            "profile": job.profile,
+            "seed": job.seed,
+            "combine": job.combine,
+            "world_size": job.world_size,
+            "backend": self.backend,
+            "device": job.device,
+            "environment": [dict(rank) for rank in self.environment],
+            "cases": self.cases,
+            "cases_per_minute": round(self.cases_per_minute, 1),
+            "properties": [finding.to_dict() for finding in self.findings],
+            "replays": dict(self.replays),
+            "notes": list(self.notes),
+            "failure": None if self.failure is None else dict(self.failure),
+            "timings": {name: round(seconds, 3) for name, seconds in self.timings.items()},
+            "command": job.command,
+        }
+
+
+def run_fuzz(job: FuzzJob, progress: Progress | None = None, began: float | None = None) -> FuzzReport:
+    """Runs a job; ``began`` is when its clock started, if not now.
+
+    Raises:
+        BadInput: the job or a file it names cannot be used.
+    """
+    began = time.monotonic() if began is None else began
+    report = FuzzReport(job.checked())
+    try:
+        placement = place(job.world_size, job.device, job.backend)
+        pool = pool_for(placement.spec)
+        report = replace(report, backend=placement.spec.backend, notes=placement.notes)
+        fuzzer = Fuzzer(pool, job.combine)
+        # Drawn while the ranks start, and again where it is used: the same cases for the same seed.
+        bounds = draw(schedules(), max(1, job.count // _CASES_A_SCHEDULE), job.seed)
+        environment = pool.run(describe)
+        ready = time.monotonic() - began
+        if progress is not None:
+            progress.start("fuzz", job.count)
+        fuzzer.explore(job.count, job.seed, (lambda done: progress.update("fuzz", done)) if progress else _ignore)
+        boundary = fuzz_boundary(pool, bounds, job.seed)
+        if progress is not None:
+            progress.finish("fuzz")
+    except RankFailure as failure:
+        return replace(report, failure=_failure(failure), timings={"total": time.monotonic() - began})
+    except Unjudged as reason:
+        return replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})
+    findings = [*fuzzer.findings(job.device), boundary]
+    return replace(
+        report,
+        findings=findings,
+        cases=fuzzer.tally.cases,
+        environment=environment,
+        replays=_save(job, placement.spec.backend, findings),
+        timings={"ranks ready": ready, "total": time.monotonic() - began},
+    )
+
+
+def _ignore(done: int) -> None:
+    """Nobody follows."""
+
+
+def _failure(failure: RankFailure) -> dict[str, Any]:
+    return {
+        "task": failure.task,
+        "cause": failure.cause,
+        "seconds": failure.seconds,
+        "ranks": [report.to_dict() for report in failure.reports],
+    }
+
+
+def fuzz_boundary(pool: RankPool, bounds: Sequence[Bounds], seed: int, variant: str = "") -> Finding:
+    """Judges schedules on every rank; a failing one is shrunk."""
+    finding = _judged_boundary(pool, bounds, variant)
+    if finding.verdict is not Verdict.FAIL:
+        return finding
+    simplest = finding
+
+    def fails(candidate: Bounds) -> bool:
+        nonlocal simplest
+        found = _judged_boundary(pool, [candidate], variant)
+        if found.verdict is Verdict.FAIL:
+            simplest = found
+        return found.verdict is Verdict.FAIL
+
+    shrink(schedules(), fails, len(bounds), seed)
+    return replace(simplest, compared=finding.compared)
+
+
+def _judged_boundary(pool: RankPool, bounds: Sequence[Bounds], variant: str) -> Finding:
+    return judge_boundary(bounds, pool.run(decide, list(bounds), variant, name="guided steps", timeout=60.0))
+
+
+def _save(job: FuzzJob, backend: str, findings: Sequence[Finding]) -> dict[str, str]:
+    replays = {}
+    for finding in findings:
+        if finding.verdict is Verdict.FAIL and "case" in finding.data:
+            data = finding.data["case"]
+            case = Bounds.from_dict(data) if "num_timesteps" in data else Case.from_dict(data)
+            saved = saved_of(finding, job.combine, job.world_size, job.device, backend, case)
+            replays[finding.name] = replay_command(saved.write(job.save))
+    return replays
+
+
+def run_replay(path: str, **changes: Any) -> FuzzReport:
+    """Evaluates a saved case again, in the setting it was saved with but for ``changes`` to the job.
+
+    Raises:
+        BadInput: the file is no saved case, or the setting cannot be used.
+    """
+    began = time.monotonic()
+    saved = read_saved(path)
+    setting = {"combine": saved.combine, "world_size": saved.world_size, "device": saved.device}
+    job = FuzzJob(**(setting | {"backend": saved.backend, "cases": 1} | changes)).checked()
+    report = FuzzReport(job)
+    try:
+        placement = place(job.world_size, job.device, job.backend)
+        pool = pool_for(placement.spec)
+        report = replace(report, backend=placement.spec.backend, notes=placement.notes)
+        environment = pool.run(describe)
+        findings = _replayed(pool, job, saved)
+    except RankFailure as failure:
+        return replace(report, failure=_failure(failure), timings={"total": time.monotonic() - began})
+    except Unjudged as reason:
+        return replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})
+    return replace(
+        report,
+        findings=findings,
+        cases=1,
+        environment=environment,
+        replays={f.name: replay_command(Path(path)) for f in findings if f.verdict is Verdict.FAIL},
+        timings={"total": time.monotonic() - began},
+    )
+
+
+def _replayed(pool: RankPool, job: FuzzJob, saved: Saved) -> list[Finding]:
+    """Every property of the one case, the saved one first; one that says nothing about it is left out."""
+    if isinstance(saved.case, Bounds):
+        return [_judged_boundary(pool, [saved.case], saved.combine.removeprefix(MUTANT))]
+    fuzzer = Fuzzer(pool, job.combine)
+    fuzzer.judge([saved.case])
+    if saved.answer is not None:
+        fuzzer.judge_exact([saved.answer])
+    found = [f for f in fuzzer.findings(job.device) if f.verdict is not Verdict.UNKNOWN]
+    return sorted(found, key=lambda finding: finding.name != saved.property)
