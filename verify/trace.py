@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -21,7 +21,6 @@ from verify.errors import BadInput
 from verify.protocols import Denoiser, Group
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST, Schedule
-
 
 # What may differ between two ranks' environments without making their bits differ.
 PRIVATE_ENVIRONMENT = frozenset({"host", "gpu_index", "gpu_uuid"})
@@ -50,7 +49,7 @@ class CacheRecord:
         elements: how many it has.
         before: SHA-256 of its bytes before the loop.
         after: SHA-256 of its bytes after the loop.
-        written_at: the step at which an in-place write was first seen; -1 before step 0; None where none was seen.
+        written_at: the step in which a write was first seen; None where none was, as after the last step.
         difference: the first element that changed.
     """
 
@@ -318,7 +317,7 @@ class _Watched:
     pristine: Tensor
     digest: str
     version: int = 0
-    written_at: int | None = None
+    writes: list[tuple[int, Tensor | bool]] = field(default_factory=list)
 
 
 class CacheWatch:
@@ -339,13 +338,17 @@ class CacheWatch:
     def begin(self) -> None:
         """A loop is about to start."""
         for w in self._watched:
-            w.version, w.written_at = w.tensor._version, None
+            w.version, w.writes = w.tensor._version, []
 
     def look(self, step: int) -> None:
-        """Notes ``step`` for each tensor written since the last look. Host work only."""
+        """Notes ``step`` for each tensor written since the last look. Never waits for the device."""
         for w in self._watched:
-            if w.written_at is None and (self._now(w) is not w.tensor or w.tensor._version != w.version):
-                w.written_at = step
+            if self._now(w) is not w.tensor:
+                w.writes.append((step, True))
+            elif w.tensor._version != w.version:
+                w.version = w.tensor._version
+                # Views of one tensor count each other's writes: bytes tell whose it was.
+                w.writes.append((step, (bits_of(w.tensor) != bits_of(w.pristine)).any()))
 
     def _now(self, w: _Watched) -> Tensor | None:
         """What the context holds under that name now: an append does not write to a tensor, it puts another there."""
@@ -368,11 +371,11 @@ class CacheWatch:
                     elements=w.pristine.numel(),
                     before=w.digest,
                     after=w.digest if not changed else "gone" if now is None else digest(now),
-                    written_at=w.written_at if changed else None,
+                    written_at=next((step for step, seen in w.writes if seen), None) if changed else None,
                     difference=first_difference(w.pristine, now) if changed and alike and now is not None else None,
                 )
             )
-            if changed:
+            if changed or now is not w.tensor:
                 w.tensor.copy_(w.pristine)
             if now is not w.tensor:
                 branch = self._caches[w.branch]

@@ -39,6 +39,8 @@ def schedule_followed(traces: Sequence[Trace], request: DenoiseRequest) -> Findi
 def _first_difference(request: DenoiseRequest, followed: Schedule) -> tuple[int, str] | None:
     """The first step at which ``followed`` is not the request's schedule, and how."""
     due = request.schedule
+    if due.steps != followed.steps:
+        return min(due.steps, followed.steps), f"follows a schedule of {followed.steps} steps, expected {due.steps}"
     for step in range(due.steps):
         t, its = due.timesteps[step], followed.timesteps[step]
         # Floats, but never computed with: NaN would differ from itself, and should.
