@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from verify.errors import BadInput
+from verify.interrupts import interrupts
 
 # Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
 COMMANDS = {
     "run": "run the loops on real ranks and compare every x_t, bit by bit",
     "faults": "inject real bugs, and show that each is caught and placed",
+    "fuzz": "test the combine on every rank as an adversary would, or measure what its bits depend on",
     "bench": "time the loop versions against each other, or the cost of verifying",
     "doctor": "show what this machine can run",
 }
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,8 +29,25 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0 pass, 1 fail, 2 bad input, 3 unknown, 130 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Runs a command and returns its exit status.
+
+    0 pass, 1 fail, 2 bad input, 3 unknown; 130 after Ctrl-C and 143 after SIGTERM, when no verdict is given, no output
+    file is written and every process that was started has ended.
+    """
+    with interrupts(restore=arguments is not None) as signals:
+        try:
+            return _main(list(sys.argv[1:] if arguments is None else arguments))
+        except BaseException as error:
+            # A library may have made something else of the interrupt while it was being imported.
+            if signals.received is None and not isinstance(error, KeyboardInterrupt):
+                raise
+            if (family := sys.modules.get("verify.ranks.family")) is not None:
+                family.close_family()
+            print("verify: interrupted", file=sys.stderr)
+            return signals.exit_status
+
+
+def _main(given: list[str]) -> int:
     try:
         parsed = _parse(given)
         execute = importlib.import_module(f"verify.commands.{parsed.command}").execute
@@ -37,9 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"verify: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("verify: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; the verdict has nowhere to go but the exit status of a failure to judge.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

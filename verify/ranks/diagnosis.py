@@ -18,6 +18,7 @@ _STACK_WAIT = 3.0
 _EXIT_WAIT = 2.0
 _OUTPUT_TAIL = 4000
 _STACK_TAIL = 1 << 16
+_CLOSED = "closed its connection without exiting"
 
 # Kinds of answers. A rank sends the first five; the last two are how the controller notes that nothing whole came.
 READY, DONE, BAD_INPUT, UNJUDGED, RAISED = "ready", "done", "bad input", "unjudged", "raised"
@@ -49,14 +50,16 @@ def diagnose(
 ) -> list[RankReport]:
     """One report a rank, in rank order, with the stacks of the living."""
     silent = [rank for rank in range(len(pids)) if rank not in answers or answers[rank].kind == STUCK]
-    stacks = _ask_for_stacks(family, pids, births, silent)
+    ended = {rank: _how_it_died(family, pids[rank]) for rank, answer in answers.items() if answer.kind == DIED}
+    still_there = [rank for rank, how in ended.items() if how == _CLOSED]
+    stacks = _ask_for_stacks(family, pids, births, silent + still_there)
     waiting = any(answer.kind in (DIED, RAISED) for answer in answers.values())
     reports = []
     for rank, place in enumerate(places):
         answer = answers.get(rank, Answer("waiting" if waiting else "hung"))
         state, what, trace = answer.kind, "finished its part", stacks.get(rank, "")
         if state == DIED:
-            what, trace = _how_it_died(family, pids[rank]), births[rank].stacks.tail(_STACK_TAIL)
+            what, trace = ended[rank], births[rank].stacks.tail(_STACK_TAIL)
         elif state == RAISED:
             what, trace = f"raised {answer.value}", answer.trace
         elif state == STUCK:
@@ -96,7 +99,7 @@ def _how_it_died(family: Family, pid: int) -> str:
     if not family.alive:
         return "was killed together with the process that ranks are forked from"
     if status is None:
-        return "closed its connection without exiting"
+        return _CLOSED
     if status < 0:
         hint = ": out of memory, or somebody killed it" if -status == signal.SIGKILL else ""
         return f"was killed by {_signal_name(-status)}{hint}"

@@ -23,7 +23,7 @@ from verify.ranks.anonymous import AnonymousFile
 _START_TIMEOUT = 120.0
 _END_TIMEOUT = 5.0
 # A rank that stops in the middle of a message must not stop its controller for longer.
-_MESSAGE_TIMEOUT = 5
+_MESSAGE_TIMEOUT = 3
 
 _PROGRAM = """import sys
 sys.path[:] = sys.argv[3:]

@@ -14,7 +14,7 @@ from verify.errors import BadInput, Unjudged
 from verify.ranks import wire
 from verify.ranks.anonymous import AnonymousFile
 from verify.ranks.board import Board, Place
-from verify.ranks.diagnosis import BAD_INPUT, DIED, DONE, GOOD, RAISED, STUCK, UNJUDGED, Answer, diagnose
+from verify.ranks.diagnosis import BAD_INPUT, DIED, GOOD, RAISED, STUCK, UNJUDGED, Answer, diagnose
 from verify.ranks.failure import RankFailure
 from verify.ranks.family import Birth, Family, family, import_path, variables
 from verify.ranks.lease import lease

@@ -1,0 +1,224 @@
+"""What ranks are asked to do in these tests. Ranks import this module by its name, so it imports little."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from verify.errors import BadInput, Unjudged
+from verify.ranks.settings import FLAGS
+from verify.ranks.worker import Rank
+
+VICTIM = 1
+
+
+def identity(rank: Rank, *values: Any) -> Any:
+    return values[0] if len(values) == 1 else (rank.rank, *values)
+
+
+def process(rank: Rank) -> tuple[int, int, int]:
+    return rank.rank, rank.world_size, os.getpid()
+
+
+def seconds_of_products(rank: Rank, count: int) -> float:
+    """Computes for a while, and says how long that took."""
+    began = time.perf_counter()
+    matrix = torch.eye(128)
+    for _ in range(count):
+        matrix = matrix @ matrix
+    return time.perf_counter() - began
+
+
+def remember(rank: Rank, value: int | None = None) -> int | None:
+    if value is not None:
+        rank.memo["remembered"] = value + rank.rank
+    kept: int | None = rank.memo.get("remembered")
+    return kept
+
+
+def draws(rank: Rank) -> tuple[float, float, float]:
+    """What a loop gets that draws noise without a seed."""
+    return random.random(), float(numpy.random.rand()), float(torch.rand(()))
+
+
+def surroundings(rank: Rank) -> dict[str, Any]:
+    return {
+        "folder": os.getcwd(),
+        "path": list(sys.path),
+        "variables": dict(os.environ),
+        "flags": {flag.name: flag.read() for flag in FLAGS},
+        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "threads": torch.get_num_threads(),
+        "openmp": torch.__config__.parallel_info(),
+        "environment": rank.environment(),
+        "descriptors": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in _descriptors()),
+        "parent": os.getppid(),
+        "interruptible": signal.getsignal(signal.SIGINT) is not signal.SIG_IGN,
+    }
+
+
+def _descriptors() -> list[str]:
+    return [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+
+
+def gathered(rank: Rank, tensors: list[Tensor], transposed: bool) -> list[Tensor]:
+    own = tensors[rank.rank]
+    return rank.group.all_gather(own.mT.contiguous().mT if transposed else own)
+
+
+def broadcast(rank: Rank, tensors: list[Tensor], transposed: bool, src: int) -> tuple[Tensor, Tensor, bool]:
+    """What the tensor is after a broadcast, what lies around it in memory, and whether it was done in place."""
+    own = tensors[rank.rank]
+    rows, columns = own.shape[-2:]
+    memory = torch.zeros(*own.shape[:-2], columns + 2, rows + 2, dtype=own.dtype)
+    view = memory[..., 1:-1, 1:-1].mT if transposed else memory.mT[..., 1:-1, 1:-1].contiguous()
+    view.copy_(own)
+    result = rank.group.broadcast(view, src)
+    return view.clone(), memory, result is view
+
+
+def refuse(rank: Rank, kind: str) -> None:
+    """Rank 1 alone says no; after bad input, the others wait for it."""
+    if rank.rank == VICTIM:
+        raise BadInput("the value is 3, expected 4; use 4") if kind == "bad input" else Unjudged("too little memory")
+    if kind == "bad input":
+        rank.group.all_gather(torch.zeros(1))
+
+
+class RaisesWhenRead:
+    """Travels well and cannot be unpacked."""
+
+    def __reduce__(self) -> Any:
+        return _raise, ("unpacking went wrong",)
+
+
+class RaisesWhenPickled:
+    def __reduce__(self) -> Any:
+        raise ValueError("packing went wrong")
+
+
+def _raise(text: str) -> None:
+    raise ValueError(text)
+
+
+def fail(rank: Rank, way: str, step: int = 3, victims: tuple[int, ...] = (VICTIM,), wait: bool = True) -> Any:
+    """Gathers at each step; at ``step`` the victims fail in their ``way``, and the others wait for them if asked to.
+
+    Everybody marks where they are.
+    """
+    for done in range(step):
+        _gather(rank, done)
+        rank.marker.finished(done)
+    if rank.rank in victims:
+        result = WAYS[way](rank)
+        if result is not None:
+            return result
+    if wait:
+        _gather(rank, step)
+    return "done"
+
+
+def _gather(rank: Rank, step: int) -> None:
+    rank.marker.activity(f"all_gather 1 of step {step}")
+    rank.group.all_gather(torch.zeros(4))
+    rank.marker.activity("")
+
+
+def _segfault(rank: Rank) -> None:
+    rank.marker.activity("velocity of text")
+    ctypes.string_at(8)
+
+
+def _sleep_in_python(rank: Rank) -> None:
+    rank.marker.activity("velocity of text")
+    while True:
+        time.sleep(0.01)
+
+
+def _stuck_in_a_native_call(rank: Rank) -> None:
+    rank.marker.activity("velocity of text")
+    # Neither releases the interpreter lock nor returns: as a kernel that spins.
+    ctypes.PyDLL(None).sleep(600)
+
+
+def _close_connection(rank: Rank) -> None:
+    for fd in map(int, _descriptors()):
+        if fd > 2 and "socket" in os.readlink(f"/proc/self/fd/{fd}"):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+    time.sleep(600)
+
+
+def _print_and_raise(rank: Rank) -> None:
+    for line in range(200):
+        print(f"{line:06d} " * 10000)  # 70 kB
+    raise RuntimeError("after much output")
+
+
+def _raise_in_thread_and_die(rank: Rank) -> None:
+    thread = threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGKILL))
+    thread.start()
+    time.sleep(600)
+
+
+WAYS: dict[str, Any] = {
+    "SIGKILL": lambda rank: os.kill(os.getpid(), signal.SIGKILL),
+    "SIGSEGV": _segfault,
+    "abort": lambda rank: os.abort(),
+    "os._exit": lambda rank: os._exit(7),
+    "os._exit(0)": lambda rank: os._exit(0),
+    "SystemExit": lambda rank: sys.exit(0),
+    "KeyboardInterrupt": lambda rank: signal.raise_signal(signal.SIGINT) or _interrupted(),
+    "exception": lambda rank: _raise("the scheduler ran out of steps\nand of lines"),
+    "sleep": _sleep_in_python,
+    "native": _stuck_in_a_native_call,
+    "SIGSTOP": lambda rank: os.kill(os.getpid(), signal.SIGSTOP),
+    "left out": lambda rank: "done",  # The others wait in a collective that this rank never enters.
+    "twice": lambda rank: _gather(rank, 3),  # One collective more: this rank waits in the last one.
+    "unpicklable": lambda rank: threading.Lock(),
+    "raises when pickled": lambda rank: RaisesWhenPickled(),
+    "raises when read": lambda rank: RaisesWhenRead(),
+    "meta": lambda rank: torch.zeros(3, device="meta"),
+    "closes": _close_connection,
+    "prints": _print_and_raise,
+    "thread": _raise_in_thread_and_die,
+}
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def start_a_process_and_sleep(rank: Rank, seconds: float) -> None:
+    """As a loop that starts a compiler or a server and never ends."""
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
+    time.sleep(seconds)
+
+
+def leave_a_process(rank: Rank) -> int:
+    return subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+
+
+def loop_until_killed(rank: Rank, flag: str, steps: int) -> int:
+    """Gathers and computes, quickly; touches ``flag`` when under way."""
+    for step in range(steps):
+        _gather(rank, step)
+        rank.marker.activity("velocity of gen")
+        torch.ones(64, 64) @ torch.ones(64, 64)
+        rank.marker.finished(step)
+        if rank.rank == 0 and step == 3:
+            Path(flag).touch()
+    return steps
