@@ -14,7 +14,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,19 @@ def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> Bag
             if not _is_finite(parameter):
                 _refuse_values(published, tensors.read(published), dtype)
     return model
+
+
+def checkpoint_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """Published name and value, as stored, of each tensor that the model takes: for a model that is built elsewhere.
+
+    Raises:
+        BadInput: the folder, its configuration or its files cannot be used.
+    """
+    with ExitStack() as stack:
+        tensors = TensorFiles(_weight_files(directory), stack)
+        _, model = _survey(directory, tensors)
+        for name, _ in model.named_parameters():
+            yield published_name(name), tensors.read(published_name(name))
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -34,6 +34,18 @@ def build_model(config: BagelConfig, dtype: torch.dtype, device: torch.device, s
     return model
 
 
+def seeded_parameters(
+    config: BagelConfig, dtype: torch.dtype, device: torch.device, seed: int
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of each parameter of :func:`build_model`, one at a time: for a model that is built elsewhere."""
+    with torch.device("meta"):
+        model = BagelModel(config).to(dtype)
+    for name, parameter in model.named_parameters():
+        tensor = torch.empty(parameter.shape, dtype=dtype, device=device)
+        _fill(name, tensor, config, seed)
+        yield name, tensor
+
+
 def _fill(name: str, parameter: Tensor, config: BagelConfig, seed: int) -> None:
     if name == "latent_pos_embed":
         parameter.copy_(sincos_2d(config.latent_side, config.hidden))

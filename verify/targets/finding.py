@@ -36,7 +36,7 @@ def find_target(name: str) -> Target:
     if inspect.isclass(found) or (inspect.isroutine(found) and not hasattr(found, "prepare")):
         try:
             found = found()
-        except Exception as error:  # noqa: BLE001  (whatever it raises, it is no target)
+        except Exception as error:
             raise BadInput.of(
                 "--target", name, "a target, or a class or function that makes one of no arguments",
                 f"calling it raised {type(error).__name__}: {error}",
@@ -57,7 +57,9 @@ def _checked(name: str, target: Any) -> Target:
         _refuse(name, target, "loops", "a mapping from names to loops(denoiser, request, x_0, group, observe)")
     assert isinstance(loops, Mapping)
     if REFERENCE not in loops:
-        _refuse(name, target, "loops", f"a {REFERENCE!r} among them: the loop in one process that the others are held to")
+        _refuse(
+            name, target, "loops", f"a {REFERENCE!r} among them: the loop in one process that the others are held to"
+        )
     if len(loops) < 2:
         _refuse(name, target, "loops", "one besides the reference: there is nothing to judge")
     kinds = (*LOOP_KINDS, _ANY)
@@ -84,5 +86,6 @@ def _refuse(name: str, target: Any, attribute: str, expected: str) -> None:
     if isinstance(value, Mapping):
         shown = "{" + ", ".join(f"{k!r}: {v if isinstance(v, str) else '...'}" for k, v in value.items()) + "}"
     raise BadInput(
-        f"--target {name}: attribute {attribute} is {shown}, expected {expected}; see verify/targets/protocol.py, Target"
+        f"--target {name}: attribute {attribute} is {shown}, expected {expected}; see Target in "
+        "verify/targets/protocol.py"
     )

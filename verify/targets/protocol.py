@@ -129,6 +129,6 @@ def explained(target: Target, finding: Finding) -> tuple[str, ...]:
 
 
 def default_loops(target: Target) -> tuple[str, ...]:
-    """The loops that are judged when none are named: ``default`` where the target says so, else all but the reference."""
+    """The loops that are judged when none are named: the target's ``default``, else all but the reference."""
     named = getattr(target, "default", None)
     return tuple(named) if named is not None else tuple(name for name in target.loops if name != REFERENCE)

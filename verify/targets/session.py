@@ -51,7 +51,8 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
     alone = plan.loop == REFERENCE
     loop = find_loop(plan)
     rank.marker.activity("building the model and its contexts")
-    prepared, caches = prepare(rank, plan)  # On every rank, the reference's too: a target may make process groups in it.
+    # On every rank, also for the reference: a target may make process groups in it.
+    prepared, caches = prepare(rank, plan)
     if alone and rank.rank:
         return None
     request = request_for(plan, prepared, rank)

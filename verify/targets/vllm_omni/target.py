@@ -1,0 +1,142 @@
+"""The target ``vllm_omni``: the installed package's own CFG-parallel loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from verify.bagel.checkpoint import checkpoint_tensors, config_of
+from verify.bagel.config import BagelConfig, preset
+from verify.bagel.denoiser import initial_noise
+from verify.bagel.published import published_name
+from verify.bagel.weights import seeded_parameters
+from verify.errors import BadInput, Unjudged
+from verify.protocols import Loop
+from verify.request import DenoiseRequest
+from verify.targets.protocol import REFERENCE, ModelOptions, Prepared
+from verify.targets.vllm_omni.contexts import CacheView
+from verify.targets.vllm_omni.denoiser import UpstreamDenoiser
+from verify.targets.vllm_omni.loops import generate_image, measured_schedule, reference
+from verify.targets.vllm_omni.model import build_upstream
+from verify.targets.vllm_omni.versions import cannot_be_driven, installed_version
+from verify.targets.vllm_omni.world import UpstreamGroup, World, world
+from verify.verdict import Finding
+
+WEIGHTS_SEED = 1
+_LOOP = "generate_image"
+_ALWAYS_SUBSTITUTED = (
+    "tokenizer, VAE and image encoder: token ids, latents, none",
+    "BagelPipeline.forward: its calls, in its order; its weights loader is real",
+)
+_EXTRA_STEP = (
+    "known: vllm-omni issue 4470. A schedule of N + 1 points takes N Euler steps where Bagel takes N - 1; 0.22.0 has "
+    "it, 0.18.0 and 0.30.0 do not"
+)
+_BOUND = (
+    "known: the interval's bound is compared in float32 by Bagel and vllm-omni 0.18.0, as a host float (float64) by "
+    "0.22.0 and 0.30.0; they differ where a step falls on a bound. Ranks that disagree would wait for each other"
+)
+
+
+class VllmOmniTarget:
+    """vllm-omni's ``Bagel.generate_image``, its groups, model and loader, with seeded weights or a checkpoint."""
+
+    name = "vllm_omni"
+    loops: Mapping[str, Loop] = {REFERENCE: reference, _LOOP: generate_image}
+    expects: Mapping[str, str] = {REFERENCE: REFERENCE, _LOOP: "local"}
+
+    def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
+        """The denoiser of this request; the network under it is kept for the next one."""
+        installed = installed_version()
+        _require_servable(request, options)
+        here = world(device)
+        doing = "building its Bagel"
+        try:
+            config, model = _model(options.preset, options.checkpoint, device)
+            doing = "preparing a request"
+            denoiser = UpstreamDenoiser(model, config, here.version, request, device)
+            doing = "running its loop without a network, to see its schedule"
+            denoiser.schedule = measured_schedule(denoiser, here.coordinator)
+        except (BadInput, Unjudged):
+            raise
+        except Exception as error:
+            raise cannot_be_driven(installed, doing, error) from error
+        if not denoiser.schedule.steps:
+            raise Unjudged(f"vllm-omni {installed} took no step through {here.version.single_branch}: nothing to judge")
+        return Prepared(
+            denoiser,
+            initial_noise(request, config.latent_channels, rank).to(device),
+            {branch: CacheView(denoiser.contexts[branch].past_key_values) for branch in request.branches},
+            notes=_notes(here),
+            group=UpstreamGroup(here.coordinator),
+            followed=denoiser.schedule,
+            environment=_environment(here, model),
+        )
+
+    def explain(self, finding: Finding) -> tuple[str, ...]:
+        """The public report of a schedule that is not Bagel's."""
+        if finding.name != "schedule" or finding.first_divergence is None:
+            return ()
+        return (_EXTRA_STEP if finding.first_divergence.tensor == "number of steps" else _BOUND,)
+
+
+def _require_servable(request: DenoiseRequest, options: ModelOptions) -> None:
+    if options.dtype != "bfloat16":
+        raise BadInput.of("dtype", options.dtype, "bfloat16: vllm-omni's generation path fixes it", "leave it out")
+    if len(request.branches) < 2:
+        raise BadInput.of(
+            "cfg_text_scale",
+            request.cfg_text_scale,
+            "above 1.0: without guidance vllm-omni sends nothing, not even the noise, and nothing runs in parallel",
+            "raise it",
+        )
+    if len(request.branches) != dist.get_world_size():
+        raise BadInput.of(
+            "world size",
+            dist.get_world_size(),
+            f"{len(request.branches)}, one rank for each of {', '.join(request.branches)}, which vllm-omni requires",
+            "leave --world-size out",
+        )
+
+
+def _notes(here: World) -> tuple[str, ...]:
+    entry = here.version.name
+    driven = "" if entry == here.installed else f", not a version named here, driven as {entry}"
+    return (
+        f"vllm-omni {here.installed}{driven}: loop, combine, process groups, transformer, KV caches, input preparation "
+        "and weights loader are its own",
+        *(f"substituted: {what}" for what in (*here.substituted, *_ALWAYS_SUBSTITUTED)),
+        "the loop runs under bf16 autocast, as its pipeline does on a GPU; --no-autocast has no effect on this target",
+    )
+
+
+def _environment(here: World, model: Any) -> dict[str, Any]:
+    backends = {module.attn_backend.__name__ for module in model.modules() if hasattr(module, "attn_backend")}
+    return {
+        "vllm_omni": here.installed,
+        "vllm": metadata.version("vllm"),
+        "autocast": True,
+        "attention": ", ".join(sorted(backends)) or "flash_attn_varlen_func",
+    }
+
+
+@lru_cache(maxsize=1)
+def _model(preset_name: str, checkpoint: str | None, device: torch.device) -> tuple[BagelConfig, Any]:
+    config = preset(preset_name).config if checkpoint is None else config_of(Path(checkpoint))
+    return config, build_upstream(config, _weights(config, checkpoint, device), device)
+
+
+def _weights(config: BagelConfig, checkpoint: str | None, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Every weight in the published layout: the built-in target's seeded ones, or a checkpoint's."""
+    if checkpoint is not None:
+        yield from checkpoint_tensors(Path(checkpoint))
+        return
+    for name, tensor in seeded_parameters(config, torch.bfloat16, device, WEIGHTS_SEED):
+        yield published_name(name), tensor
