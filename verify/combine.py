@@ -52,10 +52,10 @@ def combine_cfg(
                 f"{name} is {branch.dtype} {tuple(branch.shape)}, gen is {gen.dtype} {tuple(gen.shape)}; "
                 "the branches must agree"
             )
-    text_guided = text + text_scale * (gen - text)
+    text_guided: Tensor = text + text_scale * (gen - text)
     if renorm_type == "text_channel":
         text_guided = text_guided * _renorm_factor(gen, text_guided, per_token=True, renorm_min=renorm_min)
-    guided = text_guided if img is None else img + img_scale * (text_guided - img)
+    guided: Tensor = text_guided if img is None else img + img_scale * (text_guided - img)
     if renorm_type == "text_channel":
         return guided
     return guided * _renorm_factor(gen, guided, per_token=renorm_type == "channel", renorm_min=renorm_min)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from verify.bits import Difference, bits_of, describe, first_difference, same_bits
 from verify.errors import BadInput
-from verify.protocols import Denoiser, Group
+from verify.protocols import Denoiser, Group, Observe
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST, Schedule
 
@@ -161,7 +161,7 @@ class Recorder:
     def _nothing(self) -> Tensor:
         return torch.zeros((), dtype=torch.int64, device=self._device)
 
-    def run(self, loop: Callable[[Denoiser, Group, Callable[[int, Tensor], None]], Any]) -> tuple[Any, float]:
+    def run(self, loop: Callable[[Denoiser, Group, Observe], Any]) -> tuple[Any, float]:
         """Runs the loop and returns its result and its seconds, the device's work included."""
         _synchronise(self._device)
         began = time.perf_counter()
@@ -209,9 +209,8 @@ class Recorder:
             )
         self._require("what the loop returned", final)
         # Collectives after the last step count to it: they belong to no other.
-        for kept in (self._collectives, self._branches):
-            after = kept.pop()
-            kept[-1] += after  # type: ignore[operator]
+        self._collectives[-2] += self._collectives.pop()
+        self._branches[-2] += self._branches.pop()
         return Trace(
             loop=loop,
             rank=self.group.rank,

@@ -71,3 +71,16 @@ class LinearDenoiser:
     def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
         self.calls.append((step, branch))
         return (x_t * 0.3 + self.contexts[branch].mean() * 0.7 + 0.01 * step).to(self._dtype)
+
+
+class Notes:
+    """A pen that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def finished(self, step: int) -> None:
+        self.said.append(f"finished {step}")
+
+    def activity(self, words: str) -> None:
+        self.said.append(words)

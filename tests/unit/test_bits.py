@@ -16,7 +16,12 @@ from verify.bits import bits_of, describe, first_difference, same_bits, ulp_dist
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 NAN, INF = math.nan, math.inf
-INTEGERS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+INTEGERS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
 
 
 def of_bits(pattern: int, dtype: torch.dtype) -> Tensor:
@@ -54,7 +59,7 @@ def test_other_dtypes() -> None:
     for dtype in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.complex64):
         a = torch.tensor([1, 0, 1]).to(dtype)
         assert same_bits(a, a.clone()) and not same_bits(a, a.flip(0)[[1, 0, 2]])
-    with pytest.raises(TypeError, match="no integer view for torch.complex128"):
+    with pytest.raises(TypeError, match=r"no integer view for torch\.complex128"):
         bits_of(torch.zeros(2, dtype=torch.complex128))
 
 

@@ -170,7 +170,7 @@ def test_norms_are_those_of_torch_norm() -> None:
         g, t = gen.to(dtype), text.to(dtype)
         guided = t + 4.0 * (g - t)
         for kind, how in (("global", {}), ("channel", {"dim": -1, "keepdim": True})):
-            factor = (torch.norm(g, **how) / (torch.norm(guided, **how) + EPS)).clamp(min=0.0, max=1.0)  # type: ignore[arg-type]
+            factor = (torch.norm(g, **how) / (torch.norm(guided, **how) + EPS)).clamp(min=0.0, max=1.0)
             assert same_bits(combine_cfg(g, t, None, 4.0, 1.0, kind, 0.0), guided * factor)
 
 

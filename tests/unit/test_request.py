@@ -20,6 +20,10 @@ from verify.request import RENORM_TYPES, DenoiseRequest
 NAN, INF = math.nan, math.inf
 
 
+def made(**fields: Any) -> DenoiseRequest:
+    return DenoiseRequest(**fields)
+
+
 def refusal(**fields: Any) -> str:
     with pytest.raises(BadInput) as caught:
         DenoiseRequest(**fields)
@@ -49,11 +53,12 @@ def test_defaults_are_those_of_bagel() -> None:
 )
 def test_integers(field: str, least: int, greatest: int) -> None:
     for value in (least, greatest):
-        assert getattr(DenoiseRequest(**{field: value}), field) == value
-    for value in (least - 1, greatest + 1, -least - 1, 10**400, 32.0, "32", None, True, NAN, [32]):
-        shown = repr(value)
+        assert getattr(made(**{field: value}), field) == value
+    bad: object
+    for bad in (least - 1, greatest + 1, -least - 1, 10**400, 32.0, "32", None, True, NAN, [32]):
+        shown = repr(bad)
         shown = shown if len(shown) <= 120 else shown[:117] + "..."
-        assert refusal(**{field: value}) == (
+        assert refusal(**{field: bad}) == (
             f"{field} is {shown}, expected an integer from {least} to {greatest}; choose one in that range"
         )
 
@@ -69,12 +74,13 @@ def test_integers(field: str, least: int, greatest: int) -> None:
 )
 def test_numbers(field: str, least: float, greatest: float, shown: str) -> None:
     for value in (least, greatest, int(greatest)):
-        kept = getattr(DenoiseRequest(**{field: value}), field)
+        kept = getattr(made(**{field: value}), field)
         assert (kept, type(kept)) == (value, float)
+    bad: object
     below, above = math.nextafter(least, -INF), math.nextafter(greatest, INF)
-    for value in (below, above, -1.0, NAN, INF, -INF, True, "2", None, 1j, [2.0]):
-        assert refusal(**{field: value}) == (
-            f"{field} is {value!r}, expected a number from {shown}; choose one in that range"
+    for bad in (below, above, -1.0, NAN, INF, -INF, True, "2", None, 1j, [2.0]):
+        assert refusal(**{field: bad}) == (
+            f"{field} is {bad!r}, expected a number from {shown}; choose one in that range"
         )
 
 
@@ -91,7 +97,7 @@ def test_sides_are_multiples_of_16(field: str, side: int, lower: int, upper: int
     said = refusal(**{field: side})
     assert said == f"{field} is {side}, expected a multiple of 16 pixels; use {lower} or {upper}"
     for fix in (lower, upper):
-        assert getattr(DenoiseRequest(**{field: fix}), field) == fix
+        assert getattr(made(**{field: fix}), field) == fix
 
 
 def test_intervals() -> None:
@@ -100,7 +106,19 @@ def test_intervals() -> None:
     kept = DenoiseRequest(cfg_interval=[0, 1]).cfg_interval  # type: ignore[arg-type]
     assert isinstance(kept, tuple) and all(type(bound) is float for bound in kept)
     expected = "expected two numbers LO HI with 0 <= LO <= HI <= 1"
-    for bad in [(0.4,), (0.4, 0.6, 1.0), (), 0.4, "01", None, (True, 1.0), (NAN, 1.0), (0.0, INF), ("0", "1"), {0.4, 1}]:
+    for bad in [
+        (0.4,),
+        (0.4, 0.6, 1.0),
+        (),
+        0.4,
+        "01",
+        None,
+        (True, 1.0),
+        (NAN, 1.0),
+        (0.0, INF),
+        ("0", "1"),
+        {0.4, 1},
+    ]:
         assert refusal(cfg_interval=bad) == f"cfg_interval is {bad!r}, {expected}; give both bounds"
     for bad in [(1.0, 0.4), (-0.1, 1.0), (0.0, 1.1), (2, 3), (0, 10**400)]:
         assert refusal(cfg_interval=bad).endswith(f"{expected}; order the bounds within [0, 1]")
@@ -116,8 +134,8 @@ def test_renorm_types(bad: object) -> None:
 
 def test_image_guidance_needs_text_guidance() -> None:
     assert refusal(cfg_text_scale=1.0, cfg_img_scale=1.5) == (
-        "cfg_img_scale is 1.5, expected 1.0 when cfg_text_scale is 1.0, because Bagel guides by the image only on top of "
-        "the text; raise cfg_text_scale above 1.0 or leave cfg_img_scale at 1.0"
+        "cfg_img_scale is 1.5, expected 1.0 when cfg_text_scale is 1.0, because Bagel guides by the image only on top "
+        "of the text; raise cfg_text_scale above 1.0 or leave cfg_img_scale at 1.0"
     )
 
 

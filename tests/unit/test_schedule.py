@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_whatever_the_request(num_timesteps: int, shift: float, bounds: tuple[fl
     lo, hi = sorted(bounds)
     schedule = Schedule.of(num_timesteps, shift, (lo, hi))
     times, dts = schedule.timesteps, schedule.dts.double()
-    assert all(earlier > later > 0 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(earlier > later > 0 for earlier, later in pairwise(times))
     assert bool((schedule.dts > 0).all())
     # Each difference is rounded once, by half a unit in the last place of a number below 2 at most.
     assert abs(float(dts.sum()) - times[0]) <= len(times) * 2.0**-24
@@ -167,7 +168,9 @@ def test_unknown_kinds_and_worlds() -> None:
     with pytest.raises(ValueError, match="no loop version is called 'ring'"):
         expected_work("ring", four_steps(), BRANCHES, 3)
     for kind, ranks in [("local", 2), ("broadcast", 4), ("local", 1)]:
-        with pytest.raises(ValueError, match=f"{kind} gives each rank one branch: {ranks} ranks cannot take 3 branches"):
+        with pytest.raises(
+            ValueError, match=f"{kind} gives each rank one branch: {ranks} ranks cannot take 3 branches"
+        ):
             expected_work(kind, four_steps(), BRANCHES, ranks)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_threads import LinearDenoiser
+from in_threads import LinearDenoiser, Notes
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from traces import CHANNELS, ELEMENTS, STEPS, TOKENS, flip, small_request
@@ -21,19 +21,6 @@ from verify.schedule import ALL_GATHER, BROADCAST
 from verify.trace import CacheWatch, Collective, Recorder, Trace, digest
 
 REQUEST = small_request()
-
-
-class Notes:
-    """A pen that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def finished(self, step: int) -> None:
-        self.said.append(f"finished {step}")
-
-    def activity(self, words: str) -> None:
-        self.said.append(words)
 
 
 class Bench:
@@ -79,7 +66,11 @@ def test_a_whole_loop() -> None:
     assert seconds > 0 and trace.seconds == seconds
     assert trace.name == "rank 0 of reference"
     seen: list[Tensor] = []
-    alone = reference(LinearDenoiser(REQUEST.branches), REQUEST, bench.x_0, Alone(), lambda step, x_t: seen.append(x_t))
+
+    def observe(step: int, x_t: Tensor) -> None:
+        seen.append(x_t)
+
+    alone = reference(LinearDenoiser(REQUEST.branches), REQUEST, bench.x_0, Alone(), observe)
     assert all(same_bits(a, b) for a, b in zip(trace.x_t, seen, strict=True)) and same_bits(trace.final, alone)
 
 
@@ -205,9 +196,9 @@ def test_the_group_and_the_denoiser_do_what_the_inner_ones_do() -> None:
     assert same_bits(bench.group.all_gather(x_t)[0], x_t)
     assert (bench.group.rank, bench.group.world_size) == (0, 1)
     assert same_bits(bench.denoiser.velocity(x_t, 3, "text"), LinearDenoiser(("gen", "text")).velocity(x_t, 3, "text"))
-    assert bench.denoiser.contexts is bench.inner.contexts  # type: ignore[attr-defined]
+    assert bench.denoiser.contexts is bench.inner.contexts
     with pytest.raises(AttributeError):
-        _ = bench.denoiser.nothing_of_the_kind  # type: ignore[attr-defined]
+        _ = bench.denoiser.nothing_of_the_kind
 
 
 def test_the_pen_is_told_before_and_after() -> None:
@@ -274,7 +265,7 @@ class Operators(TorchDispatchMode):
     """Notes every operator."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

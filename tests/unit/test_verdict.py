@@ -91,7 +91,8 @@ def test_a_divergence_without_elements() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), [((math.nan, 1.0), ["nan", 1.0]), ((math.inf, -math.inf), ["inf", "-inf"]), ((-0.0, 0.0), [0, 0])]
+    ("values", "said"),
+    [((math.nan, 1.0), ["nan", 1.0]), ((math.inf, -math.inf), ["inf", "-inf"]), ((-0.0, 0.0), [0, 0])],
 )
 def test_values_that_json_lacks(values: tuple[float, float], said: list[object]) -> None:
     difference = first_difference(torch.tensor([values[0]]), torch.tensor([values[1]]))

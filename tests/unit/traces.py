@@ -30,7 +30,9 @@ def small_request(ranks: int = 2, **changes: Any) -> DenoiseRequest:
     return DenoiseRequest(**{"height": 32, "width": 32, "num_timesteps": 8, **scales, **changes})
 
 
-def clean(request: DenoiseRequest, kind: str = "local", ranks: int | None = None, loop: str | None = None) -> list[Trace]:
+def clean(
+    request: DenoiseRequest, kind: str = "local", ranks: int | None = None, loop: str | None = None
+) -> list[Trace]:
     """One trace a rank of a loop that did everything right; no two share memory."""
     ranks = len(request.branches) if ranks is None else ranks
     due = expected_work(kind, request.schedule, request.branches, ranks)
@@ -53,7 +55,13 @@ def clean(request: DenoiseRequest, kind: str = "local", ranks: int | None = None
             foreign=(0,) * len(after),
             collectives=tuple(tuple(map(collective, step)) for step in due.collectives),
             caches=tuple(cache(branch, layer) for branch in request.branches for layer in range(2)),
-            environment={"torch": "2.13.0", "threads": 1, "host": f"node{rank}", "gpu_index": rank, "gpu_uuid": f"{rank}"},
+            environment={
+                "torch": "2.13.0",
+                "threads": 1,
+                "host": f"node{rank}",
+                "gpu_index": rank,
+                "gpu_uuid": f"{rank}",
+            },
             seconds=1.0 + rank,
         )
         for rank in range(ranks)
