@@ -17,8 +17,8 @@ from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import RunReport
 from verify.report.message import failure_text, rank_failure_text
 from verify.request import DenoiseRequest
-from verify.targets.protocol import ModelOptions
 from verify.targets.finding import find_target
+from verify.targets.protocol import REFERENCE, ModelOptions, default_loops, understood
 from verify.verdict import Finding, Verdict
 
 IMAGE_GUIDED = {"cfg_img_scale": 1.5, "cfg_renorm_type": "text_channel"}
@@ -69,12 +69,25 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     variables = {name: os.environ[name] for name in BIT_VARIABLES if name in os.environ}
     world = option.world_size or "2, and 3 with image guidance"
     return [
-        f"verify: target {option.target}, preset {option.preset}, device {option.device}, world size {world}, "
+        f"verify: target {option.target} (loops: {_offered(option.target)}), preset {option.preset}, device {option.device}, world size {world}, "
         f"requires {option.require_gpus} GPUs",
         f"verify: torch {torch.__version__}, {cuda}{nccl}, GPUs: {', '.join(gpus) or 'none'}",
         "verify: variables that can change bits: "
         + (", ".join(f"{name}={value}" for name, value in variables.items()) or "none set"),
     ]
+
+
+def _offered(name: str) -> str:
+    """The target's loops; those of the built-in target that it lacks are named too, since no test will name them."""
+    loops = [loop for loop in find_target(name).loops if loop != REFERENCE]
+    lacking = [loop for loop in find_target("builtin").loops if loop not in find_target(name).loops]
+    return ", ".join(loops) + (f"; not offered: {', '.join(lacking)}" if lacking else "")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``target_loop`` is each of the target's loops in turn."""
+    if "target_loop" in metafunc.fixturenames:
+        metafunc.parametrize("target_loop", default_loops(find_target(metafunc.config.option.target)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -107,8 +120,12 @@ class Verifier:
         option = self.config.option
         side = preset(option.preset).side
         request = DenoiseRequest(height=side, width=side, **(IMAGE_GUIDED if "image" in guidance else {}))  # type: ignore[arg-type]
-        if option.world_size is not None and option.world_size != len(request.branches):
-            pytest.skip(f"--world-size {option.world_size}: {guidance} guidance has {len(request.branches)} branches")
+        try:
+            branches = understood(find_target(option.target), request).branches
+        except BadInput as error:
+            pytest.skip(f"{guidance} guidance is not offered by target {option.target}: {error}")
+        if option.world_size is not None and option.world_size != len(branches):
+            pytest.skip(f"--world-size {option.world_size}: {guidance} guidance has {len(branches)} branches")
         job = Job(
             request=request,
             options=ModelOptions(option.preset, autocast=option.device == "cuda"),
@@ -118,6 +135,14 @@ class Verifier:
             timeout=DEFAULT_TIMEOUT,
         )
         return replace(job, **changes)  # type: ignore[arg-type]
+
+    def require_loops(self, count: int = 1, named: str | None = None) -> None:
+        """Skips, and says that the target does not offer it, unless it has that many loops, or that one."""
+        target = find_target(self.config.option.target)
+        offered = default_loops(target) if named is None else tuple(target.loops)
+        if len(offered) < count or (named is not None and named not in offered):
+            wanted = f"loop {named}" if named is not None else f"{count} loops to compare"
+            pytest.skip(f"{wanted} not offered by target {target.name}, whose loops are {', '.join(offered)}")
 
     def report(self, job: Job) -> RunReport:
         """The job's report; each job runs once a session."""
