@@ -52,10 +52,10 @@ def combine_cfg(
                 f"{name} is {branch.dtype} {tuple(branch.shape)}, gen is {gen.dtype} {tuple(gen.shape)}; "
                 "the branches must agree"
             )
-    text_guided: Tensor = text + text_scale * (gen - text)
+    text_guided = text + text_scale * (gen - text)
     if renorm_type == "text_channel":
         text_guided = text_guided * _renorm_factor(gen, text_guided, per_token=True, renorm_min=renorm_min)
-    guided: Tensor = text_guided if img is None else img + img_scale * (text_guided - img)
+    guided = text_guided if img is None else img + img_scale * (text_guided - img)
     if renorm_type == "text_channel":
         return guided
     return guided * _renorm_factor(gen, guided, per_token=renorm_type == "channel", renorm_min=renorm_min)
@@ -64,6 +64,6 @@ def combine_cfg(
 def _renorm_factor(gen: Tensor, guided: Tensor, *, per_token: bool, renorm_min: float) -> Tensor:
     """What brings ``guided`` to gen's norm: ``(tokens, 1)`` if ``per_token``, else 0-d."""
     dim = -1 if per_token else None
-    norm_gen = vector_norm(gen, dim=dim, keepdim=per_token)
-    norm_guided = vector_norm(guided, dim=dim, keepdim=per_token)
+    norm_gen: Tensor = vector_norm(gen, dim=dim, keepdim=per_token)
+    norm_guided: Tensor = vector_norm(guided, dim=dim, keepdim=per_token)
     return (norm_gen / (norm_guided + EPS)).clamp(min=renorm_min, max=1.0)

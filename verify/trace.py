@@ -209,8 +209,9 @@ class Recorder:
             )
         self._require("what the loop returned", final)
         # Collectives after the last step count to it: they belong to no other.
-        self._collectives[-2] += self._collectives.pop()
-        self._branches[-2] += self._branches.pop()
+        collectives, branches = self._collectives.pop(), self._branches.pop()
+        self._collectives[-1] += collectives
+        self._branches[-1] += branches
         return Trace(
             loop=loop,
             rank=self.group.rank,
@@ -386,7 +387,7 @@ class CacheWatch:
 def digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes in row-major order."""
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy()
-    return hashlib.sha256(flat).hexdigest()
+    return hashlib.sha256(flat.data).hexdigest()
 
 
 def _synchronise(device: torch.device) -> None:
