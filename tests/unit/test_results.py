@@ -1,0 +1,194 @@
+"""RESULTS.md and the README say what the files under fixtures/results hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_reports import EXAMPLES, clean
+
+from verify.errors import BadInput
+from verify.report.document import build_document
+from verify.report.results import headlines, load, main, results, with_headlines
+from verify.report.sections import section_of
+
+ROOT = Path(__file__).parents[2]
+GPU = {"rank": 0, "gpu": "NVIDIA H200", "gpu_uuid": "a", "torch": "2.11.0", "python": "3.12"}
+ENVIRONMENT = [GPU, GPU | {"rank": 1}]
+SPREAD = {"p50": 2.0, "min": 1.5, "p100": 2.5, "values": [1.5, 2.0, 2.5]}
+PARTS = {part: [1.0, 0.5] for part in ("forward", "all_gather", "broadcast", "idle", "rest")}
+BENCH: dict[str, Any] = {
+    "schema": 1,
+    "command": "verify bench --sizes 256",
+    "points": [
+        {
+            "preset": "7b", "height": 256, "width": 256, "world_size": 2, "backend": "gloo", "device": "cuda",
+            "cfg_interval": [0.4, 1.0], "steps": 49, "guided_steps": 41, "alternations": 10, "notes": ["they share"],
+            "forward": {"forward_s": 0.1, "ratio": 1.25, "matmul_flops_per_s": 6e14},
+            "loops": {"local": {"seconds": SPREAD, "parts": PARTS, "over_limit": 2.5, "broadcast_share_of_step": 5e-5}},
+            "sentences": ["no measurable difference between local and broadcast (within ± 0.10 %)"],
+        }
+    ],
+    "environment": ENVIRONMENT,
+}  # fmt: skip
+OVERHEAD: dict[str, Any] = {
+    "schema": 1,
+    "command": "verify bench --overhead",
+    "overhead": [
+        {
+            "preset": "7b",
+            "height": 1024,
+            "notes": [],
+            "loops": {
+                "local": {
+                    "bare_s": SPREAD,
+                    "recorded_s": SPREAD,
+                    "verified_s": SPREAD,
+                    "verified_over_bare": {"ratio": 1.009, "low": 1.006, "high": 1.012, "pairs": 10},
+                }
+            },
+        }
+    ],
+    "environment": ENVIRONMENT,
+}
+FAULT = {
+    "fault": "one bit", "verdict": "fail", "fired": ["ranks_agree"], "step": 7, "rank": 1, "seconds": 1.0, "source": "",
+    "expected": {"check": "ranks_agree", "step": 7, "rank": 1}, "caught": True, "placed": True,
+}  # fmt: skip
+FAULTS: dict[str, Any] = {
+    "schema": 1,
+    "command": "verify faults",
+    "world_size": 2,
+    "device": "cpu",
+    "verdict": "fail",
+    "seconds": 12.0,
+    "faults": [
+        FAULT | {"fault": "clean control", "expected": None},
+        FAULT,
+        FAULT | {"fault": "two bits", "placed": False},
+        FAULT | {"fault": "three bits", "caught": False, "placed": False},
+    ],
+    "environment": [{"rank": 0, "cpu": "x86"}, {"rank": 1, "cpu": "x86"}],
+}
+FUZZ: dict[str, Any] = {
+    "schema": 1, "kind": "fuzz", "verdict": "pass", "seed": 0, "world_size": 2, "device": "cpu", "cases": 1000,
+    "cases_per_minute": 500.0, "environment": [], "notes": [], "command": "verify fuzz",
+    "properties": [
+        {"name": "ranks_agree", "loop": "*", "verdict": "pass", "summary": "all", "first_divergence": None,
+         "compared": {"steps": 1000, "elements": 64000}},
+    ],
+}  # fmt: skip
+MUTANTS = {
+    "schema": 1,
+    "kind": "mutants",
+    "environment": [],
+    "mutants": [{"mutant": "half", "what": "halves", "cases_needed": 3, "properties": {"exact": 3}}],
+}
+KINDS = {"run": build_document(clean()), "bench": BENCH, "overhead": OVERHEAD, "faults": FAULTS, "fuzz": FUZZ,
+         "mutants": MUTANTS}  # fmt: skip
+
+
+def test_the_files_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["--check", "--root", str(ROOT)])
+    assert status == 0, capsys.readouterr()
+
+
+def test_there_is_something_to_show() -> None:
+    assert load(ROOT / "fixtures" / "results")
+
+
+def checkout(folder: Path, documents: dict[str, Any]) -> Path:
+    (folder / "fixtures" / "results").mkdir(parents=True)
+    (folder / "README.md").write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    for name, document in documents.items():
+        text = document if isinstance(document, str) else json.dumps(document)
+        (folder / "fixtures" / "results" / name).write_text(text)
+    return folder
+
+
+def test_writing_then_checking_then_a_change_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = checkout(tmp_path, {"1.json": BENCH, "0.md": "By hand.\n"})
+    assert main(["--check", "--root", str(root)]) == 1
+    assert main(["--root", str(root)]) == 0
+    assert main(["--check", "--root", str(root)]) == 0
+    text = (root / "RESULTS.md").read_text()
+    assert text.index("By hand.") < text.index("verify bench --sizes 256")
+    readme = (root / "README.md").read_text()
+    assert readme.startswith("before\n")
+    assert readme.endswith("after\n")
+    assert "7b 256x256 on 2 ranks sharing 1 NVIDIA H200: no measurable difference" in readme
+    assert "old" not in readme
+    capsys.readouterr()
+    (root / "fixtures" / "results" / "1.json").write_text(json.dumps(BENCH).replace("2.5", "2.6"))
+    assert main(["--check", "--root", str(root)]) == 1
+    assert "is stale" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_headed_by_command_and_environment(kind: str) -> None:
+    text = results([(f"{kind}.json", KINDS[kind])])
+    command = KINDS[kind].get("command", "verify fuzz --mutants")
+    head = text.split("## ", 1)[1].splitlines()
+    assert head[2] == f"`{command}`  "
+    assert head[3]
+    assert "| --- |" in text
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_runs_that_fail_or_cannot_be_judged_are_shown_too(example: str) -> None:
+    document = build_document(EXAMPLES[example]())
+    text = results([("run.json", document)])
+    assert f": {document['verdict']}" in text
+    for check in document["checks"]:
+        assert check["name"] in text
+
+
+def test_a_missed_fault_and_a_misplaced_one_are_told_apart() -> None:
+    (table,) = section_of(FAULTS).tables
+    assert [row[-2] for row in table.rows] == ["passed", "caught, placed", "caught", "MISSED"]
+    assert section_of(FAULTS).sentences == ["2 of 3 faults caught, 1 placed, in 12 s"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.json", '{"schema": 1, "kind": "prophecy"}', "prophecy"),
+        ("x.json", '{"schema": 1}', "kind of document"),
+        ("x.json", "[]", "JSON object"),
+        ("x.json", "{", "JSON"),
+        ("x.json", '{"points": [{}]}', "KeyError"),
+        ("x.json", '{"checks": []}', "required"),
+        ("x.csv", "1,2", ".json or a .md"),
+    ],
+)
+def test_what_is_not_known_is_an_error(
+    name: str, content: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = checkout(tmp_path, {name: content})
+    assert main(["--root", str(root)]) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert name in message
+    assert message.count("\n") == 1
+    assert not (root / "RESULTS.md").exists()
+
+
+def test_names_are_text_and_no_markup() -> None:
+    document = json.loads(json.dumps(KINDS["run"]).replace('"local"', '"<script>|_x_*`"'))
+    text = results([("run.json", document)])
+    assert "\\<script\\>\\|\\_x\\_\\*\\`" in text
+    assert "<script>" not in text.replace("\\<script\\>", "")
+
+
+def test_a_readme_without_the_block_is_refused() -> None:
+    with pytest.raises(BadInput, match="one block"):
+        with_headlines("nothing here", "- line\n")
+
+
+def test_the_readme_gets_a_line_a_kind() -> None:
+    lines = headlines([(f"{kind}.json", document) for kind, document in KINDS.items()]).splitlines()
+    assert len(lines) == 5
+    assert lines[1] == "- Injected faults: 2 of 3 caught and 1 placed on 2 ranks (CPU)."
+    assert headlines([]) == "Nothing has been measured yet.\n"

@@ -1,0 +1,85 @@
+"""What ranks ran on, for people: one line, or rank beside rank with the differences first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# What may differ between ranks without making their bits differ.
+MAY_DIFFER = ("host", "gpu_index", "gpu_uuid")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One property on every rank.
+
+    Attributes:
+        name: of the property; ``variables`` are told one by one.
+        values: one a rank, in rank order; None where a rank does not name it.
+    """
+
+    name: str
+    values: tuple[str | None, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the ranks do not all say the same."""
+        return len(set(self.values)) > 1
+
+    @property
+    def matters(self) -> bool:
+        """Whether the difference can make bits differ."""
+        return self.differs and self.name not in MAY_DIFFER
+
+
+def rows(environment: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Every property that any rank names: those that differ and matter first, then other differences, then the rest."""
+    flat = [_flat(rank) for rank in environment]
+    names = dict.fromkeys(name for rank in flat for name in rank)
+    found = [Row(name, tuple(rank.get(name) for rank in flat)) for name in names]
+    return sorted(found, key=lambda row: (not row.matters, not row.differs))
+
+
+def one_line(environment: Sequence[Mapping[str, Any]]) -> str:
+    """Hardware and versions; ``unknown`` where no rank reported."""
+    if not environment:
+        return "hardware and versions unknown: no rank reported"
+    gpus: dict[str, set[Any]] = {}
+    for rank in environment:
+        if rank.get("gpu"):
+            gpus.setdefault(str(rank["gpu"]), set()).add(rank.get("gpu_uuid", rank.get("gpu_index")))
+    words = [f"{len(ids)} x {name}" for name, ids in gpus.items()]
+    words += _each(environment, "cpu")
+    for key, name in (
+        ("python", "Python"),
+        ("torch", "torch"),
+        ("cuda", "CUDA"),
+        ("nccl", "NCCL"),
+        ("driver", "driver"),
+    ):
+        words += [f"{name} {value}" for value in _each(environment, key)]
+    return ", ".join(words) or "hardware and versions not recorded"
+
+
+def _each(environment: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    return [str(value) for value in dict.fromkeys(_shown(rank[key]) for rank in environment if rank.get(key))]
+
+
+def _flat(rank: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in rank.items():
+        if name == "rank":
+            continue
+        if isinstance(value, Mapping):
+            flat |= {f"{inner}": _shown(given) for inner, given in value.items()}
+        else:
+            flat[name] = _shown(value)
+    return flat
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,198 @@
+"""``python -m verify.report.results``: RESULTS.md, and the README's results, from the files under fixtures/results.
+
+Files are taken in the order of their names. A ``.json`` file is a document that some command wrote with ``--json`` and
+becomes a section; a ``.md`` file is written by hand and is taken as it stands: findings and explanations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from verify.errors import BadInput
+from verify.report.document import validate, write_whole
+from verify.report.sections import kind_of, section_of
+from verify.report.tables import markdown_section, markdown_text
+
+COMMAND = "python -m verify.report.results"
+_PREFACE = f"""# Results
+
+Written by `{COMMAND}` from the files under `fixtures/results/`; `--check` tells whether it is up to date.
+Each table is headed by the command that made it and by the hardware and versions it was measured on.
+"""
+_BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.S)
+
+Documents = Sequence[Mapping[str, Any]]
+
+
+def load(folder: Path) -> list[tuple[str, Any]]:
+    """The name of each file under ``folder`` with its document, or its text.
+
+    Raises:
+        BadInput: a file is neither ``.json`` nor ``.md``, or is not what its name says.
+    """
+    found: list[tuple[str, Any]] = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".json", ".md"):
+            raise BadInput.of("a file of results", str(path), "a .json or a .md file", "move it elsewhere")
+        try:
+            text = path.read_text(encoding="utf-8")
+            found.append((path.name, json.loads(text) if path.suffix == ".json" else text))
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadInput.of("a file of results", str(path), "readable text or JSON", str(error)) from None
+    return found
+
+
+def results(files: Sequence[tuple[str, Any]]) -> str:
+    """The whole of RESULTS.md.
+
+    Raises:
+        BadInput: a document is of no known kind or misses something; the message names the file.
+    """
+    parts = [_PREFACE]
+    for name, content in files:
+        if isinstance(content, str):
+            parts.append(content.strip() + "\n")
+            continue
+        try:
+            if kind_of(content) == "run":
+                validate(content)
+            parts.append(markdown_section(section_of(content)))
+        except BadInput as error:
+            raise BadInput(f"{name}: {error}") from None
+    if not files:
+        parts.append("Nothing has been measured yet.\n")
+    return "\n".join(parts)
+
+
+def headlines(files: Sequence[tuple[str, Any]]) -> str:
+    """One Markdown line for each kind of document that has one: what the README shows."""
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for _, content in files:
+        if not isinstance(content, str):
+            by_kind.setdefault(kind_of(content), []).append(content)
+    lines = [f"- {markdown_text(_HEADLINES[kind](by_kind[kind]))}" for kind in _HEADLINES if kind in by_kind]
+    return "\n".join(lines or ["Nothing has been measured yet."]) + "\n"
+
+
+def with_headlines(readme: str, lines: str) -> str:
+    """The README with its results replaced.
+
+    Raises:
+        BadInput: it has no marked block, or several.
+    """
+    if len(_BLOCK.findall(readme)) != 1:
+        raise BadInput("README.md has no one block from <!-- results --> to <!-- /results -->, expected one; add it")
+    return _BLOCK.sub(lambda found: found[1] + lines + found[2], readme)
+
+
+def _runs(documents: Documents) -> str:
+    passed = sum(d["verdict"] == "pass" for d in documents)
+    where = [f"{_whose(d)} on {_ranks(d)}" for d in documents]
+    return f"Bits: {passed} of {len(documents)} runs pass ({'; '.join(dict.fromkeys(where))})."
+
+
+def _whose(d: Mapping[str, Any]) -> str:
+    r = d["request"]
+    target = "" if d["target"] == "builtin" else f"{d['target']} "
+    return f"{target}{r.get('preset', '')} {r['height']}x{r['width']}"
+
+
+def _ranks(d: Mapping[str, Any]) -> str:
+    """How many ranks on what; ranks that share a GPU are said to."""
+    environment = d["environment"]
+    names = " and ".join(dict.fromkeys(str(rank["gpu"]) for rank in environment if rank.get("gpu"))) or "CPU"
+    gpus = {rank.get("gpu_uuid", rank.get("gpu_index")) for rank in environment if rank.get("gpu")}
+    shared = bool(gpus) and len(gpus) < len(environment)
+    return f"{len(environment)} ranks " + (f"sharing {len(gpus)} {names}" if shared else f"({names})")
+
+
+def _bench(documents: Documents) -> str:
+    said = [
+        f"{p['preset']} {p['height']}x{p['width']} on {_ranks(d)}: {'; '.join(p['sentences'])}"
+        for d in documents
+        for p in d["points"]
+        if p["sentences"]
+    ]
+    return f"Time: {'. '.join(said) or 'nothing to compare was measured'}."
+
+
+def _overhead(documents: Documents) -> str:
+    said = [
+        f"{point['preset']} {point['height']} {loop} on {_ranks(d)} {100 * (r['ratio'] - 1):.2f} % "
+        f"({100 * (r['low'] - 1):.2f} to {100 * (r['high'] - 1):.2f})"
+        for d in documents
+        for point in d["overhead"]
+        for loop, r in ((name, measured["verified_over_bare"]) for name, measured in point["loops"].items())
+    ]
+    return f"What verifying adds to a loop: {'; '.join(said)}."
+
+
+def _faults(documents: Documents) -> str:
+    said = []
+    for d in documents:
+        faults = [row for row in d["faults"] if row["expected"] is not None]
+        caught, placed = (sum(row[key] for row in faults) for key in ("caught", "placed"))
+        said.append(f"{caught} of {len(faults)} caught and {placed} placed on {_ranks(d)}")
+    return f"Injected faults: {'; '.join(said)}."
+
+
+def _fuzz(documents: Documents) -> str:
+    said = [f"{d['cases']:,} cases on {_ranks(d)}: {d['verdict']}" for d in documents]
+    return f"The combine fuzzed: {'; '.join(said)}."
+
+
+# The kinds that have a line in the README, in the order of the lines.
+_HEADLINES: dict[str, Callable[[Documents], str]] = {
+    "run": _runs,
+    "faults": _faults,
+    "fuzz": _fuzz,
+    "bench": _bench,
+    "overhead": _overhead,
+}
+
+
+def rendered(root: Path) -> dict[Path, str]:
+    """What RESULTS.md and README.md of the checkout at ``root`` should hold.
+
+    Raises:
+        BadInput: there is no such folder of results, or something in it cannot be used.
+    """
+    folder = root / "fixtures" / "results"
+    if not folder.is_dir():
+        raise BadInput.of("the folder of results", str(folder), "a folder", "run this in a checkout")
+    files = load(folder)
+    readme = root / "README.md"
+    return {
+        root / "RESULTS.md": results(files),
+        readme: with_headlines(readme.read_text(encoding="utf-8"), headlines(files)),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes both files, or compares them; 0 if they are up to date, 1 if not, 2 if something cannot be used."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Writes RESULTS.md and the README's results.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a file is stale")
+    parser.add_argument("--root", type=Path, default=Path(), help="the checkout (default: this folder)")
+    parsed = parser.parse_args(arguments)
+    try:
+        due = rendered(parsed.root)
+        stale = [p for p, text in due.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+        if not parsed.check:
+            for path in stale:
+                write_whole(path, due[path])
+    except BadInput as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return 2
+    for path in stale:
+        print(f"{path} {'is stale: run ' + COMMAND if parsed.check else 'written'}")
+    return 1 if stale and parsed.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

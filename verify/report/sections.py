@@ -1,0 +1,236 @@
+"""Every kind of JSON document as a section of text and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from verify.errors import BadInput
+from verify.report.environment import one_line
+from verify.report.tables import Section, Table
+
+Document = Mapping[str, Any]
+
+# The key that tells a document without a ``kind`` from the others.
+_BY_KEY = {"checks": "run", "points": "bench", "overhead": "overhead", "faults": "faults"}
+
+
+def kind_of(document: Any) -> str:
+    """Which command's document it is.
+
+    Raises:
+        BadInput: none that this version knows.
+    """
+    if not isinstance(document, Mapping):
+        raise BadInput.of("the document", type(document).__name__, "a JSON object", "write it with --json")
+    kind = document.get("kind", next((kind for key, kind in _BY_KEY.items() if key in document), None))
+    if not isinstance(kind, str) or kind not in _SECTIONS:
+        raise BadInput.of("the kind of document", kind, f"one of {', '.join(_SECTIONS)}", "write it with --json")
+    return kind
+
+
+def section_of(document: Any) -> Section:
+    """The document for people.
+
+    Raises:
+        BadInput: its kind is not known, or something that the kind needs is missing.
+    """
+    kind = kind_of(document)
+    try:
+        return _SECTIONS[kind](document)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise BadInput.of(
+            f"the {kind} document", said, "every part of one", "write it with this version's --json"
+        ) from None
+
+
+def _run(d: Document) -> Section:
+    r, schedule = d["request"], d["schedule"]
+    guided_by = " and ".join(name for name in ("text", "img") if r[f"cfg_{name}_scale"] > 1.0) or "nothing"
+    title = (
+        f"{d['target']} {r.get('preset', '')} {r['height']}x{r['width']}, guided by {guided_by}, {d['world_size']} ranks"
+        f"{' over ' + d['backend'] if d['backend'] else ''} on {d['device']}: {d['verdict']}"
+    )
+    spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in d["timings"].items())
+    sentences = [
+        f"{c['verdict']} {c['name']} ({c['loop']}): {c['summary']}" for c in d["checks"] if c["verdict"] != "pass"
+    ]
+    if d.get("failure"):
+        sentences.append(f"{d['failure']['task']}: {d['failure']['cause']}")
+    sentences.append(
+        f"{schedule['steps']} steps, {schedule['guided_steps']} guided" + (f"; seconds: {spent}" if spent else "")
+    )
+    tables = [_checks(d["checks"])] if d["checks"] else []
+    return _section(d, title, tables, sentences, d["notes"])
+
+
+def _checks(checks: Sequence[Document], over: str = "steps") -> Table:
+    loops = list(dict.fromkeys(c["loop"] for c in checks if c["loop"] != "*")) or ["*"]
+    by_name: dict[str, dict[str, Document]] = {}
+    for check in checks:
+        by_name.setdefault(check["name"], {})[check["loop"]] = check
+    rows = []
+    for name, row in by_name.items():
+        judged = [row.get(loop, row.get("*")) for loop in loops]
+        steps = min(check["compared"]["steps"] for check in row.values())
+        elements = sum(check["compared"]["elements"] for check in row.values())
+        rows.append([name, *("" if c is None else _verdict(c) for c in judged), f"{steps:,}", f"{elements:,}"])
+    return Table(["check", *loops, over, "elements"], rows)
+
+
+def _verdict(check: Document) -> str:
+    first = check["first_divergence"]
+    step = None if first is None else first["step"]
+    return str(check["verdict"]) + ("" if step is None else " before step 0" if step < 0 else f" at step {step}")
+
+
+def _bench(d: Document) -> Section:
+    tables, sentences = [], []
+    for p in d["points"]:
+        size = f"{p['preset']} {p['height']}x{p['width']}"
+        headings = [
+            "loop",
+            "P50 s",
+            "min s",
+            "P100 s",
+            "forward",
+            "gather",
+            "broadcast",
+            "idle",
+            "rest",
+            "times the limit",
+        ]
+        rows = []
+        for name, loop in p["loops"].items():
+            seconds = [loop["seconds"][key] for key in ("p50", "min", "p100")]
+            parts = [max(loop["parts"][part]) for part in ("forward", "all_gather", "broadcast", "idle", "rest")]
+            rows.append([name, *(f"{value:.3f}" for value in (*seconds, *parts)), f"{loop['over_limit']:.2f}"])
+        caption = (
+            f"{size}, {p['world_size']} ranks over {p['backend']} on {p['device']}, {p['steps']} steps "
+            f"({p['guided_steps']} guided), interval {p['cfg_interval']}, {p['alternations']} alternations"
+        )
+        tables.append(Table(headings, rows, caption))
+        f = p["forward"]
+        sentences += [f"{size}: {said}" for said in p["sentences"]]
+        sentences.append(
+            f"{size}: a forward pass takes {1e3 * f['forward_s']:.2f} ms, {f['ratio']:.2f} times its operations at the "
+            f"measured {f['matmul_flops_per_s'] / 1e12:.1f} TFLOP/s"
+        )
+        shares = {name: loop["broadcast_share_of_step"] for name, loop in p["loops"].items()}
+        sentences.append(
+            f"{size}: share of one step that a broadcast takes: "
+            + ", ".join(f"{name} {100 * share:.3f} %" for name, share in shares.items() if share)
+        )
+    return _section(d, "Loop versions against each other", tables, sentences, _notes(d["points"]))
+
+
+def _overhead(d: Document) -> Section:
+    rows = []
+    for point in d["overhead"]:
+        for name, loop in point["loops"].items():
+            ratio = loop["verified_over_bare"]
+            seconds = [f"{loop[key]['p50']:.3f}" for key in ("bare_s", "recorded_s", "verified_s")]
+            interval = f"{ratio['low']:.4f} to {ratio['high']:.4f}"
+            size = f"{point['preset']} {point['height']}"
+            rows.append([size, name, *seconds, f"{ratio['ratio']:.4f}", interval, str(ratio["pairs"])])
+    headings = ["size", "loop", "bare P50 s", "recorded P50 s", "verified P50 s", "verified / bare", "95 %", "pairs"]
+    return _section(d, "What verifying costs", [Table(headings, rows)], [], _notes(d["overhead"]))
+
+
+def _faults(d: Document) -> Section:
+    rows = []
+    for row in d["faults"]:
+        due = row["expected"] or {"check": "", "step": None, "rank": None}
+        outcome = "caught, placed" if row["caught"] and row["placed"] else "caught" if row["caught"] else "MISSED"
+        if row["expected"] is None:
+            outcome = "passed" if row["caught"] else "FALSE ALARM"
+        named = [f"{_shown(row[key])} / {_shown(due[key])}" if row["expected"] else "" for key in ("step", "rank")]
+        fired = ", ".join(row["fired"][:1])
+        rows.append([row["fault"], row["verdict"], fired, *named, f"{row['seconds']:.1f}", outcome, row["source"]])
+    headings = [
+        "fault",
+        "verdict",
+        "check that fired",
+        "step named / injected",
+        "rank named / injected",
+        "s",
+        "",
+        "seen at",
+    ]
+    faults = [row for row in d["faults"] if row["expected"] is not None]
+    said = (
+        f"{sum(row['caught'] for row in faults)} of {len(faults)} faults caught, {sum(row['placed'] for row in faults)} "
+        f"placed, in {d['seconds']:.0f} s"
+    )
+    title = f"Faults injected on {d['world_size']} ranks on {d['device']}: {d['verdict']}"
+    return _section(d, title, [Table(headings, rows)], [said])
+
+
+def _fuzz(d: Document) -> Section:
+    # "steps" of a property counts cases.
+    tables = [_checks(d["properties"], "cases")] if d["properties"] else []
+    sentences = [f"{p['verdict']} {p['name']}: {p['summary']}" for p in d["properties"] if p["verdict"] != "pass"]
+    sentences.append(f"{d['cases']:,} cases, {d['cases_per_minute']:,.0f} a minute, seed {d['seed']}")
+    title = f"The combine fuzzed on {d['world_size']} ranks on {d['device']}: {d['verdict']}"
+    return _section(d, title, tables, sentences, d["notes"])
+
+
+def _generic(title: str, command: str) -> Callable[[Document], Section]:
+    """Every list of objects as a table; every other plain value as a sentence."""
+
+    def section(d: Document) -> Section:
+        tables, sentences = [], []
+        for name, value in d.items():
+            if name in ("schema", "kind", "command", "environment", "notes", "timings", "verdict"):
+                continue
+            if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+                headings = list(dict.fromkeys(key for row in value for key in row))
+                rows = [[_shown(row.get(key)) for key in headings] for row in value]
+                tables.append(Table([heading.replace("_", " ") for heading in headings], rows))
+            else:
+                sentences.append(f"{name.replace('_', ' ')}: {_shown(value)}")
+        if not tables:
+            raise ValueError("no table in it")
+        verdict = f": {d['verdict']}" if "verdict" in d else ""
+        return _section({"command": command} | dict(d), title + verdict, tables, sentences, d.get("notes", ()))
+
+    return section
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_shown(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_shown(item) for item in value) or "-"
+    return str(value)
+
+
+def _notes(points: Sequence[Document]) -> list[str]:
+    return list(dict.fromkeys(note for point in points for note in point["notes"]))
+
+
+def _section(
+    d: Document, title: str, tables: Sequence[Table], sentences: Sequence[str], notes: Sequence[str] = ()
+) -> Section:
+    command = d.get("command") or "the command was not recorded"
+    return Section(title, command, one_line(d["environment"]), notes, tables, sentences, d.get("verdict", ""))
+
+
+_SECTIONS: dict[str, Callable[[Document], Section]] = {
+    "run": _run,
+    "bench": _bench,
+    "overhead": _overhead,
+    "faults": _faults,
+    "fuzz": _fuzz,
+    "mutants": _generic("Combines with one thing wrong", "verify fuzz --mutants"),
+    "envelope": _generic("Which settings must match across ranks", "verify fuzz --envelope"),
+    "upstream": _generic("vllm-omni's releases", "tests/upstream"),
+    "mutation": _generic("The verifier's own code with one thing wrong", "tox run -e mutation"),
+}
