@@ -33,6 +33,7 @@ class UpstreamDenoiser:
         self, model: Any, config: BagelConfig, version: Version, request: DenoiseRequest, device: torch.device
     ) -> None:
         self.model, self.version, self.request, self._device = model, version, request, device
+        self._half = next(model.parameters()).dtype is torch.bfloat16
         prefill = Prefill(model, config, device)
         of_size = cast(BagelModel, _Sized(config, device))
         # The same prompt and condition image as the built-in target's, so that the two can be compared.
@@ -57,13 +58,16 @@ class UpstreamDenoiser:
         self.schedule: Schedule = request.schedule
 
     def autocast(self) -> torch.autocast:
-        """bf16 autocast, as upstream's pipeline runs on a GPU; on a CPU the generation path needs it as well."""
-        return torch.autocast(self._device.type, torch.bfloat16)
+        """bf16 autocast, as upstream's pipeline runs on a GPU; on a CPU the generation path needs it as well.
+
+        A float32 network runs without.
+        """
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._half)
 
     def velocity(
         self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str
     ) -> Float[Tensor, "tokens channels"]:
-        """The velocity of ``branch``, bfloat16."""
+        """The velocity of ``branch``, in the network's dtype."""
         arguments = self._handed_over
         if arguments is None or self.branch_of(arguments) != branch:
             arguments = self._arguments(x_t, step, branch)

@@ -19,12 +19,15 @@ _NOT_NEEDED = "lm_head"
 LATENT_PATCH = 2
 
 
-def build_upstream(config: BagelConfig, tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> Any:
-    """The model on ``device`` in bfloat16, which upstream's generation path fixes.
+def build_upstream(
+    config: BagelConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, device: torch.device
+) -> Any:
+    """The model on ``device``, in evaluation mode.
 
     Args:
         config: the geometry.
         tensors: name and value of every weight, in BAGEL-7B-MoT's published layout.
+        dtype: of the parameters.
         device: where the model is made.
 
     Raises:
@@ -51,7 +54,7 @@ def build_upstream(config: BagelConfig, tensors: Iterable[tuple[str, Tensor]], d
         max_latent_size=config.latent_side,
     )
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(dtype)
     try:
         with device:
             model = transformer.Bagel(transformer.Qwen2MoTForCausalLM(llm_config), None, bagel_config).eval()

@@ -72,6 +72,29 @@ def after_import(device: torch.device) -> list[str]:
     return []
 
 
+def generation_dtype(dtype: torch.dtype) -> str:
+    """Upstream's generation path names bfloat16 wherever it casts; in float32 the name must mean that.
+
+    Returns what was replaced, in words; empty for bfloat16.
+    """
+    bagel = vars(importlib.import_module(_BAGEL))
+    bagel["torch"] = torch if dtype is torch.bfloat16 else _TorchWithout(bfloat16=dtype)
+    if dtype is torch.bfloat16:
+        return ""
+    return "torch.bfloat16 in the generation path: float32, and no autocast"
+
+
+class _TorchWithout(types.ModuleType):
+    """The module torch with some names meaning something else."""
+
+    def __init__(self, **meanings: Any) -> None:
+        super().__init__("torch")
+        vars(self).update(meanings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
 def _has(module: str) -> bool:
     """Whether a module could be imported; its parents are not imported to find out."""
     package, _, name = module.partition(".")

@@ -21,6 +21,7 @@ from verify.errors import BadInput, Unjudged
 from verify.protocols import Loop
 from verify.request import DenoiseRequest
 from verify.targets.protocol import REFERENCE, ModelOptions, Prepared
+from verify.targets.vllm_omni import stand_ins
 from verify.targets.vllm_omni.contexts import CacheView
 from verify.targets.vllm_omni.denoiser import UpstreamDenoiser
 from verify.targets.vllm_omni.loops import generate_image, measured_schedule, reference
@@ -59,7 +60,8 @@ class VllmOmniTarget:
         here = world(device)
         doing = "building its Bagel"
         try:
-            config, model = _model(options.preset, options.checkpoint, device)
+            dtype = stand_ins.generation_dtype(options.torch_dtype)
+            config, model = _model(options.preset, options.checkpoint, options.torch_dtype, device)
             doing = "preparing a request"
             denoiser = UpstreamDenoiser(model, config, here.version, request, device)
             doing = "running its loop without a network, to see its schedule"
@@ -74,10 +76,10 @@ class VllmOmniTarget:
             denoiser,
             initial_noise(request, config.latent_channels, rank).to(device),
             {branch: CacheView(denoiser.contexts[branch].past_key_values) for branch in request.branches},
-            notes=_notes(here),
+            notes=_notes(here, dtype),
             group=UpstreamGroup(here.coordinator),
             followed=denoiser.schedule,
-            environment=_environment(here, model),
+            environment=_environment(here, model) | {"autocast": not dtype},
         )
 
     def explain(self, finding: Finding) -> tuple[str, ...]:
@@ -88,8 +90,9 @@ class VllmOmniTarget:
 
 
 def _require_servable(request: DenoiseRequest, options: ModelOptions) -> None:
-    if options.dtype != "bfloat16":
-        raise BadInput.of("dtype", options.dtype, "bfloat16: vllm-omni's generation path fixes it", "leave it out")
+    if options.dtype not in ("bfloat16", "float32"):
+        expected = "bfloat16, which vllm-omni's generation path names, or float32 in its place"
+        raise BadInput.of("dtype", options.dtype, expected, "choose one")
     if len(request.branches) < 2:
         raise BadInput.of(
             "cfg_text_scale",
@@ -106,14 +109,18 @@ def _require_servable(request: DenoiseRequest, options: ModelOptions) -> None:
         )
 
 
-def _notes(here: World) -> tuple[str, ...]:
+def _notes(here: World, dtype: str) -> tuple[str, ...]:
     entry = here.version.name
     driven = "" if entry == here.installed else f", not a version named here, driven as {entry}"
     return (
         f"vllm-omni {here.installed}{driven}: loop, combine, process groups, transformer, KV caches, input preparation "
         "and weights loader are its own",
-        *(f"substituted: {what}" for what in (*here.substituted, *_ALWAYS_SUBSTITUTED)),
-        "the loop runs under bf16 autocast, as its pipeline does on a GPU; --no-autocast has no effect on this target",
+        *(f"substituted: {what}" for what in (*here.substituted, *_ALWAYS_SUBSTITUTED, dtype) if what),
+        *(
+            ()
+            if dtype
+            else ("the loop runs under bf16 autocast, as its pipeline does on a GPU, whatever --no-autocast",)
+        ),
     )
 
 
@@ -122,21 +129,24 @@ def _environment(here: World, model: Any) -> dict[str, Any]:
     return {
         "vllm_omni": here.installed,
         "vllm": metadata.version("vllm"),
-        "autocast": True,
         "attention": ", ".join(sorted(backends)) or "flash_attn_varlen_func",
     }
 
 
 @lru_cache(maxsize=1)
-def _model(preset_name: str, checkpoint: str | None, device: torch.device) -> tuple[BagelConfig, Any]:
+def _model(
+    preset_name: str, checkpoint: str | None, dtype: torch.dtype, device: torch.device
+) -> tuple[BagelConfig, Any]:
     config = preset(preset_name).config if checkpoint is None else config_of(Path(checkpoint))
-    return config, build_upstream(config, _weights(config, checkpoint, device), device)
+    return config, build_upstream(config, _weights(config, checkpoint, dtype, device), dtype, device)
 
 
-def _weights(config: BagelConfig, checkpoint: str | None, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+def _weights(
+    config: BagelConfig, checkpoint: str | None, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
     """Every weight in the published layout: the built-in target's seeded ones, or a checkpoint's."""
     if checkpoint is not None:
         yield from checkpoint_tensors(Path(checkpoint))
         return
-    for name, tensor in seeded_parameters(config, torch.bfloat16, device, WEIGHTS_SEED):
+    for name, tensor in seeded_parameters(config, dtype, device, WEIGHTS_SEED):
         yield published_name(name), tensor
