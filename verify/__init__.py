@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verify.combine import combine_cfg
     from verify.errors import BadInput, Unjudged
-    from verify.job import Job, run
+    from verify.job import Job
+    from verify.runner import run
     from verify.request import DenoiseRequest
     from verify.verdict import Verdict
 
@@ -25,7 +26,7 @@ _HOMES = {
     "Unjudged": "verify.errors",
     "Verdict": "verify.verdict",
     "combine_cfg": "verify.combine",
-    "run": "verify.job",
+    "run": "verify.runner",
 }
 
 

@@ -11,7 +11,8 @@ import torch
 
 from verify.bagel.config import preset
 from verify.errors import BadInput
-from verify.job import DEFAULT_TIMEOUT, Job, run_job
+from verify.job import DEFAULT_TIMEOUT, Job
+from verify.runner import run_job
 from verify.ranks.family import close_family, family
 from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import RunReport

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from verify.errors import BadInput
-from verify.job import Job, pool_for, run_job
+from verify.job import Job
+from verify.runner import pool_for, run_job
 from verify.ranks.plan import place
 from verify.report.document import RunReport, build_document, validate
 from verify.verdict import Finding, Verdict

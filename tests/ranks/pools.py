@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from verify.job import pool_for
+from verify.runner import pool_for
 from verify.ranks.plan import place
 from verify.ranks.pool import RankPool
 

@@ -11,7 +11,8 @@ import torch
 from verify.bagel.config import preset
 from verify.bagel.weights import build_model
 from verify.bits import same_bits
-from verify.job import Job, pool_for, run_job
+from verify.job import Job
+from verify.runner import pool_for, run_job
 from verify.ranks.plan import place
 from verify.ranks.worker import Rank
 from verify.report.document import RunReport

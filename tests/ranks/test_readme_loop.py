@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from verify.job import Job, run_job
+from verify.job import Job
+from verify.runner import run_job
 from verify.request import DenoiseRequest
 from verify.verdict import Verdict
 

@@ -8,7 +8,8 @@ from typing import Any
 from verify.bench.statistics import paired_ratio, spread
 from verify.bench.tasks import timed_loop
 from verify.checks import LoopRun, judge
-from verify.job import Job, pool_for
+from verify.job import Job
+from verify.runner import pool_for
 from verify.ranks.plan import place
 from verify.targets.protocol import REFERENCE
 from verify.targets.session import trace_loop

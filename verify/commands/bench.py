@@ -31,7 +31,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from verify.bench.overhead import overhead
     from verify.bench.points import measure, points
-    from verify.job import pool_for
+    from verify.runner import pool_for
     from verify.ranks.plan import place
     from verify.report.bench import print_bench, print_overhead
     from verify.report.document import check_writable, write_document

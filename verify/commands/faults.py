@@ -29,7 +29,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from verify.faults import FAULTS
     from verify.faults.runner import Row, run_catalogue
-    from verify.job import pool_for
+    from verify.runner import pool_for
     from verify.ranks.plan import place
     from verify.report.document import check_writable, write_document
     from verify.report.faults import print_catalogue, print_matrix

@@ -26,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="whose loops: builtin, vllm_omni, FILE.py:NAME or PACKAGE.MODULE:NAME (default builtin)",
     )
+    what.add_argument(
+        "--reference", default="full", help="full (default), or inductive: each step from the x_t recorded before it"
+    )
     add_placement(parser)
     add_request(parser)
     out = parser.add_argument_group("what comes out")
@@ -99,6 +102,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
         device=arguments.device,
         backend=arguments.backend,
         timeout=arguments.timeout,
+        reference=getattr(arguments, "reference", "full"),
     )
 
 
@@ -107,7 +111,7 @@ def execute(arguments: argparse.Namespace) -> int:
     family()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
     from rich.console import Console
 
-    from verify.job import run_job
+    from verify.runner import run_job
     from verify.report.console import print_report
     from verify.report.document import build_document, check_writable, write_document
     from verify.report.progress import ProgressReport

@@ -9,13 +9,15 @@ from typing import Any
 
 
 from verify.faults.registry import UNKNOWN, Fault
-from verify.job import Job, pool_for, run_job
+from verify.job import Job
+from verify.runner import pool_for, run_job
 from verify.ranks.plan import place
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.verdict import Finding, Verdict
 
-_HANG_TIMEOUT = 6.0
+# Enough for the reference and the loop; a GPU also loads its kernels in that time.
+_HANG_TIMEOUT = {"cpu": 6.0, "cuda": 25.0}
 CONTROL = "clean"
 
 
@@ -97,7 +99,7 @@ def job_of(fault: Fault, base: Job, world_size: int) -> Job:
     request = _request(base, fault.image or world_size == 3)
     ranks = len(request.branches) + fault.extra_ranks if fault.extra_ranks else world_size
     expect = fault.base if fault.base != "local" or ranks == len(request.branches) else "round_robin"
-    timeout = _HANG_TIMEOUT if fault.hangs else base.timeout
+    timeout = _HANG_TIMEOUT[base.device] if fault.hangs else base.timeout
     return replace(
         base,
         request=request,

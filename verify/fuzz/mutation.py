@@ -19,7 +19,7 @@ from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.session import Progress
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, describe
-from verify.job import pool_for
+from verify.runner import pool_for
 from verify.ranks.plan import place
 from verify.ranks.pool import RankPool
 from verify.verdict import EXIT_STATUS, Verdict

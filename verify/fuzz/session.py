@@ -16,7 +16,7 @@ from verify.fuzz.engine import PROFILES, Fuzzer, draw, shrink
 from verify.fuzz.saved import Saved, read_saved, replay_command, saved_of
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, OWN, describe
-from verify.job import pool_for
+from verify.runner import pool_for
 from verify.ranks.failure import RankFailure
 from verify.ranks.plan import place
 from verify.ranks.pool import RankPool
