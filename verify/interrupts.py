@@ -32,8 +32,8 @@ class Interrupts:
 def interrupts(restore: bool = True) -> Iterator[Interrupts]:
     """Within the block the first SIGINT or SIGTERM raises KeyboardInterrupt and all later ones are ignored.
 
-    What follows the first is clean-up, each part of which is bounded in time; SIGKILL ends it at once, and ranks with it.
-    Outside the main thread, which alone may handle signals, nothing changes.
+    What follows the first is clean-up, each part of which is bounded in time; SIGKILL ends it at once, and ranks with
+    it. Outside the main thread, which alone may handle signals, nothing changes.
 
     Args:
         restore: whether signals mean what they did before once the block is over. Not so for a process that then ends.

@@ -281,7 +281,7 @@ def test_all_ranks_are_stopped() -> None:
 
 def test_of_three_ranks_the_dead_one_comes_first() -> None:
     reports = reports_of("SIGKILL", (2,), 3, 60.0)
-    assert [(r.rank, r.state) for r in reports][0] == (2, "died")
+    assert (reports[0].rank, reports[0].state) == (2, "died")
     assert sorted(r.rank for r in reports) == [0, 1, 2]
 
 

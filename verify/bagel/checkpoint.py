@@ -29,7 +29,7 @@ from verify.bagel.config import PRESETS, BagelConfig
 from verify.bagel.model import BagelModel
 from verify.bagel.published import CONFIG_FILE, NOT_USED, WEIGHTS_FILE, config_values, published_name, read_config
 from verify.bagel.tensor_files import TensorFiles, folder, json_object, readable, regular_file
-from verify.bagel.weights import build_model
+from verify.bagel.weights import allocate, build_model
 from verify.errors import BadInput
 
 FIXTURE_SEED = 1
@@ -77,7 +77,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> Bag
     with ExitStack() as stack:
         tensors = TensorFiles(_weight_files(directory), stack)
         _, model = _survey(directory, tensors)
-        model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
+        model = allocate(model.to(dtype), device)
         for name, parameter in model.named_parameters():
             published = published_name(name)
             parameter.copy_(tensors.read(published))

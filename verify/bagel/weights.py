@@ -28,10 +28,19 @@ def build_model(config: BagelConfig, dtype: torch.dtype, device: torch.device, s
     """A model with seeded weights, made where it stays. The same seed gives the same bits on any device."""
     with torch.device("meta"):
         model = BagelModel(config).to(dtype)
-    model = model.to_empty(device=device).requires_grad_(False).eval()
+    model = allocate(model, device)
     for name, parameter in model.named_parameters():
         _fill(name, parameter, config, seed)
     return model
+
+
+def allocate(model: BagelModel, device: torch.device) -> BagelModel:
+    """A model that has shapes only, with memory on ``device``, not yet filled and for inference.
+
+    As ``to_empty``, whose copying of strides imports a library for symbolic shapes, and with it half a second.
+    """
+    model._apply(lambda p: torch.empty(p.shape, dtype=p.dtype, device=device))  # type: ignore[no-untyped-call]
+    return model.requires_grad_(False).eval()
 
 
 def seeded_parameters(

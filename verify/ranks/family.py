@@ -154,19 +154,23 @@ class Family:
             self._exits[said["exited"]] = said["status"]
         return True
 
+    def kill(self) -> None:
+        """Ends a nursery that does not answer; the kernel kills its ranks with it."""
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_TIMEOUT)
+
     def close(self) -> None:
         """Ends the nursery and with it every rank. In a fork of the controller: only lets go of them."""
         self._control.close()
         if os.getpid() != self.owner:
             return
         if not self._ready:
-            self.process.kill()  # It has no children yet, and importing would go on for seconds.
+            self.kill()  # It has no children yet, and importing would go on for seconds.
         try:
             self.process.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self.process.kill()  # The kernel kills the ranks with it.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_END_TIMEOUT)
+            self.kill()
 
 
 _family: Family | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import select
@@ -35,6 +36,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 # What the kernel lets one message carry (SCM_MAX_FD).
 MOST_DESCRIPTORS = 253
 _END_TIMEOUT = 5.0
+# Imported here once, and not by each rank again. By name: ranks do not depend on what they run.
+_NEEDED_BY_TASKS = ("verify.targets.session", "verify.targets.builtin", "torch.utils._device")
 
 
 def signal_at_parents_end(parent: int, number: int) -> None:
@@ -51,10 +54,11 @@ def start(controller: int, descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import verify.ranks.worker  # noqa: F401  (what every rank will need)
+        for module in _NEEDED_BY_TASKS:
+            importlib.import_module(module)
         from verify.ranks.settings import apply_flags
 
-    apply_flags(threads=1)  # Here too: the first call imports for a second what ranks then inherit.
+    apply_flags(threads=1)  # Here too: what a first call imports, ranks then inherit.
     gc.collect()
     # What is alive now is shared with every rank; collecting it there would copy its pages.
     gc.freeze()

@@ -162,7 +162,7 @@ class RankPool:
             deadline = time.monotonic() + _END_TIMEOUT
             ended = [self._family.exit_status(pid, wait=max(0.0, deadline - time.monotonic())) for pid in pids]
             if None in ended:
-                self._family.close()  # It does not answer; the kernel kills its ranks with it.
+                self._family.kill()
         for closable in (*self._connections, *self._shared, *((self._board,) if self._board else ())):
             closable.close()
         for birth in self._births:

@@ -37,6 +37,7 @@ BIT_VARIABLES = (
     "PYTORCH_CUDA_ALLOC_CONF",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCHINDUCTOR_DETERMINISTIC",
     "TORCHINDUCTOR_MAX_AUTOTUNE",
 )
 
@@ -76,6 +77,11 @@ VARIABLES = (
         "cuBLAS may otherwise pick another algorithm when streams share its workspace (cuBLAS docs, reproducibility)",
     ),
     Variable(
+        "TORCHINDUCTOR_DETERMINISTIC",
+        "1",
+        "a compiled loop may otherwise time kernels on each rank and choose differently; read when the compiler loads",
+    ),
+    Variable(
         "NCCL_NVLS_ENABLE",
         "0",
         "NVLink multicast is a property of the machine's set-up; without it every machine moves bytes the same way",
@@ -95,7 +101,8 @@ FLAGS = (
         "use_deterministic_algorithms",
         True,
         "takes the reproducible variant of an operator where there is one; where there is none it warns",
-        lambda value: torch.use_deterministic_algorithms(value, warn_only=True),
+        # As torch.use_deterministic_algorithms, without its import of the whole compiler, which takes a second.
+        lambda value: torch.set_deterministic_debug_mode("warn" if value else "default"),
         torch.are_deterministic_algorithms_enabled,
     ),
     Flag(

@@ -22,10 +22,7 @@ import numpy
 import torch
 import torch.distributed as dist
 
-# What tasks use: imported here, it is loaded once, before the ranks are forked.
-import verify.bagel.denoiser
-import verify.bagel.weights
-import verify.loops
+import verify
 from verify.errors import BadInput, Unjudged
 from verify.ranks import settings, wire
 from verify.ranks.anonymous import path_of

@@ -1,0 +1,117 @@
+"""Nothing outlives the controller, however it ends, and nothing is left on a disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pools import alive, marked, wait_until
+
+HERE = Path(__file__).parent
+# From the controller's end to the end of all else.
+SECONDS = 5.0
+
+# Rank 0 starts a process of its own; both ranks then sleep. Printed: the nursery, the ranks.
+CONTROLLER = """
+import sys
+import tasks
+from verify.ranks.family import family
+from verify.ranks.pool import PoolSpec, RankPool
+pool = RankPool(PoolSpec(("cpu", "cpu")))
+pool.start()
+print(family().process.pid, *pool.pids, flush=True)
+pool.run(tasks.start_a_process_and_sleep, 600.0, timeout=600.0)
+"""
+
+
+@dataclass
+class Tree:
+    """A controller and what it has started."""
+
+    controller: subprocess.Popen[str]
+    nursery: int
+    ranks: list[int]
+    mark: str
+    folder: Path
+
+    def left(self) -> dict[int, str]:
+        return marked(self.mark)
+
+    def all_gone(self) -> None:
+        assert wait_until(lambda: not self.left(), SECONDS), self.left()
+        assert list(self.folder.iterdir()) == []
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Tree]:
+    mark = f"verify-test-{uuid.uuid4()}"
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    variables = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": path, "VERIFY_TEST_MARK": mark}
+    controller = subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert controller.stdout is not None
+        nursery, *ranks = map(int, controller.stdout.readline().split())
+        assert len(ranks) == 2
+        grown = Tree(controller, nursery, ranks, mark, tmp_path)
+        # The controller, the nursery, two ranks and what each of the ranks started.
+        assert wait_until(lambda: len(grown.left()) == 6, 20.0), grown.left()
+        yield grown
+    finally:
+        controller.kill()
+        controller.communicate(timeout=20)
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["", "a rank is stopped"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_signal_to_the_controller(tree: Tree, number: signal.Signals, stopped: bool) -> None:
+    if stopped:
+        os.kill(tree.ranks[1], signal.SIGSTOP)
+    tree.controller.send_signal(number)
+    _, errors = tree.controller.communicate(timeout=10)
+    assert tree.controller.returncode == -number
+    assert errors.count("Traceback") == (number == signal.SIGINT)
+    tree.all_gone()
+
+
+def test_the_controller_is_killed_while_the_nursery_is_stopped(tree: Tree) -> None:
+    os.kill(tree.nursery, signal.SIGSTOP)
+    os.kill(tree.ranks[0], signal.SIGSTOP)
+    tree.controller.kill()
+    tree.controller.wait(10)
+    tree.all_gone()
+
+
+def test_the_nursery_is_killed(tree: Tree) -> None:
+    os.kill(tree.ranks[1], signal.SIGSTOP)
+    os.kill(tree.nursery, signal.SIGKILL)
+    _, errors = tree.controller.communicate(timeout=15)
+    assert tree.controller.returncode == 1
+    assert "was killed together with the process that ranks are forked from" in errors
+    assert not any(map(alive, tree.ranks))
+    # What ranks had started loses its keeper with the nursery: nobody else can know of it.
+    assert all(command.startswith("sleep") for command in tree.left().values())
+
+
+def test_the_nursery_is_stopped_and_then_the_controller_interrupted(tree: Tree) -> None:
+    os.kill(tree.nursery, signal.SIGSTOP)
+    tree.controller.send_signal(signal.SIGINT)
+    _, errors = tree.controller.communicate(timeout=15)
+    assert tree.controller.returncode == -signal.SIGINT
+    assert errors.count("Traceback") == 1
+    assert not any(map(alive, [tree.nursery, *tree.ranks]))
