@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from verify.bagel.checkpoint import survey
 from verify.bagel.config import preset
 from verify.checks import ANY
 from verify.errors import BadInput
@@ -77,6 +79,8 @@ class Job:
         """
         if self.options.checkpoint is None:
             preset(self.options.preset)
+        else:
+            survey(Path(self.options.checkpoint))  # Headers only: a bad folder is refused before any rank starts.
         if self.options.dtype not in DTYPES:
             raise BadInput.of("dtype", self.options.dtype, f"one of {', '.join(DTYPES)}", "choose one")
         if not 0 < self.timeout <= 86400:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from verify.checks import LoopRun, judge, judge_finished
@@ -210,7 +210,7 @@ def _blank_report(job: Job) -> RunReport:
     return RunReport(
         verdict=Verdict.UNKNOWN,
         target=job.target,
-        request=job.request.to_dict() | {"preset": job.options.preset, "dtype": job.options.dtype},
+        request=job.request.to_dict() | asdict(job.options),
         steps=schedule.steps,
         guided_steps=schedule.guided_steps,
         world_size=job.ranks,

@@ -17,7 +17,7 @@ from verify.request import DenoiseRequest
 from verify.verdict import Finding, Verdict
 
 # Enough for the reference and the loop; a GPU also loads its kernels in that time.
-_HANG_TIMEOUT = {"cpu": 6.0, "cuda": 25.0}
+_HANG_TIMEOUT = {"cpu": 6.0, "cuda": 15.0}
 CONTROL = "clean"
 
 
