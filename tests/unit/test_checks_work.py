@@ -1,0 +1,328 @@
+"""schedule, collectives and parallelism_engaged on traces made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from traces import GUIDED_STEPS, STEPS, changed, clean, small_request, swapped
+
+from verify.checks import collectives, parallelism_engaged, schedule_followed
+from verify.request import DenoiseRequest
+from verify.schedule import ALL_GATHER, BROADCAST, Expected, Schedule, expected_work
+from verify.trace import Collective, Trace
+from verify.verdict import Compared, Divergence, Finding, Verdict
+
+TWO, THREE = small_request(2), small_request(3)
+GATHER, SEND = Collective(ALL_GATHER, "float32", (4, 3)), Collective(BROADCAST, "float32", (4, 3), 0)
+
+
+def due(kind: str, request: DenoiseRequest = TWO, ranks: int | None = None) -> Expected:
+    return expected_work(kind, request.schedule, request.branches, len(request.branches) if ranks is None else ranks)
+
+
+def assert_fails(finding: Finding, summary: str, step: int | None, ranks: tuple[int, int], tensor: str) -> None:
+    assert (finding.verdict, finding.summary) == (Verdict.FAIL, summary)
+    assert finding.first_divergence == Divergence(step, ranks, tensor)
+
+
+def assert_unknown(finding: Finding, summary: str) -> None:
+    assert (finding.verdict, finding.summary, finding.first_divergence) == (Verdict.UNKNOWN, summary, None)
+
+
+def cut(trace: Trace, steps: int) -> Trace:
+    """The same trace, ended early."""
+    fields: dict[str, Any] = {
+        name: getattr(trace, name)[:steps] for name in ("x_t", "branches", "foreign", "collectives")
+    }
+    return replace(trace, final=trace.x_t[steps - 1], **fields)
+
+
+def extended(trace: Trace, called: Sequence[Collective] = (), evaluated: Sequence[str] = ("gen",)) -> Trace:
+    """The same trace with a step more."""
+    return replace(
+        trace,
+        x_t=torch.cat([trace.x_t, trace.x_t[-1:]]),
+        branches=(*trace.branches, tuple(evaluated)),
+        foreign=(*trace.foreign, 0),
+        collectives=(*trace.collectives, tuple(called)),
+    )
+
+
+# schedule.
+
+
+def test_the_schedule_is_followed() -> None:
+    finding = schedule_followed(clean(TWO), TWO)
+    assert (finding.name, finding.verdict, finding.summary) == ("schedule", Verdict.PASS, "7 Euler steps on every rank")
+    assert finding.compared == Compared(STEPS, 2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("steps", [STEPS - 1, STEPS + 1])
+def test_a_step_too_few_or_too_many(rank: int, steps: int) -> None:
+    traces = clean(TWO)
+    traces[rank] = cut(traces[rank], steps) if steps < STEPS else extended(traces[rank])
+    summary = f"rank {rank} took {steps} Euler steps, expected 7: 8 timesteps end in 0, which starts no step"
+    assert_fails(schedule_followed(traces, TWO), summary, min(steps, STEPS), (rank, rank), "number of steps")
+
+
+def followed(**changes: Any) -> Schedule:
+    return replace(TWO.schedule, **changes)
+
+
+def test_a_known_schedule_is_compared_step_by_step() -> None:
+    finding = schedule_followed([replace(trace, followed=TWO.schedule) for trace in clean(TWO)], TWO)
+    assert finding.summary == "7 Euler steps on every rank, 6 of them guided, at the schedule's times"
+    assert finding.compared == Compared(STEPS, 2 + 2 * 2 * STEPS)
+    one_of_two = schedule_followed(changed(clean(TWO), 1, followed=TWO.schedule), TWO)
+    assert one_of_two.summary == "7 Euler steps on every rank"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_step_guided_that_should_not_be_and_the_reverse(rank: int) -> None:
+    guided = followed(guided=(True,) * STEPS)
+    assert_fails(
+        schedule_followed(changed(clean(TWO), rank, followed=guided), TWO),
+        f"rank {rank} guides step 6 at t = {TWO.schedule.timesteps[6]!r}, which the schedule does not guide: "
+        "lo < t <= hi with the interval (0.4, 1.0], compared in float32 as in Bagel",
+        6,
+        (rank, rank),
+        "schedule",
+    )
+    unguided = followed(guided=swapped(TWO.schedule.guided, 5, False))
+    assert_fails(
+        schedule_followed(changed(clean(TWO), rank, followed=unguided), TWO),
+        f"rank {rank} does not guide step 5 at t = {TWO.schedule.timesteps[5]!r}, which the schedule does guide: "
+        "lo < t <= hi with the interval (0.4, 1.0], compared in float32 as in Bagel",
+        5,
+        (rank, rank),
+        "schedule",
+    )
+
+
+def test_another_time() -> None:
+    for t in (0.5, float("nan")):
+        other = followed(timesteps=swapped(TWO.schedule.timesteps, 2, t))
+        summary = f"rank 1 takes step 2 at t = {t}, expected {TWO.schedule.timesteps[2]!r}"
+        assert_fails(schedule_followed(changed(clean(TWO), 1, followed=other), TWO), summary, 2, (1, 1), "schedule")
+
+
+@pytest.mark.parametrize("num_timesteps", [7, 9])
+def test_a_schedule_of_another_length(num_timesteps: int) -> None:
+    other = small_request(2, num_timesteps=num_timesteps).schedule
+    summary = f"rank 1 follows a schedule of {num_timesteps - 1} steps, expected 7"
+    step = min(num_timesteps - 1, STEPS)
+    assert_fails(schedule_followed(changed(clean(TWO), 1, followed=other), TWO), summary, step, (1, 1), "schedule")
+
+
+# collectives.
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts"),
+    [
+        ("broadcast", "6 all_gather, 8 broadcast"),
+        ("local", "6 all_gather, 1 broadcast"),
+        ("round_robin", "6 all_gather, 1 broadcast"),
+    ],
+)
+def test_collectives_as_due(kind: str, counts: str) -> None:
+    traces = clean(TWO, kind)
+    finding = collectives(traces, due(kind))
+    assert (finding.name, finding.verdict) == ("collectives", Verdict.PASS)
+    assert finding.summary == f"{counts} on each rank, as computed from the schedule"
+    assert finding.compared == Compared(STEPS, 2 * sum(map(len, traces[0].collectives)))
+    assert collectives(traces, None).summary == f"{counts} on each rank, alike on every rank"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_collective_left_out(rank: int) -> None:
+    traces = clean(TWO)
+    traces = changed(traces, rank, collectives=swapped(traces[rank].collectives, 3, ()))
+    finding = collectives(traces, due("local"))
+    assert_fails(
+        finding, f"rank {rank} called none in step 3, expected all_gather", 3, (0, rank), "collectives"
+    )  # fmt: skip
+    counts = "5 on rank 0, 6 on rank 1" if rank == 0 else "6 on rank 0, 5 on rank 1"
+    assert finding.details == (
+        f"in the whole loop, all_gather: {counts}, expected 6",
+        "in the whole loop, broadcast: 1 on rank 0, 1 on rank 1, expected 1",
+    )
+
+
+def test_a_collective_too_many() -> None:
+    traces = clean(TWO)
+    traces = changed(traces, 1, collectives=swapped(traces[1].collectives, 6, (SEND,)))
+    summary = "rank 1 called broadcast in step 6, expected none"
+    assert_fails(collectives(traces, due("local")), summary, 6, (0, 1), "collectives")
+
+
+def test_collectives_in_another_order() -> None:
+    traces = [replace(t, collectives=swapped(t.collectives, 2, (SEND, GATHER))) for t in clean(TWO, "broadcast")]
+    summary = "rank 0 called broadcast, all_gather in step 2, expected all_gather, broadcast"
+    assert_fails(collectives(traces, due("broadcast")), summary, 2, (0, 0), "collectives")
+
+
+def test_a_version_is_not_held_to_another() -> None:
+    summary = "rank 0 called broadcast, all_gather, broadcast in step 0, expected broadcast, all_gather"
+    assert_fails(collectives(clean(TWO, "broadcast"), due("local")), summary, 0, (0, 0), "collectives")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [GATHER._replace(dtype="bfloat16"), GATHER._replace(shape=(4, 4)), SEND, None],
+    ids=["dtype", "shape", "another", "none"],
+)
+def test_ranks_that_differ_are_found_without_a_schedule_too(other: Collective | None) -> None:
+    traces = clean(TWO)
+    called = () if other is None else (other,)
+    traces = changed(traces, 1, collectives=swapped(traces[1].collectives, 4, called))
+    summary = f"in step 4 rank 0 called all_gather of float32 (4, 3) where rank 1 called {other or 'nothing'}"
+    assert_fails(collectives(traces, None), summary, 4, (0, 1), "collectives")
+
+
+def test_the_same_names_with_other_tensors() -> None:
+    traces = clean(TWO, "broadcast")
+    traces = changed(traces, 1, collectives=swapped(traces[1].collectives, 2, (GATHER, SEND._replace(src=1))))
+    summary = (
+        "in step 2 rank 0 called broadcast of float32 (4, 3) from rank 0 where rank 1 called broadcast of float32 "
+        "(4, 3) from rank 1"
+    )
+    assert_fails(collectives(traces, due("broadcast")), summary, 2, (0, 1), "collectives")
+
+
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_steps_that_only_one_rank_took(shorter: int) -> None:
+    traces = clean(TWO)
+    # The last step is unguided and sends nothing: leaving it out is no finding of this check.
+    traces[shorter] = cut(traces[shorter], STEPS - 1)
+    for expected in (due("local"), None):
+        assert collectives(traces, expected).verdict is Verdict.PASS
+    traces[shorter] = cut(traces[shorter], STEPS - 2)
+    assert_fails(
+        collectives(traces, due("local")),
+        f"rank {shorter} called none in step 5, expected all_gather", 5, (0, shorter), "collectives",
+    )  # fmt: skip
+    one, other = ("nothing", GATHER) if shorter == 0 else (GATHER, "nothing")
+    summary = f"in step 5 rank 0 called {one} where rank 1 called {other}"
+    assert_fails(collectives(traces, None), summary, 5, (0, 1), "collectives")
+
+
+def test_a_collective_after_the_last_step_that_is_due() -> None:
+    traces = [extended(trace, [GATHER]) for trace in clean(TWO)]
+    summary = "rank 0 called all_gather in step 7, expected none"
+    assert_fails(collectives(traces, due("local")), summary, 7, (0, 0), "collectives")
+
+
+def test_the_third_rank_is_looked_at() -> None:
+    traces = clean(THREE)
+    traces = changed(traces, 2, collectives=swapped(traces[2].collectives, 1, (GATHER, GATHER)))
+    summary = "rank 2 called all_gather, all_gather in step 1, expected all_gather"
+    assert_fails(collectives(traces, due("local", THREE)), summary, 1, (0, 2), "collectives")
+    summary = "in step 1 rank 0 called nothing where rank 2 called all_gather of float32 (4, 3)"
+    assert_fails(collectives(traces, None), summary, 1, (0, 2), "collectives")
+
+
+def test_no_collective_at_all() -> None:
+    traces = [replace(trace, collectives=((),) * STEPS) for trace in clean(TWO)]
+    assert_unknown(collectives(traces, None), "no collective was called: nothing ran in parallel")
+    assert collectives(traces, due("local")).verdict is Verdict.FAIL
+
+
+def test_one_rank_is_compared_with_the_schedule_or_with_nothing() -> None:
+    traces = clean(TWO, "round_robin", 1)
+    assert collectives(traces, due("round_robin", ranks=1)).verdict is Verdict.PASS
+    assert_unknown(collectives(traces, None), "one rank has nobody to agree with")
+
+
+# parallelism_engaged.
+
+
+@pytest.mark.parametrize("kind", ["broadcast", "local", "round_robin"])
+@pytest.mark.parametrize("request_", [TWO, THREE], ids=["two", "three"])
+def test_branches_as_due(kind: str, request_: DenoiseRequest) -> None:
+    traces = clean(request_, kind)
+    finding = parallelism_engaged(traces, request_, due(kind, request_))
+    assert (finding.name, finding.verdict) == ("parallelism_engaged", Verdict.PASS)
+    assert finding.summary == f"each rank evaluated its own branch, and only that, at {GUIDED_STEPS} guided steps"
+    assert finding.compared == Compared(STEPS, sum(len(step) for trace in traces for step in trace.branches))
+    free = parallelism_engaged(traces, request_, None)
+    assert (free.verdict, free.summary) == (Verdict.PASS, "no rank evaluated every branch at 6 guided steps")
+
+
+def test_one_rank_runs_nothing_in_parallel() -> None:
+    finding = parallelism_engaged(clean(TWO, "round_robin", 1), TWO, due("round_robin", ranks=1))
+    assert_unknown(finding, "one rank runs nothing in parallel")
+
+
+def test_no_guided_step() -> None:
+    request = small_request(2, cfg_interval=(0.0, 0.0))
+    finding = parallelism_engaged(clean(request), request, due("local", request))
+    assert_unknown(finding, "no step is guided: there was nothing to run in parallel")
+
+
+def test_never_gathered() -> None:
+    traces = [replace(trace, collectives=((),) * STEPS) for trace in clean(TWO)]
+    for expected in (due("local"), None):
+        finding = parallelism_engaged(traces, TWO, expected)
+        assert_unknown(finding, "the loop never gathered: nothing was exchanged")
+
+
+@pytest.mark.parametrize(
+    ("rank", "step", "evaluated", "summary"),
+    [
+        (0, 2, ("gen", "text"), "rank 0 evaluated gen, text, expected gen in step 2 (guided)"),
+        (1, 0, ("gen",), "rank 1 evaluated gen, expected text in step 0 (guided)"),
+        (1, 5, (), "rank 1 evaluated nothing, expected text in step 5 (guided)"),
+        (1, 3, ("text", "text"), "rank 1 evaluated text, text, expected text in step 3 (guided)"),
+        (1, 6, (), "rank 1 evaluated nothing, expected gen in step 6 (unguided)"),
+        (0, 6, ("gen", "text"), "rank 0 evaluated gen, text, expected gen in step 6 (unguided)"),
+    ],
+)
+def test_another_branch_than_due(rank: int, step: int, evaluated: tuple[str, ...], summary: str) -> None:
+    traces = clean(TWO)
+    traces = changed(traces, rank, branches=swapped(traces[rank].branches, step, evaluated))
+    finding = parallelism_engaged(traces, TWO, due("local"))
+    assert_fails(finding, summary, step, (0, rank), "branch evaluations")
+
+
+def test_the_earliest_step_is_told_whichever_rank_it_is_on() -> None:
+    traces = clean(TWO)
+    traces = changed(traces, 0, branches=swapped(traces[0].branches, 4, ()))
+    traces = changed(traces, 1, branches=swapped(traces[1].branches, 2, ()))
+    finding = parallelism_engaged(traces, TWO, due("local"))
+    assert finding.first_divergence == Divergence(2, (0, 1), "branch evaluations")
+
+
+def test_a_rank_that_stopped_early_evaluated_nothing() -> None:
+    traces = clean(TWO)
+    traces[1] = cut(traces[1], 4)
+    summary = "rank 1 evaluated nothing, expected text in step 4 (guided)"
+    assert_fails(parallelism_engaged(traces, TWO, due("local")), summary, 4, (0, 1), "branch evaluations")
+
+
+def test_held_to_nothing_a_rank_may_still_not_do_it_all() -> None:
+    traces = clean(TWO)
+    traces = changed(traces, 1, branches=swapped(traces[1].branches, 2, ("text", "gen")))
+    finding = parallelism_engaged(traces, TWO, None)
+    assert_fails(
+        finding, "rank 1 evaluated every branch for itself in step 2 (guided)", 2, (0, 1), "branch evaluations"
+    )
+    # Outside the interval there is one branch only, and every rank may evaluate it.
+    traces = changed(clean(TWO), 1, branches=swapped(clean(TWO)[1].branches, 6, ("gen", "gen")))
+    assert parallelism_engaged(traces, TWO, None).verdict is Verdict.PASS
+
+
+def test_held_to_nothing_every_branch_is_evaluated_somewhere() -> None:
+    traces = clean(THREE)
+    traces = changed(traces, 1, branches=swapped(traces[1].branches, 4, ("gen",)))
+    finding = parallelism_engaged(traces, THREE, None)
+    assert_fails(finding, "no rank evaluated text in step 4 (guided)", 4, (0, 0), "branch evaluations")
+    traces = [replace(trace, branches=(("gen",),) * STEPS) for trace in traces]
+    assert parallelism_engaged(traces, THREE, None).summary == "no rank evaluated img, text in step 0 (guided)"
+    dealt = clean(THREE, "round_robin", 2)
+    assert parallelism_engaged(dealt, THREE, None).verdict is Verdict.PASS
