@@ -18,8 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--cases", type=int, metavar="N", help="another number of cases")
     what.add_argument("--seed", type=int, default=0, metavar="N", help="of everything drawn (default 0)")
     what.add_argument("--combine", metavar="FILE_OR_MODULE:FUNCTION", help="a combine of your own instead")
-    what.add_argument("--replay", metavar="FILE", help="evaluate one saved case again, in the setting it was saved with")
-    what.add_argument("--mutants", action="store_true", help="fuzz combines with one thing wrong, and show what sees it")
+    what.add_argument(
+        "--replay", metavar="FILE", help="evaluate one saved case again, in the setting it was saved with"
+    )
+    what.add_argument(
+        "--mutants", action="store_true", help="fuzz combines with one thing wrong, and show what sees it"
+    )
     what.add_argument("--envelope", action="store_true", help="measure which settings must match across ranks")
     where = parser.add_argument_group("where")
     where.add_argument("--world-size", type=int, metavar="N", help="ranks (default 2)")
@@ -38,7 +42,9 @@ def execute(arguments: argparse.Namespace) -> int:
     family()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
     chosen = [name for name in ("replay", "mutants", "envelope") if getattr(arguments, name)]
     if len(chosen) > 1:
-        raise BadInput(f"{' and '.join('--' + name for name in chosen)} were given, expected one of them; leave one out")
+        raise BadInput(
+            f"{' and '.join('--' + name for name in chosen)} were given, expected one of them; leave one out"
+        )
     from verify.report.document import check_writable
 
     if arguments.json:
@@ -76,9 +82,7 @@ def _mutants(arguments: argparse.Namespace) -> int:
     from verify.report.progress import ProgressReport
 
     with ProgressReport(Console(stderr=True)) as progress:
-        report = run_mutants(
-            arguments.profile, arguments.seed, arguments.device or "cpu", arguments.backend, progress
-        )
+        report = run_mutants(arguments.profile, arguments.seed, arguments.device or "cpu", arguments.backend, progress)
     print_mutants(report, Console())
     _write(arguments.json, report.to_dict())
     return report.exit_status

@@ -145,7 +145,9 @@ def judge_boundary(
         f"{places[0][0]}, step {places[0][1]}"
         for pair, places in mixed.items()
     ]
-    data = {pair: [{**bounds.to_dict(), "step": step} for bounds, step in places[:20]] for pair, places in mixed.items()}
+    data = {
+        pair: [{**bounds.to_dict(), "step": step} for bounds, step in places[:20]] for pair, places in mixed.items()
+    }
     summary = f"every rank guides the same steps under each rule, of {len(batch):,} schedules with steps on a bound"
     if not compared.elements:
         summary = "there is one rank, or no schedule: nothing was compared"

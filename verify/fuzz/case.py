@@ -97,7 +97,7 @@ FLOATS = {
 class Values:
     """How the elements of one branch are made.
 
-    Element ``i`` is a pattern's bits XOR (hash of ``i`` AND the pattern's mask): a mask of 0 repeats the bits, a mask of
+    Element ``i`` is a pattern's bits XOR (hash of ``i`` AND the pattern's mask): a mask of 0 repeats the bits, one of
     the mantissa draws from one binade, a full mask draws any float there is. With ``near``, that is XORed onto the
     named branch: no pattern bits at all make an equal branch, low ones a nearly equal one.
 
@@ -116,18 +116,20 @@ class Values:
     listed: tuple[int, ...] | None = None
 
     def build(self, count: int, form: Float, others: Mapping[str, Bits]) -> Bits:
-        """``count`` elements as integers of the format's width."""
+        """``count`` elements as integers of the format's width; ``others`` are the branches before this one."""
         if self.listed is not None:
             return np.array(self.listed, dtype=form.unsigned)
         index = np.arange(count, dtype=np.uint64)
-        patterns = np.array(self.patterns, dtype=np.uint64)[_hash(index, 2 * self.seed) % np.uint64(len(self.patterns))]
-        bits = patterns[:, 0] ^ (_hash(index, 2 * self.seed + 1) & patterns[:, 1])
+        salt = 2 * (self.seed * len(BRANCHES) + len(others))  # Equal recipes give equal branches only by ``near``.
+        patterns = np.array(self.patterns, dtype=np.uint64)[_hash(index, salt) % np.uint64(len(self.patterns))]
+        bits = patterns[:, 0] ^ (_hash(index, salt + 1) & patterns[:, 1])
         if self.near:
             bits = bits ^ others[self.near].astype(np.uint64)
         for place, value in self.edits:
             if count:
                 bits[place % count] = value
-        return bits.astype(form.unsigned)
+        built: Bits = bits.astype(form.unsigned)
+        return built
 
 
 @dataclass(frozen=True)
@@ -225,9 +227,7 @@ class Case:
                 dtype=form.name,
                 tokens=tokens,
                 channels=channels,
-                branches=tuple(
-                    _values(data["branches"][name], form) for name in BRANCHES if name in data["branches"]
-                ),
+                branches=tuple(_values(data["branches"][name], form) for name in BRANCHES if name in data["branches"]),
                 text_scale=float.fromhex(data["text_scale"]),
                 img_scale=float.fromhex(data["img_scale"]),
                 renorm_type=data["renorm_type"],

@@ -7,11 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from verify.fuzz.session import FuzzReport
-from verify.report.console import rank_failure_text
-from verify.report.message import failure_text
+from verify.report.message import failure_text, rank_failure_text
 from verify.verdict import Verdict
 
-MARKS = {Verdict.PASS: ("✓ pass", "green"), Verdict.FAIL: ("✗ FAIL", "bold red"), Verdict.UNKNOWN: ("? unknown", "yellow")}
+MARKS = {
+    Verdict.PASS: ("✓ pass", "green"),
+    Verdict.FAIL: ("✗ FAIL", "bold red"),
+    Verdict.UNKNOWN: ("? unknown", "yellow"),
+}
 
 
 def say(console: Console, text: str) -> None:

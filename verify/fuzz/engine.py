@@ -34,9 +34,8 @@ from verify.fuzz.tasks import (
 from verify.ranks.pool import RankPool
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
+# Hypothesis draws, and ranks evaluate, so many at a time. It varies what it has drawn, so small batches differ more.
 BATCH = 128
-# Hypothesis draws this many at a time: enough for it to vary what it has drawn, few enough to draw again for shrinking.
-CHUNK = 512
 _SHRINK_SECONDS = 30.0
 _BATCH_TIMEOUT = 240.0
 
@@ -108,7 +107,10 @@ class Fuzzer:
         for number in range(len(batch)):
             digests = [report.digests[number] for report in reports]
             if len(set(digests)) > 1 and all(all(pair) for pair in digests):
-                failures.append(self._disagreement(batch, number))
+                # One is looked at closely; fetching every result would take longer than finding them.
+                known = any(failure.name == RANKS_AGREE for failure in failures)
+                place = self._failure(RANKS_AGREE, batch, number, "ranks gave other bits for the same inputs", None)
+                failures.append(place if known else self._disagreement(batch, number))
         failures.sort(key=lambda failure: failure.number)
         if keep:
             self._count(batch, reports, failures)
@@ -165,8 +167,7 @@ class Fuzzer:
         tally.add(COMPLETES, len(batch), len(batch))
         for failure in failures:
             tally.failures.setdefault(failure.name, failure)
-        for name, number in {(failure.name, failure.number) for failure in failures}:
-            del number
+        for name, _ in {(failure.name, failure.number) for failure in failures}:
             tally.failed_cases[name] = tally.failed_cases.get(name, 0) + 1
         tally.cases += len(batch)
 
@@ -181,24 +182,20 @@ class Fuzzer:
 
         The exact cases come last: what only they can see must not hide what the properties see.
         """
-        done = 0
-        for chunk in range(-(-count // CHUNK)):
-            drawn = draw(cases(), min(CHUNK, count - done), _chunk_seed(base_seed, chunk))
-            for start in range(0, len(drawn), BATCH):
-                known = set(self.tally.failures)
-                batch = drawn[start : start + BATCH]
-                self.judge(batch)
-                if stop_at_failure and self.tally.failures:
-                    return
-                for name in set(self.tally.failures) - known:
-                    # At once: a property that keeps failing is shrunk where it first did.
-                    self._shrink(name, drawn, min(CHUNK, count - done), _chunk_seed(base_seed, chunk))
-                tick(done + min(start + BATCH, len(drawn)))
-            done += min(CHUNK, count - done)
-            tick(done)
+        for first in range(0, count, BATCH):
+            size, batch_seed = min(BATCH, count - first), base_seed * 1_000_003 + first // BATCH
+            known = set(self.tally.failures)
+            batch = draw(cases(), size, batch_seed)
+            self.judge(batch)
+            if stop_at_failure and self.tally.failures:
+                return
+            for name in set(self.tally.failures) - known:
+                # At once: a property that keeps failing is shrunk where it first did.
+                self._shrink(name, batch, size, batch_seed)
+            tick(first + size)
         self.judge_exact(exact_cases())
 
-    def _shrink(self, name: str, drawn: Sequence[Case], count: int, chunk_seed: int) -> None:
+    def _shrink(self, name: str, drawn: Sequence[Case], count: int, batch_seed: int) -> None:
         """Replaces the failure of ``name`` by the simplest one that hypothesis finds."""
         found = self.tally.failures[name]
         passed = set(drawn[: drawn.index(found.case)])
@@ -215,7 +212,7 @@ class Fuzzer:
                 simplest = Failure(name, case, first.text, first.divergence, found.number)
             return bool(failures)
 
-        shrink(cases(), fails, count, chunk_seed)
+        shrink(cases(), fails, count, batch_seed)
         self.tally.failures[name] = simplest
 
     def findings(self, device: str) -> list[Finding]:
@@ -249,10 +246,6 @@ def _where(rank: int, name: str, difference: Any) -> Divergence | None:
         return None
     sides = ("seen", "exact" if name == EXACT else "expected")
     return Divergence(None, (rank, rank), "result", sides, difference)
-
-
-def _chunk_seed(base: int, chunk: int) -> int:
-    return base * 1_000_003 + chunk
 
 
 class _Found(Exception):

@@ -27,7 +27,21 @@ from verify.fuzz.rational import Inexact, Signed, decode, encode, perfect_root, 
 CASES_A_KIND = 20
 SEED = 20261123
 _EPS = Fraction(1e-8)
-_SHAPES = ((1, 1), (1, 4), (2, 2), (3, 1), (1, 7), (2, 5), (4, 8), (3, 13), (8, 16), (5, 33), (16, 17), (31, 3), (40, 12))
+_SHAPES = (
+    (1, 1),
+    (1, 4),
+    (2, 2),
+    (3, 1),
+    (1, 7),
+    (2, 5),
+    (4, 8),
+    (3, 13),
+    (8, 16),
+    (5, 33),
+    (16, 17),
+    (31, 3),
+    (40, 12),
+)
 # Rows too short for four free squares.
 _SHORT = {1: ((1,), (3,), (6,)), 2: ((3, 4), (0, 2), (6, 8)), 3: ((1, 2, 2), (2, 3, 6), (4, 4, 7), (0, 3, 4))}
 
@@ -107,7 +121,7 @@ def _factor(case: Case, gen: Sequence[Signed], guided: Sequence[Signed]) -> Sign
     if below.value:
         # Added, 1e-8 must round away, also where it is added in float32: less than half the gap above the norm.
         gap = Fraction(2) ** (_exponent(below.value) - form.accumulates.mantissa)
-        if 2 * _EPS >= gap:
+        if gap <= 2 * _EPS:
             raise Inexact("the norm does not absorb 1e-8")
         ratio = above.value / below.value
     elif above.value == 0 and form.name != "float16":
@@ -233,7 +247,9 @@ def generate(cases_a_kind: int = CASES_A_KIND, seed: int = SEED) -> list[ExactCa
 def write(path: Path, cases: Sequence[ExactCase]) -> None:
     """One case a line, so that a change can be read."""
     lines = ",\n".join(json.dumps(case.to_dict()) for case in cases)
-    path.write_text(f'{{"schema": 1, "kind": "exact combine cases", "branches": {json.dumps(BRANCHES)}, "cases": [\n{lines}\n]}}\n')
+    path.write_text(
+        f'{{"schema": 1, "kind": "exact combine cases", "branches": {json.dumps(BRANCHES)}, "cases": [\n{lines}\n]}}\n'
+    )
 
 
 def read(path: Path) -> list[ExactCase]:
@@ -245,7 +261,9 @@ def read(path: Path) -> list[ExactCase]:
     try:
         return [ExactCase.from_dict(data) for data in json.loads(path.read_text())["cases"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput.of("the exact cases", str(path), "a file of verify.fuzz.exact", f"make it again ({error})") from None
+        raise BadInput.of(
+            "the exact cases", str(path), "a file of verify.fuzz.exact", f"make it again ({error})"
+        ) from None
 
 
 def exact_cases() -> list[ExactCase]:

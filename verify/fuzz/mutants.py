@@ -84,17 +84,20 @@ def _afterwards(change: Callable[[Tensor], Tensor]) -> Combine:
 
 
 def _norm_in_float32(x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
-    return vector_norm(x.float(), dim=dim, keepdim=keepdim)
+    norm: Tensor = vector_norm(x.float(), dim=dim, keepdim=keepdim)
+    return norm
 
 
 def _norm_in_bfloat16(x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
-    return vector_norm(x.bfloat16(), dim=dim, keepdim=keepdim).to(x.dtype)
+    norm: Tensor = vector_norm(x.bfloat16(), dim=dim, keepdim=keepdim)
+    return norm.to(x.dtype)
 
 
 def _shuffled_norm(x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     """Squares summed from the last to the first, one chunk after another: another order, as atomics would give."""
-    squares = (x.flip(-1) if dim == -1 else x.flatten().flip(0)).float() ** 2
-    total = torch.zeros_like(squares[..., :1])
+    wide = x if x.dtype is torch.float64 else x.float()
+    squares = (wide.flip(-1) if dim == -1 else wide.flatten().flip(0)) ** 2
+    total = squares.new_zeros(*squares.shape[:-1], 1)
     for chunk in squares.split(3, dim=-1):
         total = total + chunk.sum(-1, keepdim=True)
     root = total.sqrt().to(x.dtype)
@@ -147,7 +150,9 @@ def _one_ulp(x: Tensor) -> Tensor:
 MUTANTS = {
     "eps dropped": Mutant("|gen| / |guided|", _with(eps=0.0)),
     "clamp max dropped": Mutant("the factor may exceed 1", _with(most=None)),
-    "norm in float32": Mutant("norms and factor stay in float32, the result is cast back", _with(norm=_norm_in_float32)),
+    "norm in float32": Mutant(
+        "norms and factor stay in float32, the result is cast back", _with(norm=_norm_in_float32)
+    ),
     "norm in bfloat16": Mutant("norms are taken in bf16", _with(norm=_norm_in_bfloat16)),
     "norm over tokens": Mutant("channel norms run over tokens", _with(dim=0)),
     "scales swapped": Mutant("the text branch gets the image's scale", _everywhere(_swapped)),
@@ -160,6 +165,8 @@ MUTANTS = {
     "sign of zero": Mutant("+0 becomes -0 and the reverse, everywhere", _everywhere(_afterwards(_zero_sign))),
     "sign of zero on one rank": Mutant("likewise on one rank", _on_one_rank(_afterwards(_zero_sign))),
     "one ULP on one rank": Mutant("the lowest bit of one element", _on_one_rank(_afterwards(_one_ulp))),
-    "other formula when large": Mutant(f"gen + (s - 1)(gen - text) from {_LARGE} elements on", _everywhere(_large_only)),
+    "other formula when large": Mutant(
+        f"gen + (s - 1)(gen - text) from {_LARGE} elements on", _everywhere(_large_only)
+    ),
     "renorm_min halved": Mutant("only wrong when renorm_min > 0", _everywhere(_half_renorm_min)),
 }

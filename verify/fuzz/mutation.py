@@ -12,16 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from verify.errors import BadInput
-from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, judge_boundary
-from verify.fuzz.boundary import decide
+from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, decide, judge_boundary
 from verify.fuzz.engine import PROFILES, Fuzzer, draw
 from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.session import Progress
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, describe
-from verify.runner import pool_for
 from verify.ranks.plan import place
 from verify.ranks.pool import RankPool
+from verify.runner import pool_for
 from verify.verdict import EXIT_STATUS, Verdict
 
 

@@ -7,16 +7,17 @@ the unit roundoff of the dtype (2^-8 bf16, 2^-11 fp16, 2^-24 fp32, 2^-53 fp64).
 Three statements that one would like to make are false, and are stated here as they are true:
 
 - *renorm_min = 1 disables the renorm*: only where the factor is a number. ``clamp`` keeps a NaN, and the factor is NaN
-  when a norm is, when both norms overflow (inf/inf; finite fp32 and bf16 velocities above about 1.8e19 do that, fp16 ones
-  above 65504 in norm), and in fp16 when both vanish: 1e-8 rounds to zero there, so 0/0.
-- *the renorm never grows the norm*: it never grows any element, exactly. Against gen's norm it holds up to rounding while
-  the squares neither overflow nor underflow.
+  when a norm is, when both norms overflow (inf/inf: finite fp32 and bf16 velocities above about 1.8e19 do that, fp16
+  ones above 65504 in norm), and in fp16 when both vanish: 1e-8 rounds to zero there, so 0/0.
+- *the renorm never grows the norm*: it never grows any element, exactly. Against gen's norm it holds up to rounding
+  while the squares neither overflow nor underflow.
 - *text guidance alone equals image scale 1*: bit for bit only where ``img + (guided - img)`` gives ``guided`` back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def monotone_clamp(s: Subject) -> Outcome:
     m = s.case.renorm_min
     results = [_single(s, renorm_min=least) for least in sorted({0.0, m, (1 + m) / 2, 1.0})]
     elements = 0
-    for smaller, greater in zip(results, results[1:], strict=False):
+    for smaller, greater in pairwise(results):
         known = ~(smaller.isnan() | greater.isnan())
         elements += int(known.sum())
         if bool((known & (smaller.abs() > greater.abs())).any()):

@@ -26,14 +26,14 @@ class Saved:
     """A case on disk and where it was seen.
 
     Attributes:
-        property: that it breaks.
+        broken: the property that it breaks.
         what: was wrong.
         combine: under test, as given to ``--combine``.
         world_size, device, backend: of the ranks.
         case: itself.
     """
 
-    property: str
+    broken: str
     what: str
     combine: str
     world_size: int
@@ -44,7 +44,7 @@ class Saved:
     @property
     def answer(self) -> ExactCase | None:
         """The case with its one right answer, computed anew, where the exact property was broken."""
-        if self.property != EXACT or isinstance(self.case, Bounds):
+        if self.broken != EXACT or isinstance(self.case, Bounds):
             return None
         try:
             return ExactCase(self.case, solve(self.case))
@@ -63,11 +63,11 @@ class Saved:
             raise BadInput.of("--save", str(folder), "a folder that can be made", str(error)) from None
         case = self.case.explicit() if isinstance(self.case, Case) else self.case
         digest = hashlib.sha256(json.dumps(case.to_dict()).encode()).hexdigest()[:8]
-        path = folder / f"{self.property}-{digest}.json"
+        path = folder / f"{self.broken}-{digest}.json"
         document = {
             "schema": 1,
             "kind": KIND,
-            "property": self.property,
+            "property": self.broken,
             "what": self.what,
             "combine": self.combine,
             "world_size": self.world_size,

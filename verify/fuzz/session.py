@@ -16,10 +16,10 @@ from verify.fuzz.engine import PROFILES, Fuzzer, draw, shrink
 from verify.fuzz.saved import Saved, read_saved, replay_command, saved_of
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, OWN, describe
-from verify.runner import pool_for
 from verify.ranks.failure import RankFailure
 from verify.ranks.plan import place
 from verify.ranks.pool import RankPool
+from verify.runner import pool_for
 from verify.targets.loading import load_object
 from verify.verdict import EXIT_STATUS, Finding, Verdict, merge
 
@@ -137,8 +137,9 @@ class FuzzReport:
 
     def to_dict(self) -> dict[str, Any]:
         """``{"schema", "kind": "fuzz", "verdict", "profile", "seed", "combine", "world_size", "backend", "device",
-        "environment": [one a rank], "cases", "cases_per_minute", "properties": [findings as in a run's "checks";
-        "compared"."steps" counts cases], "replays": {property: command}, "notes", "failure", "timings", "command"}``."""
+        "environment": [one a rank], "cases", "cases_per_minute", "properties": [findings as in a run's "checks",
+        where "compared"."steps" counts cases], "replays": {property: command}, "notes", "failure", "timings",
+        "command"}``."""
         job = self.job
         return {
             "schema": 1,
@@ -254,7 +255,7 @@ def run_replay(path: str, **changes: Any) -> FuzzReport:
     """
     began = time.monotonic()
     saved = read_saved(path)
-    setting = {"combine": saved.combine, "world_size": saved.world_size, "device": saved.device}
+    setting: dict[str, Any] = {"combine": saved.combine, "world_size": saved.world_size, "device": saved.device}
     job = FuzzJob(**(setting | {"backend": saved.backend, "cases": 1} | changes)).checked()
     report = FuzzReport(job)
     try:
@@ -286,4 +287,4 @@ def _replayed(pool: RankPool, job: FuzzJob, saved: Saved) -> list[Finding]:
     if saved.answer is not None:
         fuzzer.judge_exact([saved.answer])
     found = [f for f in fuzzer.findings(job.device) if f.verdict is not Verdict.UNKNOWN]
-    return sorted(found, key=lambda finding: finding.name != saved.property)
+    return sorted(found, key=lambda finding: finding.name != saved.broken)

@@ -106,9 +106,7 @@ class Subject:
         """The combine's result, computed now, on the case's own branches or on others."""
         c = self.case
         gen, text, *img = self.laid.branches if branches is None else branches
-        return self.combine(
-            gen, text, img[0] if img else None, c.text_scale, c.img_scale, c.renorm_type, c.renorm_min
-        )
+        return self.combine(gen, text, img[0] if img else None, c.text_scale, c.img_scale, c.renorm_type, c.renorm_min)
 
     def with_img(self, img: Tensor | None, img_scale: float) -> Tensor:
         """The result with another image branch."""
@@ -131,7 +129,7 @@ class Subject:
 
     @cached_property
     def text_only(self) -> bool:
-        """Whether the factor comes last only without the image branch: ``text_channel`` guides by the image after it."""
+        """Whether the factor comes last only without the image branch: ``text_channel`` guides by it afterwards."""
         return self.img is None or self.case.renorm_type == "text_channel"
 
     @cached_property
@@ -156,4 +154,5 @@ class Subject:
         """The factor in the velocities' dtype; used for its class (number, zero, NaN), never for its last bit."""
         dim = -1 if self.per_token else None
         norms = [vector_norm(x, dim=dim, keepdim=True) for x in (self.gen, guided)]
-        return (norms[0] / (norms[1] + EPS)).clamp(renorm_min, 1.0)
+        factor: Tensor = (norms[0] / (norms[1] + EPS)).clamp(renorm_min, 1.0)
+        return factor

@@ -105,9 +105,9 @@ def evaluate(rank: Rank, cases: Sequence[Case], combine_reference: str) -> Batch
         _again(report, CONCURRENT, subjects, _busy(rank.device))
         if rank.device.type == "cuda":
             _again(report, STREAM, subjects, _other_stream(rank.device))
-            for number, subject in enumerate(subjects):
-                if subject is not None and subject.case.size:
-                    report.add(number, CUDA_GRAPH, _captured(subject))
+            for number, judged in enumerate(subjects):
+                if judged is not None and judged.case.size:
+                    report.add(number, CUDA_GRAPH, _captured(judged))
     return report
 
 
@@ -152,6 +152,8 @@ def _guarded(check: Property, subject: Subject) -> Outcome:
 def _travel(rank: Rank, case: Case) -> list[Tensor]:
     """The branches after each has come from the rank that the loops would have evaluate it."""
     own = dense(case, rank.device)
+    if not case.size:
+        return own  # No byte would travel.
     arrived: list[Tensor] = []
     for first in range(0, len(own), rank.world_size):
         mine = first + rank.rank
@@ -230,19 +232,25 @@ def _other_stream(device: torch.device) -> Iterator[None]:
 
 def _captured(subject: Subject) -> Outcome:
     """The result of a CUDA graph's replay."""
+    device = subject.device
+    stream = torch.cuda.Stream(device)
+    torch.cuda.synchronize(device)
     try:
+        # Not torch.cuda.graph: it empties the allocator's cache each time, for thousands of cases.
         graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize(subject.device)
-        with torch.cuda.graph(graph):
-            out = subject.fresh()
+        with torch.cuda.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                out = subject.fresh()
+            finally:
+                graph.capture_end()
+        stream.synchronize()
         out.zero_()
         graph.replay()
-        torch.cuda.synchronize(subject.device)
-    except RuntimeError as error:
-        return Outcome(1, f"the combine cannot be captured in a CUDA graph: {error}")
+        torch.cuda.synchronize(device)
+    except (RuntimeError, CombineRaised) as error:
+        return Outcome(1, f"the combine cannot be captured in a CUDA graph: {str(error).strip().splitlines()[-1]}")
     return equal(out, subject.run(), "a CUDA graph's replay gives other bits than eager")
-
-
 
 
 def evaluate_exact(
