@@ -1,0 +1,80 @@
+"""The board: where each rank is, whatever it writes and whenever it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from verify.ranks.anonymous import AnonymousFile
+from verify.ranks.board import Board, Marker, Place
+
+
+@pytest.fixture
+def file() -> Iterator[AnonymousFile]:
+    opened = AnonymousFile("board", bytes(Board.size(2)))
+    yield opened
+    opened.close()
+
+
+def test_an_untouched_record_says_nothing(file: AnonymousFile) -> None:
+    assert Board(file.descriptor, 2).read() == [Place(0, 0, "", "")] * 2
+
+
+def test_ranks_write_their_own_record_and_others_see_it(file: AnonymousFile) -> None:
+    Marker(Board(file.descriptor, 2), 1).begin("local")
+    reader = Board(file.descriptor, 2)
+    assert reader.read() == [Place(0, 0), Place(-1, 1, "local")]
+    pen = Marker(Board(file.descriptor, 2), 0)
+    pen.begin("local")
+    pen.activity("velocity of gen")
+    pen.finished(0)
+    assert reader.read()[0] == Place(0, 3, "local", "")
+    pen.begin("broadcast")
+    assert reader.read()[0] == Place(-1, 1, "broadcast", "")
+
+
+@pytest.mark.parametrize(
+    ("written", "task", "activity"),
+    [
+        ("x" * 200, "x" * 48, "x" * 64),
+        ("é" * 200, "é" * 24, "é" * 32),
+        ("a" + "é" * 200, "a" + "é" * 23, "a" + "é" * 31),  # 48 and 64 bytes end inside a character.
+        ("loop \U0001f600\U0001f600" * 20, None, None),
+        ("\udc80 of a file name", "? of a file name", "? of a file name"),
+        ("", "", ""),
+        ("a\0b", "a", "a"),
+    ],
+)
+def test_text_of_any_kind(file: AnonymousFile, written: str, task: str | None, activity: str | None) -> None:
+    board = Board(file.descriptor, 2)
+    board.write(0, Place(3, 4, written, written))
+    read, untouched = board.read()
+    assert untouched == Place(0, 0, "", "")
+    assert (read.step, read.marks) == (3, 4)
+    for seen, expected in ((read.task, task), (read.activity, activity)):
+        assert "�" not in seen
+        assert seen == expected if expected is not None else written.startswith(seen) and len(seen) > 8
+
+
+def test_a_record_caught_half_written_reads_as_a_mixture(file: AnonymousFile) -> None:
+    board = Board(file.descriptor, 2)
+    board.write(0, Place(7, 8, "éé", "all_gather 1 of step 8"))
+    page = bytearray(file.read())
+    page[8] = 0xFF  # Neither the old text nor the new one.
+    torn = AnonymousFile("torn", bytes(page))
+    read = Board(torn.descriptor, 2).read()[0]
+    torn.close()
+    assert (read.step, read.marks, read.activity) == (7, 8, "all_gather 1 of step 8")
+    assert read.task.endswith("é")
+    assert "�" in read.task
+
+
+def test_an_anonymous_file_has_no_name_and_no_end(file: AnonymousFile) -> None:
+    assert file.size == Board.size(2)
+    file.clear()
+    assert (file.size, file.read(), file.tail(10)) == (0, b"", "")
+    other = AnonymousFile("text", "aé".encode())
+    assert (other.tail(3), other.tail(100), other.tail(1)) == ("aé", "aé", "�")
+    other.close()
+    other.close()
