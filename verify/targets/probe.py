@@ -74,7 +74,7 @@ def probe_step(rank: Rank, plan: Plan, step: int) -> StepProbe | None:
 
     The reference runs on rank 0 alone; the others return None.
     """
-    prepared, _ = prepare(rank, plan)
+    prepared, caches = prepare(rank, plan)
     if plan.loop == REFERENCE and rank.rank:
         return None
     loop, request = find_loop(plan), request_for(plan, prepared, rank)
@@ -84,6 +84,8 @@ def probe_step(rank: Rank, plan: Plan, step: int) -> StepProbe | None:
             loop(probe.denoiser, request, prepared.x_0.clone(), probe.group, probe.observe)
         except _Enough:
             pass
+        finally:
+            caches.records()  # What the loop wrote to its contexts is put right for the next one.
     return probe.found
 
 

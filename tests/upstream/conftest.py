@@ -1,0 +1,31 @@
+"""All of this folder drives the installed vllm-omni; where there is none, each test says so and is skipped."""
+
+from __future__ import annotations
+
+from importlib import metadata, util
+from pathlib import Path
+
+import pytest
+from expected import EXPECTED, Facts
+
+_HERE = Path(__file__).parent
+INSTALLED = metadata.version("vllm-omni") if util.find_spec("vllm_omni") is not None else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.upstream)
+            # Importing vllm in each rank takes half a minute where two cores are shared.
+            item.add_marker(pytest.mark.timeout(600))
+            if INSTALLED is None:
+                item.add_marker(pytest.mark.skip(reason="vllm-omni is not installed; tox run -e upstream-0.30.0"))
+
+
+@pytest.fixture(scope="session")
+def facts() -> Facts:
+    """What is known of the installed version; a version of which nothing is known has nothing to be compared with."""
+    assert INSTALLED is not None
+    if INSTALLED not in EXPECTED:
+        pytest.skip(f"vllm-omni {INSTALLED}: no facts noted in tests/upstream/expected.py")
+    return EXPECTED[INSTALLED]
