@@ -18,6 +18,7 @@ COMMANDS = {
     "faults": "inject real bugs, and show that each is caught and placed",
     "fuzz": "test the combine on every rank as an adversary would, or measure what its bits depend on",
     "bench": "time the loop versions against each other, or the cost of verifying",
+    "report": "turn a JSON document into a page, a summary or plots",
     "doctor": "show what this machine can run",
 }
 EXIT_BAD_INPUT = 2

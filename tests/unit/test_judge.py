@@ -10,9 +10,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import CHANNELS, STEPS, TOKENS, changed, clean, flip, judged, reference, small_request, swapped, verdicts
+from traces import (
+    CHANNELS,
+    STEPS,
+    TOKENS,
+    changed,
+    clean,
+    cut,
+    flip,
+    judged,
+    reference,
+    small_request,
+    swapped,
+    verdicts,
+)
 
-from verify.checks import ANY, LoopRun, judge
+from verify.checks import ANY, LoopRun, judge, judge_finished
 from verify.request import DenoiseRequest
 from verify.trace import Trace
 from verify.verdict import Verdict, merge
@@ -188,9 +201,7 @@ def in_environment(traces: list[Trace], rank: int, draw: Any) -> list[Trace]:
 
 def in_steps(traces: list[Trace], rank: int, draw: Any) -> list[Trace]:
     steps = draw(st.integers(1, STEPS - 1))
-    fields = ("x_t", "branches", "foreign", "collectives")
-    cut: dict[str, Any] = {name: getattr(traces[rank], name)[:steps] for name in fields}
-    return changed(traces, rank, final=traces[rank].x_t[steps - 1], **cut)
+    return [cut(trace, steps) if trace.rank == rank else trace for trace in traces]
 
 
 def in_a_dtype(traces: list[Trace], rank: int, draw: Any) -> list[Trace]:
@@ -246,3 +257,25 @@ def test_what_may_differ_is_no_damage() -> None:
     traces = changed(clean(request), 1, seconds=99.0, notes=("a note",))
     traces = changed(traces, 1, environment=traces[1].environment | {"host": "other", "gpu_uuid": "u"})
     assert {finding.verdict for finding in judged(request, traces).values()} == {Verdict.PASS}
+
+
+# A loop that some rank never finished.
+
+
+def test_survivors_that_did_right_say_nothing() -> None:
+    request = small_request(2)
+    assert judge_finished(request, LoopRun(clean(request)[:1], "local"), 2) == []
+
+
+def test_survivors_that_did_wrong_are_blamed() -> None:
+    request = small_request(2)
+    _, traces = of_all_steps_guided(request)
+    (finding,) = judge_finished(request, LoopRun(traces[1:], "local"), 2)
+    assert (finding.name, finding.verdict) == ("collectives", Verdict.FAIL)
+    assert finding.summary == "rank 1 called all_gather in step 6, expected none"
+    assert finding.first_divergence is not None and finding.first_divergence.ranks == (0, 1)
+    assert judge_finished(request, LoopRun(traces[1:], ANY), 2) == [], "held to nothing, it can be blamed for nothing"
+
+
+def test_no_survivor_no_blame() -> None:
+    assert judge_finished(small_request(2), LoopRun([], "local"), 2) == []

@@ -97,6 +97,25 @@ def flip(tensor: Tensor, index: tuple[int, ...], bit: int = 0) -> None:
     view[index] ^= -(1 << bit) if bit == sign else 1 << bit
 
 
+def cut(trace: Trace, steps: int) -> Trace:
+    """The same trace, ended early."""
+    fields: dict[str, Any] = {
+        name: getattr(trace, name)[:steps] for name in ("x_t", "branches", "foreign", "collectives")
+    }
+    return replace(trace, final=trace.x_t[steps - 1], **fields)
+
+
+def extended(trace: Trace, called: Sequence[Collective] = (), evaluated: Sequence[str] = ("gen",)) -> Trace:
+    """The same trace with a step more."""
+    return replace(
+        trace,
+        x_t=torch.cat([trace.x_t, trace.x_t[-1:]]),
+        branches=(*trace.branches, tuple(evaluated)),
+        foreign=(*trace.foreign, 0),
+        collectives=(*trace.collectives, tuple(called)),
+    )
+
+
 def verdicts(findings: Sequence[Finding]) -> dict[str, Verdict]:
     """What each check says, by its name."""
     return {finding.name: finding.verdict for finding in findings}

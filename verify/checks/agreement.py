@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from verify.bits import bits_of, describe, first_difference, same_bits
+from verify.bits import bits_of, describe, first_difference, same_bits, ulp_distance
 from verify.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 BEFORE_THE_LOOP = -1
+FINAL = "the final latent"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Pair:
         if a.steps != b.steps:
             return self._where(min(a.steps, b.steps), f"number of steps: {a.steps} and {b.steps}")
         if not same_bits(a.final, b.final):
-            return self._at(a.steps - 1, "the final latent", a.final, b.final)
+            return self._at(a.steps - 1, FINAL, a.final, b.final)
         return None
 
     def _at(self, step: int, tensor: str, a: Tensor, b: Tensor) -> Divergence:
@@ -59,6 +60,39 @@ class Pair:
             int((bits_of(x) != bits_of(y)).sum()) if (x.shape, x.dtype) == (y.shape, y.dtype) else x.numel()
             for x, y in zip(a, b, strict=False)
         ]
+
+    def max_ulp_by_step(self) -> list[int | None]:
+        """For each step, how far the most distant elements are apart; None where a NaN or no float has no distance."""
+        return [_max_ulp(x, y) for x, y in zip(self.right.x_t, self.other.x_t, strict=False)]
+
+    def tokens_at(self, divergence: Divergence) -> str | None:
+        """One character a token of the tensors that differ there: ``.`` if every byte agrees, else the ninths of its
+        channels that differ, rounded up. None where there are no tokens of one shape and dtype to compare.
+        """
+        a, b = (_tensor_at(trace, divergence) for trace in (self.right, self.other))
+        if a is None or b is None or (a.shape, a.dtype) != (b.shape, b.dtype) or a.ndim != 2 or not a.numel():
+            return None
+        differing = (bits_of(a) != bits_of(b)).sum(1)
+        ninths = -(-9 * differing // a.shape[1])
+        return "".join(".123456789"[n] for n in ninths.tolist())
+
+
+def _tensor_at(trace: Trace, divergence: Divergence) -> Tensor | None:
+    if divergence.tensor == FINAL:
+        return trace.final
+    step = _order(divergence)
+    if step == BEFORE_THE_LOOP:
+        return trace.start
+    return trace.x_t[step] if step < trace.steps else None
+
+
+def _max_ulp(a: Tensor, b: Tensor) -> int | None:
+    if (a.shape, a.dtype) != (b.shape, b.dtype) or not a.is_floating_point():
+        return None
+    if same_bits(a, b):
+        return 0
+    apart = ulp_distance(a, b)
+    return None if apart.mask.any() else int(apart.max())
 
 
 def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if_empty: str) -> Finding:
@@ -95,11 +129,14 @@ def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if
             "pairs": [
                 {
                     "sides": [p.right.name, p.other.name],
+                    "ranks": [p.right.rank, p.other.rank],
                     "mismatched_by_step": p.mismatched_by_step(),
+                    "max_ulp_by_step": p.max_ulp_by_step(),
                     "of": p.right.final.numel(),
                 }
                 for p in pairs
-            ]
+            ],
+            "map": {"sides": [pair.right.name, pair.other.name], "tokens": pair.tokens_at(first)},
         },
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.ranks.family import family
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_request(parser)
     out = parser.add_argument_group("what comes out")
     out.add_argument("--json", metavar="FILE", help="write the findings to FILE")
+    add_outputs(out)
     out.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for all loops (default 300)")
 
 
@@ -74,7 +76,9 @@ def request_of(arguments: argparse.Namespace) -> DenoiseRequest:
     from verify.bagel.config import preset
     from verify.request import DenoiseRequest
 
-    given = {f.name: getattr(arguments, f.name) for f in fields(DenoiseRequest) if getattr(arguments, f.name) is not None}
+    given = {
+        f.name: getattr(arguments, f.name) for f in fields(DenoiseRequest) if getattr(arguments, f.name) is not None
+    }
     side = preset(arguments.preset).side
     return DenoiseRequest(**({"height": side, "width": side} | given))
 
@@ -122,11 +126,14 @@ def execute(arguments: argparse.Namespace) -> int:
         raise BadInput("--loops and --loop were both given, expected one of them; leave one out")
     if arguments.json:
         check_writable(arguments.json)
+    check_outputs(arguments)
     job = job_of(arguments)
     console = Console()
     with ProgressReport(Console(stderr=True)) as progress:
         report = run_job(job, progress)
     print_report(report, console)
+    document = build_document(report)
     if arguments.json:
-        write_document(build_document(report), arguments.json)
+        write_document(document, arguments.json)
+    write_outputs(document, arguments)
     return report.exit_status

@@ -40,6 +40,12 @@ class Ball:
         return cls(value, np.zeros_like(value))
 
     @property
+    def surely_nan(self) -> Mask:
+        """Where PyTorch's value is a NaN, and so is whatever is computed from it."""
+        sure: Mask = np.isnan(self.value) & (self.error == 0)
+        return sure
+
+    @property
     def known_nonzero(self) -> Mask:
         """Where PyTorch's value is not zero, or exactly the oracle's."""
         known: Mask = (np.abs(self.value) > self.error) | (self.error == 0) | np.isnan(self.value)
@@ -103,6 +109,7 @@ class CombineBound:
         error = carried + self._unit * (quotient + carried) + self._tiny + _OWN.unit * quotient
         zero_by_zero = (lowest <= 0) & (above.value - above.error <= 0)
         lost = np.isinf(above.error) | np.isinf(shifted.error) | zero_by_zero
+        lost &= ~(above.surely_nan | shifted.surely_nan)
         return self._clamped(quotient, np.where(np.isnan(error), np.inf, error), low, high, least, lost)
 
     def _clamped(self, value: Array, error: Array, low: Array, high: Array, least: float, lost: Mask) -> Ball:
@@ -134,7 +141,9 @@ class CombineBound:
         sum_of_squares = size**2 * (1 + terms * self._c) + present * self.form.compute.least
         error = np.where(sum_of_squares * (1 + self._c) > self.form.compute.largest, np.inf, error)
         special = ~np.all(np.isfinite(x.value), axis=axes, keepdims=True)
-        whole = Ball(norm, np.where(np.any(np.isinf(x.error), axis=axes, keepdims=True), np.inf, 0.0))
+        unknown = np.any(np.isinf(x.error), axis=axes, keepdims=True)
+        unknown &= ~np.any(x.surely_nan, axis=axes, keepdims=True)
+        whole = Ball(norm, np.where(unknown, np.inf, 0.0))
         stored = np.where(present > 0, self._tiny, 0.0)
         return self._rounded(norm, error + stored, special, whole)
 
@@ -154,7 +163,8 @@ class CombineBound:
         """A Python float becomes a number of the computing format."""
         value = np.float64(scale)
         rounded = value if self.form.compute is _OWN else np.float64(np.float32(scale))
-        error = np.abs(rounded - value) if np.isfinite(rounded) and np.isfinite(value) else np.inf
+        # An infinity stays one, but a finite scale that becomes one says nothing.
+        error = np.abs(rounded - value) if np.isfinite(rounded) else np.inf if np.isfinite(value) else 0.0
         return Ball(np.atleast_2d(value), np.atleast_2d(error))
 
     def _rounded(self, value: Array, error: Array, special: Mask, *operands: Ball) -> Ball:
@@ -164,14 +174,15 @@ class CombineBound:
             value: the oracle's.
             error: before rounding.
             special: where an operand is infinite or NaN and the result's kind follows from that.
-            operands: where one of them is unknown, so is the result.
+            operands: where one of them is a NaN, so is the result; otherwise, where one is unknown, so is the result.
         """
         unknown = reduce(np.logical_or, (np.isinf(operand.error) for operand in operands))
+        nan = reduce(np.logical_or, (operand.surely_nan for operand in operands))
         size = np.abs(value) + error
         total = error + self._unit * size + _OWN.unit * np.abs(value)
         # Written so that a NaN counts as too large.
         total = np.where(np.abs(value) + total <= self.form.largest, total, np.inf)
-        return Ball(value, np.where(unknown, np.inf, np.where(special, 0.0, total)))
+        return Ball(value, np.where(nan, 0.0, np.where(unknown, np.inf, np.where(special, 0.0, total))))
 
 
 def _norm_error(size: Array, lower: Array, roundings: float, present: Array, form: Format) -> Array:

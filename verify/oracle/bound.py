@@ -94,13 +94,14 @@ def within(observed: Array, expected: Array, bound: Array) -> Mask:
 
 
 def ulps(difference: Array, expected: Array, dtype: str) -> Array:
-    """``difference`` in units of the last place that ``expected`` has in ``dtype``."""
+    """``difference`` in units of the last place that ``expected`` has in ``dtype``; NaN where that is not finite."""
     form = format_of(dtype)
     with np.errstate(all="ignore"):
         # For 2^e <= |x| < 2^(e+1) the unit is 2^e * 2u; below the normal range it is the least subnormal.
         unit = np.ldexp(2 * form.unit, np.frexp(np.abs(expected))[1] - 1)
-    in_units: Array = difference / np.maximum(unit, form.least)
-    return in_units
+        unit = np.where(expected == 0, form.least, np.maximum(unit, form.least))
+        in_units: Array = np.where(np.isfinite(expected), difference / unit, np.nan)
+        return in_units
 
 
 def ulps_of_shape(
@@ -132,10 +133,10 @@ def ulps_of_shape(
     r = u if form.compute is form else u + c
     per_apart = 2 * r + (0.0 if form is FLOAT64 else c)
 
-    def guidance(a: Array | float, carried: Array | float) -> Array | float:
-        return r + per_apart * a + a * carried
+    def guidance(a: Array | float, carried: Array | float | None = None) -> Array | float:
+        return r + per_apart * a + (0.0 if carried is None else a * carried)
 
-    in_element, in_group = guidance(element, 0.0), guidance(group, 0.0)
+    in_element, in_group = guidance(element), guidance(group)
     late = renorm_type != "text_channel"
     if with_img and late:
         in_element, in_group = guidance(element, in_element), guidance(group, in_group)

@@ -12,8 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from verify.bits import Difference
 from verify.errors import BadInput
-from verify.verdict import EXIT_STATUS, Finding, Verdict
+from verify.verdict import EXIT_STATUS, Compared, Divergence, Finding, Verdict
 
 SCHEMA_VERSION = 1
 
@@ -97,6 +98,71 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def report_of(document: Mapping[str, Any]) -> RunReport:
+    """The report that a checked document was built from.
+
+    Raises:
+        BadInput: it fits the schema and contradicts itself.
+    """
+    d = document
+    try:
+        findings = [_finding_of(check) for check in d["checks"]]
+    except ValueError as error:
+        raise BadInput.of(
+            "the document", str(error), "checks that do not contradict themselves", "make it again"
+        ) from None
+    return RunReport(
+        verdict=Verdict(d["verdict"]),
+        target=d["target"],
+        request=d["request"],
+        steps=d["schedule"]["steps"],
+        guided_steps=d["schedule"]["guided_steps"],
+        world_size=d["world_size"],
+        backend=d["backend"],
+        device=d["device"],
+        environment=d["environment"],
+        findings=findings,
+        collectives=d["collectives"],
+        timings=d["timings"],
+        notes=d["notes"],
+        failure=d["failure"],
+        command=d["command"],
+    )
+
+
+def _finding_of(check: Mapping[str, Any]) -> Finding:
+    first = check["first_divergence"]
+    compared = Compared(check["compared"]["steps"], check["compared"]["elements"])
+    return Finding(
+        check["name"],
+        check["loop"],
+        Verdict(check["verdict"]),
+        check["summary"],
+        compared,
+        None if first is None else _divergence_of(first),
+        tuple(check["details"]),
+        check["data"],
+    )
+
+
+def _divergence_of(d: Mapping[str, Any]) -> Divergence:
+    difference = None
+    if None not in (d["index"], d["bits"], d["values"], d["mismatched"], d["of"]):
+        # NaN and infinities travel as strings.
+        values = [float(value) if isinstance(value, str) else value for value in d["values"]]
+        difference = Difference(
+            index=tuple(d["index"]),
+            bits=(d["bits"][0], d["bits"][1]),
+            values=(values[0], values[1]),
+            ulp=d["ulp"],
+            mismatched=d["mismatched"],
+            of=d["of"],
+            max_ulp=d["max_ulp"],
+        )
+    sides = None if d["sides"] is None else (d["sides"][0], d["sides"][1])
+    return Divergence(d["step"], (d["ranks"][0], d["ranks"][1]), d["tensor"], sides, difference)
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of a document."""
     loaded: dict[str, Any] = json.loads(resources.files("verify.report").joinpath("schema.json").read_text())
@@ -116,18 +182,27 @@ def validate(document: Any) -> None:
         raise BadInput(f"the document at {error.json_path}: {error.message[:200]}; make it with this version's --json")
 
 
+def load_json(path: str | Path) -> Any:
+    """A JSON value from disk.
+
+    Raises:
+        BadInput: no such file, or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput.of("the document", str(path), "a readable file", f"{type(error).__name__}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput.of("the document", str(path), "JSON", f"it is not: {error}") from None
+
+
 def read_document(path: str | Path) -> dict[str, Any]:
-    """A document from disk, checked.
+    """A run's document from disk, checked.
 
     Raises:
         BadInput: no such file, no JSON, or not such a document.
     """
-    try:
-        loaded = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput.of("the document", str(path), "a readable file", f"{type(error).__name__}: {error}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadInput.of("the document", str(path), "JSON", f"it is not: {error}") from None
+    loaded = load_json(path)
     validate(loaded)
     assert isinstance(loaded, dict)
     return loaded

@@ -49,8 +49,8 @@ def _run(d: Document) -> Section:
     r, schedule = d["request"], d["schedule"]
     guided_by = " and ".join(name for name in ("text", "img") if r[f"cfg_{name}_scale"] > 1.0) or "nothing"
     title = (
-        f"{d['target']} {r.get('preset', '')} {r['height']}x{r['width']}, guided by {guided_by}, {d['world_size']} ranks"
-        f"{' over ' + d['backend'] if d['backend'] else ''} on {d['device']}: {d['verdict']}"
+        f"{d['target']} {r.get('preset', '')} {r['height']}x{r['width']}, guided by {guided_by}, "
+        f"{d['world_size']} ranks{' over ' + d['backend'] if d['backend'] else ''} on {d['device']}: {d['verdict']}"
     )
     spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in d["timings"].items())
     sentences = [
@@ -159,10 +159,8 @@ def _faults(d: Document) -> Section:
         "seen at",
     ]
     faults = [row for row in d["faults"] if row["expected"] is not None]
-    said = (
-        f"{sum(row['caught'] for row in faults)} of {len(faults)} faults caught, {sum(row['placed'] for row in faults)} "
-        f"placed, in {d['seconds']:.0f} s"
-    )
+    caught, placed = (sum(row[key] for row in faults) for key in ("caught", "placed"))
+    said = f"{caught} of {len(faults)} faults caught, {placed} placed, in {d['seconds']:.0f} s"
     title = f"Faults injected on {d['world_size']} ranks on {d['device']}: {d['verdict']}"
     return _section(d, title, [Table(headings, rows)], [said])
 
