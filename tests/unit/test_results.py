@@ -187,6 +187,13 @@ def test_a_readme_without_the_block_is_refused() -> None:
         with_headlines("nothing here", "- line\n")
 
 
+def test_a_run_that_did_not_pass_is_told_with_its_reason() -> None:
+    made = [("a.json", build_document(clean())), *((f"{n}.json", build_document(EXAMPLES[n]())) for n in EXAMPLES)]
+    (line,) = headlines(made).splitlines()
+    assert line.startswith("- Bits: 2 of 8 runs pass (tiny 128x128 on 2 ranks (CPU)). tiny 128x128 is fail: rank 0")
+    assert "is unknown: my_loop.py:loop, rank 2 was killed by SIGKILL after step 5" in line
+
+
 def test_the_readme_gets_a_line_a_kind() -> None:
     lines = headlines([(f"{kind}.json", document) for kind, document in KINDS.items()]).splitlines()
     assert len(lines) == 5

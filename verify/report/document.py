@@ -252,10 +252,24 @@ def write_whole(path: str | Path, text: str) -> None:
 def _replace(target: Path, text: str) -> None:
     temporary = target.with_name(f".verify-{secrets.token_hex(8)}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        _create(temporary, text)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _create(path: Path, text: str) -> None:
+    """Makes a file that has no name until it is complete, where the file system can: a killed writer leaves nothing."""
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except OSError:
+        path.write_text(text, encoding="utf-8")
+        return
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        # The folder's descriptor is not looked at; given one, Python follows the link under /proc.
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
 
 
 def _behind_links(path: Path) -> Path:

@@ -92,9 +92,19 @@ def with_headlines(readme: str, lines: str) -> str:
 
 
 def _runs(documents: Documents) -> str:
-    passed = sum(d["verdict"] == "pass" for d in documents)
-    where = [f"{_whose(d)} on {_ranks(d)}" for d in documents]
-    return f"Bits: {passed} of {len(documents)} runs pass ({'; '.join(dict.fromkeys(where))})."
+    passed = [d for d in documents if d["verdict"] == "pass"]
+    where = dict.fromkeys(f"{_whose(d)} on {_ranks(d)}" for d in passed)
+    said = f"{len(passed)} of {len(documents)} runs pass" + (f" ({'; '.join(where)})" if where else "")
+    others = [f"{_whose(d)} is {d['verdict']}: {_reason(d)}" for d in documents if d["verdict"] != "pass"]
+    return f"Bits: {'. '.join([said, *others])}."
+
+
+def _reason(d: Mapping[str, Any]) -> str:
+    """Why a run did not pass: what ended it, or the first check that says the verdict."""
+    if d["failure"] is not None:
+        return f"{d['failure']['task']}, {d['failure']['cause']}"
+    said = [check["summary"] for check in d["checks"] if check["verdict"] == d["verdict"]]
+    return str((said or d["notes"] or ["nothing was judged"])[0])
 
 
 def _whose(d: Mapping[str, Any]) -> str:
