@@ -1,0 +1,84 @@
+"""schedule on traces made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from traces import STEPS, changed, clean, cut, extended, small_request, swapped
+
+from verify.checks import schedule_followed
+from verify.schedule import Schedule
+from verify.verdict import Compared, Divergence, Finding, Verdict
+
+TWO = small_request(2)
+
+
+def assert_fails(finding: Finding, summary: str, step: int | None, ranks: tuple[int, int], tensor: str) -> None:
+    assert (finding.verdict, finding.summary) == (Verdict.FAIL, summary)
+    assert finding.first_divergence == Divergence(step, ranks, tensor)
+
+
+def test_the_schedule_is_followed() -> None:
+    finding = schedule_followed(clean(TWO), TWO)
+    assert (finding.name, finding.verdict, finding.summary) == ("schedule", Verdict.PASS, "7 Euler steps on every rank")
+    assert finding.compared == Compared(STEPS, 2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("steps", [STEPS - 1, STEPS + 1])
+def test_a_step_too_few_or_too_many(rank: int, steps: int) -> None:
+    traces = clean(TWO)
+    traces[rank] = cut(traces[rank], steps) if steps < STEPS else extended(traces[rank])
+    summary = f"rank {rank} took {steps} Euler steps, expected 7: 8 timesteps end in 0, which starts no step"
+    assert_fails(schedule_followed(traces, TWO), summary, min(steps, STEPS), (rank, rank), "number of steps")
+
+
+def followed(**changes: Any) -> Schedule:
+    return replace(TWO.schedule, **changes)
+
+
+def test_a_known_schedule_is_compared_step_by_step() -> None:
+    finding = schedule_followed([replace(trace, followed=TWO.schedule) for trace in clean(TWO)], TWO)
+    assert finding.summary == "7 Euler steps on every rank, 6 of them guided, at the schedule's times"
+    assert finding.compared == Compared(STEPS, 2 + 2 * 2 * STEPS)
+    one_of_two = schedule_followed(changed(clean(TWO), 1, followed=TWO.schedule), TWO)
+    assert one_of_two.summary == "7 Euler steps on every rank"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_step_guided_that_should_not_be_and_the_reverse(rank: int) -> None:
+    guided = followed(guided=(True,) * STEPS)
+    assert_fails(
+        schedule_followed(changed(clean(TWO), rank, followed=guided), TWO),
+        f"rank {rank} guides step 6 at t = {TWO.schedule.timesteps[6]!r}, which the schedule does not guide: "
+        "lo < t <= hi with the interval (0.4, 1.0], compared in float32 as in Bagel",
+        6,
+        (rank, rank),
+        "schedule",
+    )
+    unguided = followed(guided=swapped(TWO.schedule.guided, 5, False))
+    assert_fails(
+        schedule_followed(changed(clean(TWO), rank, followed=unguided), TWO),
+        f"rank {rank} does not guide step 5 at t = {TWO.schedule.timesteps[5]!r}, which the schedule does guide: "
+        "lo < t <= hi with the interval (0.4, 1.0], compared in float32 as in Bagel",
+        5,
+        (rank, rank),
+        "schedule",
+    )
+
+
+def test_another_time() -> None:
+    for t in (0.5, float("nan")):
+        other = followed(timesteps=swapped(TWO.schedule.timesteps, 2, t))
+        summary = f"rank 1 takes step 2 at t = {t}, expected {TWO.schedule.timesteps[2]!r}"
+        assert_fails(schedule_followed(changed(clean(TWO), 1, followed=other), TWO), summary, 2, (1, 1), "schedule")
+
+
+@pytest.mark.parametrize("num_timesteps", [7, 9])
+def test_a_schedule_of_another_length(num_timesteps: int) -> None:
+    other = small_request(2, num_timesteps=num_timesteps).schedule
+    summary = f"rank 1 follows a schedule of {num_timesteps - 1} steps, expected 7"
+    step = min(num_timesteps - 1, STEPS)
+    assert_fails(schedule_followed(changed(clean(TWO), 1, followed=other), TWO), summary, step, (1, 1), "schedule")
