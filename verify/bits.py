@@ -105,12 +105,6 @@ def _place_in_order(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.unsignedinteg
     return np.where(bits & sign, ~bits, bits | sign)
 
 
-def _narrow_place_in_order(tensor: Tensor) -> Tensor:
-    """The same for floats of up to 32 bits, whose distances int64 holds: a large tensor takes seconds otherwise."""
-    bits = bits_of(tensor).flatten().to(torch.int64)
-    return torch.where(bits >= 0, bits, -(bits + (1 << (8 * tensor.element_size() - 1))) - 1)
-
-
 def _hex(element: Tensor) -> str:
     width = 2 * element.element_size()
     mask = (1 << 4 * width) - 1

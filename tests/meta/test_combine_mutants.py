@@ -262,7 +262,9 @@ def test_guided_steps_of_one_rank_are_not_judged() -> None:
 
 
 def test_the_envelope_sees_what_changes_bits_and_what_does_not() -> None:
-    job = EnvelopeJob(conditions=("strides", "dtype of the gather", "gathered slice", "CUDA graph"))
+    job = EnvelopeJob(
+        conditions=("strides", "dtype of the gather", "gathered slice", "CUDA graph"), dtypes=("bfloat16", "float32")
+    )
     report = run_envelope(job)
     verdicts = {(row.condition, row.subject, row.dtype): row.verdict for row in report.rows}
     assert verdicts["dtype of the gather", "combine", "float32"] == "differs"

@@ -36,7 +36,8 @@ from verify.verdict import Compared, Divergence, Finding, Verdict
 
 # Hypothesis draws, and ranks evaluate, so many at a time. It varies what it has drawn, so small batches differ more.
 BATCH = 128
-_SHRINK_SECONDS = 30.0
+# For each property, while others still wait to be shrunk.
+_SHRINK_SECONDS = 10.0
 _BATCH_TIMEOUT = 240.0
 
 PROFILES = {"fast": 1024, "ci": 5120, "nightly": 24576}

@@ -42,6 +42,7 @@ class EnvelopeJob:
         timeout: seconds for everything; conditions not reached are unknown.
         conditions: which ones.
         subjects: ``combine``, ``forward``.
+        dtypes: of the combine; the forward pass is measured in bfloat16 and, unless the model is large, in float32.
     """
 
     device: str = "cpu"
@@ -50,6 +51,7 @@ class EnvelopeJob:
     timeout: float = 540.0
     conditions: tuple[str, ...] = tuple(CONDITIONS)
     subjects: tuple[str, ...] = ("combine", "forward")
+    dtypes: tuple[str, ...] = tuple(FLOATS)
 
     def parts(self) -> list[tuple[str, str, str]]:
         """``(condition, subject, dtype)`` in order: a model is built once for all conditions in one dtype."""
@@ -58,7 +60,7 @@ class EnvelopeJob:
         fast = [c for c in self.conditions if c not in COMPILING]
         parts = []
         for some in (fast, slow):
-            combine = _COMPILED_DTYPES if some is slow else tuple(FLOATS)
+            combine = [dtype for dtype in self.dtypes if some is fast or dtype in _COMPILED_DTYPES]
             for subject, dtypes in (("combine", combine), ("forward", forward)):
                 if subject in self.subjects:
                     parts += [(condition, subject, dtype) for dtype in dtypes for condition in some]
