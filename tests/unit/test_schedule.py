@@ -164,6 +164,13 @@ def test_a_rank_without_a_branch_evaluates_gen() -> None:
     assert due.total(ALL_GATHER) == 2
 
 
+def test_the_first_branch_may_have_another_name() -> None:
+    due = expected_work("round_robin", four_steps(), ("positive", "negative"), 3)
+    assert due.branches == (
+        (("positive",),) * 4, (("negative",), ("positive",)) * 2, (("positive",),) * 4,
+    )  # fmt: skip
+
+
 def test_unknown_kinds_and_worlds() -> None:
     with pytest.raises(ValueError, match="no loop version is called 'ring'"):
         expected_work("ring", four_steps(), BRANCHES, 3)
