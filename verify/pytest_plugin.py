@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from verify import pytest_findings
 from verify.bagel.config import preset
 from verify.errors import BadInput
 from verify.job import DEFAULT_TIMEOUT, Job
@@ -25,7 +26,8 @@ from verify.verdict import Finding, Verdict
 IMAGE_GUIDED = {"cfg_img_scale": 1.5, "cfg_renorm_type": "text_channel"}
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.register(pytest_findings)
     group = parser.getgroup("verify", "which loops are verified, and where")
     group.addoption("--target", default="builtin", help="whose loops tests/claims judge (default builtin)")
     group.addoption("--preset", default="tiny", help="model size: tiny, small or 7b (default tiny)")
@@ -152,9 +154,13 @@ class Verifier:
             self._reports[job] = run_job(job)
         report = self._reports[job]
         if report.failure is not None:
-            pytest.fail(rank_failure_text(report.failure, report.command), pytrace=False)
+            text = rank_failure_text(report.failure, report.command)
+            pytest_findings.record(self.config, "", report.failure["task"], report.verdict, "", text)
+            pytest.fail(text, pytrace=False)
         if not report.findings:
-            pytest.fail("nothing was judged: " + "; ".join(report.notes), pytrace=False)
+            text = "nothing was judged: " + "; ".join(report.notes)
+            pytest_findings.record(self.config, "", "", report.verdict, "", text)
+            pytest.fail(text, pytrace=False)
         return report
 
     def assert_pass(self, job: Job, check: str, loop: str) -> Finding:
@@ -163,7 +169,10 @@ class Verifier:
         report = self.report(job)
         (finding,) = [f for f in report.findings if f.name == check and f.loop == loop]
         if finding.verdict is not Verdict.PASS:
-            pytest.fail(failure_text(finding, report.command), pytrace=False)
+            text = failure_text(finding, report.command)
+            pytest_findings.record_finding(self.config, finding, text)
+            pytest.fail(text, pytrace=False)
+        pytest_findings.record_finding(self.config, finding)
         return finding
 
 
