@@ -65,7 +65,10 @@ def test_a_group_of_one_and_tensors_without_elements() -> None:
         assert [tuple(t.shape) for t in gathered] == [(0, 4)] * 2
 
 
-REQUESTS = {"text": DenoiseRequest(num_timesteps=8), "text and image": DenoiseRequest(cfg_img_scale=1.5, num_timesteps=12)}
+REQUESTS = {
+    "text": DenoiseRequest(num_timesteps=8),
+    "text and image": DenoiseRequest(cfg_img_scale=1.5, num_timesteps=12),
+}
 
 
 @pytest.mark.parametrize("guidance", REQUESTS)

@@ -1,0 +1,162 @@
+"""``verify run`` under Ctrl-C, SIGTERM and SIGKILL: the exit status, nothing left running, output whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pools import marked, wait_until
+
+from verify.report.document import validate
+
+ROOT = Path(__file__).parents[2]
+OLD = '{"an": "older document"}'
+# Clean-up included.
+SECONDS = 8.0
+
+LOOP = """
+import time
+from pathlib import Path
+def loop(denoiser, request, x_0, group, observe):
+    x_t = group.broadcast(x_0)
+    for step in range(request.schedule.steps):
+        if step == 3:
+            Path(__file__).with_suffix(f".{group.rank}").touch()
+            while True:
+                time.sleep(0.01)
+        observe(step, x_t)
+"""
+
+
+@dataclass
+class Command:
+    """A ``verify run`` under way, and where it writes."""
+
+    process: subprocess.Popen[str]
+    mark: str
+    folder: Path
+    json: Path
+
+    def ended(self, status: int) -> str:
+        """Checks how it ended and that nothing of it is left; returns what it said."""
+        _, errors = self.process.communicate(timeout=SECONDS)
+        assert self.process.returncode == status, errors
+        assert wait_until(lambda: not marked(self.mark), 5.0), marked(self.mark)
+        assert self.json.read_text() == OLD
+        assert {path.name.split(".")[0] for path in self.folder.iterdir()} <= {"report", "loop", "__pycache__"}
+        return errors
+
+    def reached_step_3(self) -> None:
+        assert wait_until(lambda: all((self.folder / f"loop.{rank}").exists() for rank in range(2)), 60.0)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    loop, json_file = tmp_path / "loop.py", tmp_path / "report.json"
+    loop.write_text(LOOP)
+    json_file.write_text(OLD)
+    mark = f"verify-test-{uuid.uuid4()}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "verify", "run", "--loop", f"{loop}:loop", "--json", str(json_file), "--timeout", "120"],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path), "VERIFY_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield Command(process, mark, tmp_path, json_file)
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_in_the_middle_of_a_loop(command: Command, number: signal.Signals, status: int) -> None:
+    command.reached_step_3()
+    command.process.send_signal(number)
+    assert command.ended(status).splitlines()[-1] == "verify: interrupted"
+
+
+def test_many_times_in_the_middle_of_a_loop(command: Command) -> None:
+    command.reached_step_3()
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        command.process.send_signal(number)
+        time.sleep(0.03)
+    errors = command.ended(130)
+    assert "Traceback" not in errors
+    assert errors.count("verify: interrupted") == 1
+
+
+@pytest.mark.parametrize("after", [0.25, 1.0])
+def test_while_it_starts(command: Command, after: float) -> None:
+    # Python itself must be up: before that, it is Python that ends.
+    assert wait_until(lambda: len(marked(command.mark)) >= 2, 20.0)
+    time.sleep(after)
+    command.process.send_signal(signal.SIGINT)
+    errors = command.ended(130)
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "verify: interrupted"
+
+
+def test_killed(command: Command) -> None:
+    command.reached_step_3()
+    command.process.kill()
+    command.ended(-signal.SIGKILL)
+
+
+WRITER = """
+import sys
+from verify.report.document import write_whole
+print("writing", flush=True)
+while True:
+    for letter in "ab":
+        write_whole(sys.argv[1], letter * (1 << 22))
+"""
+
+
+def is_whole(path: Path) -> bool:
+    content = path.read_bytes()
+    return content in (b"a" * (1 << 22), b"b" * (1 << 22))
+
+
+def test_a_document_is_whole_at_every_moment_and_its_killed_writer_leaves_no_half(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(OLD)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        assert wait_until(lambda: path.read_text() != OLD, 20.0)
+        for _ in range(30):
+            assert is_whole(path)
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert is_whole(path)
+    # A file that has a name is whole: one killed between naming and moving it leaves a second whole one at most.
+    assert all(map(is_whole, tmp_path.iterdir()))
+
+
+def test_a_run_that_nobody_interrupts_writes_its_document(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(OLD)
+    command = [sys.executable, "-m", "verify", "run", "--num-timesteps", "4", "--json", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(path.read_text())
+    validate(document)
+    assert document["verdict"] == "pass"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
