@@ -18,7 +18,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Whatever is named later may import what is named before it, never the reverse.
 ORDER = [
     *["errors", "interrupts", "schedule", "request", "combine", "bits", "verdict", "protocols", "bagel", "loops"],
-    *["ranks", "trace", "checks", "oracle", "targets", "locate", "report", "job", "runner", "fuzz", "faults", "bench"],
+    *["ranks", "trace", "checks", "oracle", "report", "targets", "locate", "job", "runner", "fuzz", "faults", "bench"],
     *["machine", "commands", "cli", "pytest_findings", "pytest_plugin"],
 ]
 MOST_LINES = 300
