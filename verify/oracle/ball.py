@@ -107,6 +107,7 @@ class CombineBound:
         quotient = above.value / shifted.value
         carried = (above.error + quotient * shifted.error) / lowest
         error = carried + self._unit * (quotient + carried) + self._tiny + _OWN.unit * quotient
+        error = np.where(np.isinf(shifted.value), 0.0, error)  # A finite norm by an infinite one is 0 exactly.
         zero_by_zero = (lowest <= 0) & (above.value - above.error <= 0)
         lost = np.isinf(above.error) | np.isinf(shifted.error) | zero_by_zero
         lost &= ~(above.surely_nan | shifted.surely_nan)
@@ -119,8 +120,7 @@ class CombineBound:
             rounded = self.form.unit * least + self.form.least
             moved = np.where(high <= least, 0.0, moved)
             moved = np.where(low <= least + rounded, np.maximum(moved, rounded), moved)
-        # A finite norm by an infinite one is 0 without any error; so is NaN, which passes through a clamp.
-        moved = np.where((high <= self._tiny) & (least == 0.0) | np.isnan(value), 0.0, moved)
+        moved = np.where(np.isnan(value), 0.0, moved)  # It passes through a clamp.
         return Ball(np.clip(value, least, 1.0), np.where(lost, np.inf, moved))
 
     def _norm(self, x: Ball, per_token: bool) -> Ball:
