@@ -13,6 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("document", metavar="FILE", help="what a command wrote with --json")
     add_outputs(parser)
     parser.add_argument("--png", metavar="DIR", help="write a run's plots as PNG files to DIR")
+    parser.add_argument("--trend", metavar="DIR", help="set its timings beside those of the documents in DIR")
 
 
 def add_outputs(parser: argparse._ActionsContainer) -> None:
@@ -83,6 +84,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.png and kind != "run":
         raise BadInput.of("--png", arguments.png, f"a run's document, not one of kind {kind}", "leave it out")
     check_outputs(arguments)
+    if arguments.trend:
+        return _trend(document, arguments)
     write_outputs(document, arguments)
     if arguments.png:
         from verify.report.plots import write_plots
@@ -93,4 +96,20 @@ def execute(arguments: argparse.Namespace) -> int:
             print_report(report_of(document), Console())
         else:
             say(Console(), markdown_section(section_of(document)))
+    return 0
+
+
+def _trend(document: Any, arguments: argparse.Namespace) -> int:
+    from verify.errors import BadInput
+    from verify.report.html import section_page
+    from verify.report.tables import markdown_section
+    from verify.report.trend import earlier, trend
+
+    if arguments.png:
+        raise BadInput("--trend and --png were both given, expected one of them; leave one out")
+    section = trend(document, earlier(Path(arguments.trend)))
+    if arguments.html:
+        _write(arguments.html, section_page(section))
+    if arguments.markdown or not arguments.html:
+        _write(arguments.markdown or "-", markdown_section(section))
     return 0

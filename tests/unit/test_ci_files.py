@@ -1,0 +1,71 @@
+"""The files that people copy name environments, commands and options that exist."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from example_reports import clean
+
+from verify.cli import COMMANDS, main
+from verify.report.document import build_document
+
+ROOT = Path(__file__).parents[2]
+FILES = (".github/workflows/gate.yml", ".github/workflows/nightly.yml", ".buildkite/pipeline.yml")
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_environments_exist(name: str) -> None:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini")
+    named = set(re.findall(r"tox run -q -e ([\w-]+)", text_of(name)))
+    named |= set(re.findall(r"'(nightly[\w-]*)'", text_of(name)))
+    assert named
+    assert {f"testenv:{environment}" for environment in named} <= set(tox.sections())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_commands_and_options_exist(name: str, pytestconfig: pytest.Config) -> None:
+    for command, rest in re.findall(r"-m verify (\w+)([^\n|]*)", text_of(name)):
+        assert command in COMMANDS
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"verify.commands.{command}").configure(parser)
+        known = {option for action in parser._actions for option in action.option_strings}
+        assert set(re.findall(r"--[a-z][\w-]*", rest)) <= known
+    for rest in re.findall(r"(?:-m pytest|-e gate --|-e gpu --)([^\n;|]*)", text_of(name)):
+        for option in re.findall(r"--([a-z]+)", rest):
+            destination = {"junitxml": "xmlpath"}.get(option, option)
+            assert hasattr(pytestconfig.option, destination), option
+
+
+def test_the_exit_status_decides() -> None:
+    """The summary is posted whatever happens, and does not stand for the outcome."""
+    assert "continue-on-error" not in text_of(FILES[0]) + text_of(FILES[1])
+    assert text_of(FILES[2]).count("exit $$status") == 2
+    assert "|| true" not in "".join(map(text_of, FILES))
+
+
+def test_timings_are_set_beside_earlier_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = build_document(clean())
+    (tmp_path / "earlier").mkdir()
+    for night, factor in enumerate((0.5, 1.0, 2.0)):
+        timings = {name: factor * seconds for name, seconds in document["timings"].items()}
+        (tmp_path / "earlier" / f"{night}.json").write_text(json.dumps(document | {"timings": timings}))
+    (tmp_path / "earlier" / "other.json").write_text(json.dumps(document | {"command": "another"}))
+    now = document | {"timings": {"local": 0.39, "new": 1.0}}
+    (tmp_path / "now.json").write_text(json.dumps(now))
+    assert main(["report", str(tmp_path / "now.json"), "--trend", str(tmp_path / "earlier")]) == 0
+    text = capsys.readouterr().out
+    assert "| local | 0.13 | 0.26 | 0.52 | 0.39 | +50.0 % |" in text
+    assert "| new | - | - | - | 1.00 | - |" in text
+    assert "1 earlier documents are of another command" in text
+    assert main(["report", str(tmp_path / "now.json"), "--trend", str(tmp_path / "none")]) == 2
