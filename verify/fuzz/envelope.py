@@ -177,6 +177,8 @@ def print_envelope(report: EnvelopeReport, console: Console) -> None:
     )
     for note in report.notes:
         say(console, f"note: {note}")
+    if not report.rows:
+        return
     for subject in report.job.subjects:
         console.print(_table(report, subject))
     say(

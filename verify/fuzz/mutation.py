@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from verify.errors import BadInput
+from verify.errors import BadInput, Unjudged
 from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, decide, judge_boundary
 from verify.fuzz.engine import PROFILES, Fuzzer, draw
 from verify.fuzz.mutants import MUTANTS
@@ -46,7 +46,7 @@ class Caught:
 
 @dataclass(frozen=True)
 class MutantReport:
-    """How all mutants fared; :meth:`to_dict` is its JSON form."""
+    """How all mutants fared; :meth:`to_dict` is its JSON form. ``notes`` say why it is incomplete, if it is."""
 
     profile: str
     seed: int
@@ -54,15 +54,18 @@ class MutantReport:
     caught: Sequence[Caught]
     environment: Sequence[Mapping[str, Any]]
     seconds: float
+    notes: Sequence[str] = ()
 
     @property
     def exit_status(self) -> int:
-        """0 if every mutant was caught, else 1."""
-        return EXIT_STATUS[Verdict.PASS if all(c.properties for c in self.caught) else Verdict.FAIL]
+        """0 if every mutant was caught, 1 if one was not, 3 if not all were hunted."""
+        if not all(c.properties for c in self.caught):
+            return EXIT_STATUS[Verdict.FAIL]
+        return EXIT_STATUS[Verdict.UNKNOWN if self.notes else Verdict.PASS]
 
     def to_dict(self) -> dict[str, Any]:
         """``{"schema", "kind": "mutants", "profile", "seed", "device", "environment", "mutants": [{"mutant", "what",
-        "cases_needed", "properties": {name: case number}}], "timings"}``."""
+        "cases_needed", "properties": {name: case number}}], "notes", "timings"}``."""
         return {
             "schema": 1,
             "kind": "mutants",
@@ -74,6 +77,7 @@ class MutantReport:
                 {"mutant": c.mutant, "what": c.what, "cases_needed": c.cases_needed, "properties": dict(c.properties)}
                 for c in self.caught
             ],
+            "notes": list(self.notes),
             "timings": {"total": round(self.seconds, 3)},
         }
 
@@ -109,18 +113,24 @@ def run_mutants(
 ) -> MutantReport:
     """Hunts every mutant on two ranks."""
     began = time.monotonic()
-    pool = pool_for(place(2, device, backend).spec)
     names = [*MUTANTS, HOST_ON_ONE_RANK]
+    caught: list[Caught] = []
+    environment: list[dict[str, Any]] = []
+    notes: tuple[str, ...] = ()
     if progress is not None:
         progress.start("mutants", len(names))
-    caught = []
-    for name in names:
-        caught.append(hunt(pool, name, profile, seed))
-        if progress is not None:
-            progress.update("mutants", len(caught))
+    try:
+        pool = pool_for(place(2, device, backend).spec)
+        environment = pool.run(describe)
+        for name in names:
+            caught.append(hunt(pool, name, profile, seed))
+            if progress is not None:
+                progress.update("mutants", len(caught))
+    except Unjudged as reason:  # No such machine, or a rank died or hung.
+        notes = (str(reason),)
     if progress is not None:
         progress.finish("mutants")
-    return MutantReport(profile, seed, device, caught, pool.run(describe), time.monotonic() - began)
+    return MutantReport(profile, seed, device, caught, environment, time.monotonic() - began, notes)
 
 
 def print_mutants(report: MutantReport, console: Console) -> None:
@@ -132,6 +142,8 @@ def print_mutants(report: MutantReport, console: Console) -> None:
         needed = str(c.cases_needed) if c.properties else "NOT CAUGHT"
         table.add_row(Text(c.mutant), Text(c.what), needed, Text(", ".join(c.properties)))
     console.print(table)
+    for note in report.notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
     missed = sum(not c.properties for c in report.caught)
     said = f"{len(report.caught) - missed} of {len(report.caught)} mutants caught by the {report.profile} profile"
     console.print(Text(f"{said} in {report.seconds:.1f} s"))

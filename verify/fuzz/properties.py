@@ -133,7 +133,8 @@ def one_factor(s: Subject) -> Outcome:
     g, r = guided.reshape(rows), out.reshape(rows)
     normal = torch.finfo(form.torch).smallest_normal
     usable = (bits_of(g) & ((1 << form.mantissa) - 1) == 0) & (g.abs() >= normal) & g.isfinite()
-    usable &= r.isfinite() & (r.abs() >= normal)
+    # Strictly above the smallest normal number: what lies below it may have been rounded up to it.
+    usable &= r.isfinite() & (r.abs() > normal)
     anchor = usable.to(torch.uint8).argmax(1, keepdim=True)
     factor = r.gather(1, anchor) / g.gather(1, anchor)
     mask = usable.any(1, keepdim=True) & g.isfinite() & r.isfinite()
