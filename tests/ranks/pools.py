@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from verify.runner import pool_for
 from verify.ranks.plan import place
 from verify.ranks.pool import RankPool
+from verify.runner import pool_for
 
 
 def shared_pool(world_size: int) -> RankPool:

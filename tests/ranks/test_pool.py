@@ -19,6 +19,7 @@ from verify.bits import same_bits
 from verify.errors import BadInput, Unjudged
 from verify.ranks.board import Place
 from verify.ranks.failure import RankFailure, RankReport
+from verify.ranks.family import family
 from verify.ranks.plan import place
 from verify.ranks.pool import PoolSpec, RankPool
 
@@ -320,7 +321,7 @@ def test_a_rank_that_died_between_tasks_is_replaced_without_a_word() -> None:
     pool = shared_pool(2)
     before = pool.pids
     os.kill(before[0], signal.SIGKILL)
-    assert wait_until(lambda: not alive(before[0]), 5.0)
+    assert family().exit_status(before[0], wait=10.0) == -signal.SIGKILL  # With all of its threads.
     works_again(pool)
     assert not set(before) & set(pool.pids)
 
