@@ -101,7 +101,8 @@ def expected_work(kind: str, schedule: Schedule, branches: Sequence[str], world_
                     one); an all_gather for each round
     ==============  ===================================  =====================================================
 
-    Every version but ``reference`` begins with one broadcast of the initial noise.
+    Every version but ``reference`` begins with one broadcast of the initial noise. ``gen`` stands for the first branch,
+    whatever a target calls it.
 
     Raises:
         ValueError: ``kind`` is none of these, or it gives each rank one branch and the numbers do not match.
@@ -114,13 +115,14 @@ def expected_work(kind: str, schedule: Schedule, branches: Sequence[str], world_
     alone = kind == "reference"
     gathers: tuple[str, ...] = () if alone else (ALL_GATHER,) * rounds
     every_step: tuple[str, ...] = (BROADCAST,) if kind == "broadcast" else ()
+    first = branches[0]
 
     def evaluated(rank: int, guided: bool) -> tuple[str, ...]:
         if not guided:
-            return ("gen",) if rank == 0 or kind != "broadcast" else ()
+            return (first,) if rank == 0 or kind != "broadcast" else ()
         if alone:
             return tuple(branches)
-        return tuple(branches[rank::world_size]) or ("gen",)
+        return tuple(branches[rank::world_size]) or (first,)
 
     initial: tuple[str, ...] = () if alone else (BROADCAST,)
     return Expected(
