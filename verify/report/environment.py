@@ -10,6 +10,16 @@ from typing import Any
 # What may differ between ranks without making their bits differ.
 MAY_DIFFER = ("host", "gpu_index", "gpu_uuid")
 
+_VERSIONS = {
+    "vllm_omni": "vllm-omni",
+    "vllm": "vllm",
+    "python": "Python",
+    "torch": "torch",
+    "cuda": "CUDA",
+    "nccl": "NCCL",
+    "driver": "driver",
+}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -61,6 +71,12 @@ def one_line(environment: Sequence[Mapping[str, Any]]) -> str:
     ):
         words += [f"{name} {value}" for value in _each(environment, key)]
     return ", ".join(words) or "hardware and versions not recorded"
+
+
+def whose(target: str, environment: Sequence[Mapping[str, Any]]) -> str:
+    """The target with its version, where ranks name one."""
+    versions = _each(environment, target)
+    return f"{target} {' and '.join(versions)}" if versions else target
 
 
 def _each(environment: Sequence[Mapping[str, Any]], key: str) -> list[str]:

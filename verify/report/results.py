@@ -16,6 +16,7 @@ from typing import Any
 
 from verify.errors import BadInput
 from verify.report.document import validate, write_whole
+from verify.report.environment import whose
 from verify.report.sections import kind_of, section_of
 from verify.report.tables import markdown_section, markdown_text
 
@@ -102,7 +103,7 @@ def _runs(documents: Documents) -> str:
     others += [
         f"With a fault in its loop {_whose(d)} is {d['verdict']}: {_reason(d)}" for d in documents if d not in sound
     ]
-    return f"Bits: {'. '.join([said, *others])}."
+    return f"Bits: {'. '.join([said, *dict.fromkeys(others)])}."
 
 
 def _reason(d: Mapping[str, Any]) -> str:
@@ -115,7 +116,7 @@ def _reason(d: Mapping[str, Any]) -> str:
 
 def _whose(d: Mapping[str, Any]) -> str:
     r = d["request"]
-    target = "" if d["target"] == "builtin" else f"{d['target']} "
+    target = "" if d["target"] == "builtin" else f"{whose(d['target'], d['environment'])} "
     return f"{target}{r.get('preset', '')} {r['height']}x{r['width']}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from verify.errors import BadInput
-from verify.report.environment import one_line
+from verify.report.environment import one_line, whose
 from verify.report.tables import Section, Table
 
 Document = Mapping[str, Any]
@@ -48,9 +48,10 @@ def section_of(document: Any) -> Section:
 def _run(d: Document) -> Section:
     r, schedule = d["request"], d["schedule"]
     guided_by = " and ".join(name for name in ("text", "img") if r[f"cfg_{name}_scale"] > 1.0) or "nothing"
+    over = f" over {d['backend']}" if d["backend"] else ""
     title = (
-        f"{d['target']} {r.get('preset', '')} {r['height']}x{r['width']}, guided by {guided_by}, "
-        f"{d['world_size']} ranks{' over ' + d['backend'] if d['backend'] else ''} on {d['device']}: {d['verdict']}"
+        f"{whose(d['target'], d['environment'])} {r.get('preset', '')} {r['height']}x{r['width']}, "
+        f"guided by {guided_by}, {d['world_size']} ranks{over} on {d['device']}: {d['verdict']}"
     )
     spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in d["timings"].items())
     sentences = [
@@ -174,6 +175,16 @@ def _fuzz(d: Document) -> Section:
     return _section(d, title, tables, sentences, d["notes"])
 
 
+def _envelope(d: Document) -> Section:
+    headings = ["subject", "condition", "dtype", "verdict", "worst case", "variants", "max ULP", "differ", "of", "note"]
+    rows = []
+    for row in d["rows"]:
+        keys = ("subject", "condition", "dtype", "verdict", "worst", "variants", "max_ulp", "mismatched", "of")
+        said = "; ".join(str(row[key]) for key in ("note", "explanation") if row.get(key))
+        rows.append([*(_shown(row[key]) if row[key] != "" else "-" for key in keys), said])
+    return _section(d, "Which settings must match across ranks", [Table(headings, rows)], [], d.get("notes", ()))
+
+
 def _generic(title: str, command: str) -> Callable[[Document], Section]:
     """Every list of objects as a table; every other plain value as a sentence."""
 
@@ -228,7 +239,7 @@ _SECTIONS: dict[str, Callable[[Document], Section]] = {
     "faults": _faults,
     "fuzz": _fuzz,
     "mutants": _generic("Combines with one thing wrong", "verify fuzz --mutants"),
-    "envelope": _generic("Which settings must match across ranks", "verify fuzz --envelope"),
+    "envelope": _envelope,
     "upstream": _generic("vllm-omni's releases", "tests/upstream"),
     "mutation": _generic("The verifier's own code with one thing wrong", "tox run -e mutation"),
 }
