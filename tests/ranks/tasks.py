@@ -182,7 +182,7 @@ WAYS: dict[str, Any] = {
     "os._exit": lambda rank: os._exit(7),
     "os._exit(0)": lambda rank: os._exit(0),
     "SystemExit": lambda rank: sys.exit(0),
-    "KeyboardInterrupt": lambda rank: signal.raise_signal(signal.SIGINT) or _interrupted(),
+    "KeyboardInterrupt": lambda rank: _interrupt(),
     "exception": lambda rank: _raise("the scheduler ran out of steps\nand of lines"),
     "sleep": _sleep_in_python,
     "native": _stuck_in_a_native_call,
@@ -199,8 +199,9 @@ WAYS: dict[str, Any] = {
 }
 
 
-def _interrupted() -> None:
-    raise KeyboardInterrupt
+def _interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)  # Ranks ignore it,
+    raise KeyboardInterrupt  # and this is a loop's own.
 
 
 def start_a_process_and_sleep(rank: Rank, seconds: float) -> None:
@@ -229,7 +230,7 @@ def trace_under_comm_debug_mode(rank: Rank, plan: Plan) -> tuple[Trace | None, d
 
     trace_loop(rank, plan)  # The model is built and kept: only the loop itself is counted.
     counter = CommDebugMode()
-    counter.advanced_module_tracker = _OneModule()
+    counter.advanced_module_tracker = _OneModule()  # type: ignore[assignment]
     with counter:
         trace = trace_loop(rank, plan)
     return trace, {str(op): count for op, count in counter.get_comm_counts().items()}

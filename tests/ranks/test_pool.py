@@ -202,7 +202,7 @@ ENDINGS = {
     "closes": Ending("died", "closed its connection without exiting", in_trace="_close_connection"),
     "exception": Ending("raised", "raised ValueError: the scheduler ran out of steps", in_trace="and of lines"),
     "SystemExit": Ending("raised", "raised SystemExit: 0", in_trace="sys.exit(0)", peer=("finished",)),
-    "KeyboardInterrupt": Ending("raised", "raised KeyboardInterrupt", in_trace="_interrupted", peer=("finished",)),
+    "KeyboardInterrupt": Ending("raised", "raised KeyboardInterrupt", in_trace="_interrupt", peer=("finished",)),
     "unpicklable": Ending(
         "raised",
         "raised TypeError: cannot pickle '_thread.lock' object (the result could not be sent)",
