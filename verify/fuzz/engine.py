@@ -36,8 +36,8 @@ from verify.verdict import Compared, Divergence, Finding, Verdict
 
 # Hypothesis draws, and ranks evaluate, so many at a time. It varies what it has drawn, so small batches differ more.
 BATCH = 128
-# For each property, while others still wait to be shrunk.
-_SHRINK_SECONDS = 10.0
+# For one property, and for all of them: a broken combine breaks many.
+_SHRINK_SECONDS, _ALL_SHRINK_SECONDS = 10.0, 30.0
 _BATCH_TIMEOUT = 240.0
 
 PROFILES = {"fast": 1024, "ci": 5120, "nightly": 24576}
@@ -90,6 +90,7 @@ class Fuzzer:
         self.pool = pool
         self.combine = combine
         self.tally = Tally()
+        self._shrink_left = _ALL_SHRINK_SECONDS
 
     def judge(self, batch: Sequence[Case], keep: bool = True) -> list[Failure]:
         """Evaluates a batch everywhere; with ``keep`` it counts.
@@ -190,7 +191,7 @@ class Fuzzer:
             self.judge(batch)
             if stop_at_failure and self.tally.failures:
                 return
-            for name in set(self.tally.failures) - known:
+            for name in [name for name in self.tally.failures if name not in known]:
                 # At once: a property that keeps failing is shrunk where it first did.
                 self._shrink(name, batch, size, batch_seed)
             tick(first + size)
@@ -201,7 +202,8 @@ class Fuzzer:
         found = self.tally.failures[name]
         passed = set(drawn[: drawn.index(found.case)])
         simplest = found
-        deadline = time.monotonic() + _SHRINK_SECONDS
+        began = time.monotonic()
+        deadline = began + min(_SHRINK_SECONDS, self._shrink_left)
 
         def fails(case: Case) -> bool:
             nonlocal simplest
@@ -214,6 +216,7 @@ class Fuzzer:
             return bool(failures)
 
         shrink(cases(), fails, count, batch_seed)
+        self._shrink_left -= time.monotonic() - began
         self.tally.failures[name] = simplest
 
     def findings(self, device: str) -> list[Finding]:
