@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from verify.combine import combine_cfg
     from verify.errors import BadInput, Unjudged
     from verify.job import Job
-    from verify.runner import run
     from verify.request import DenoiseRequest
+    from verify.runner import run
     from verify.verdict import Verdict
 
 __version__ = "0.1.0"

@@ -43,7 +43,7 @@ class Job:
     """
 
     request: DenoiseRequest = field(default_factory=DenoiseRequest)
-    options: ModelOptions = ModelOptions()
+    options: ModelOptions = field(default_factory=ModelOptions)
     loops: tuple[str, ...] | None = None
     loop_reference: str | None = None
     expect: str = "local"
@@ -145,7 +145,6 @@ def _require_fitting_world(kind: str, world_size: int, branches: Sequence[str]) 
         raise BadInput.of(
             "world size",
             world_size,
-            f"{len(branches)} for a {kind} loop, because each rank evaluates one of the branches "
-            f"{', '.join(branches)}",
+            f"{len(branches)} for a {kind} loop, because each rank evaluates one of the branches {', '.join(branches)}",
             "use --loops round_robin for any world size, or change the CFG scales",
         )

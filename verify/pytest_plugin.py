@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,12 +12,12 @@ from verify import pytest_findings
 from verify.bagel.config import preset
 from verify.errors import BadInput
 from verify.job import DEFAULT_TIMEOUT, Job
-from verify.runner import run_job
 from verify.ranks.family import close_family, family
 from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import RunReport
 from verify.report.message import failure_text, rank_failure_text
 from verify.request import DenoiseRequest
+from verify.runner import run_job
 from verify.targets.finding import find_target
 from verify.targets.protocol import REFERENCE, ModelOptions, default_loops, understood
 from verify.verdict import Finding, Verdict
@@ -72,8 +71,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     variables = {name: os.environ[name] for name in BIT_VARIABLES if name in os.environ}
     world = option.world_size or "2, and 3 with image guidance"
     return [
-        f"verify: target {option.target} (loops: {_offered(option.target)}), preset {option.preset}, device {option.device}, world size {world}, "
-        f"requires {option.require_gpus} GPUs",
+        f"verify: target {option.target} (loops: {_offered(option.target)}), preset {option.preset}, "
+        f"device {option.device}, world size {world}, requires {option.require_gpus} GPUs",
         f"verify: torch {torch.__version__}, {cuda}{nccl}, GPUs: {', '.join(gpus) or 'none'}",
         "verify: variables that can change bits: "
         + (", ".join(f"{name}={value}" for name, value in variables.items()) or "none set"),
@@ -177,6 +176,6 @@ class Verifier:
 
 
 @pytest.fixture(scope="session")
-def verifier(request: pytest.FixtureRequest) -> Iterator[Verifier]:
+def verifier(request: pytest.FixtureRequest) -> Verifier:
     """Runs jobs as ``--target``, ``--preset``, ``--world-size`` and ``--device`` say."""
-    yield Verifier(request.config)
+    return Verifier(request.config)

@@ -73,7 +73,9 @@ class DenoiseRequest:
         self._number("cfg_renorm_min", 0.0, 1.0)
         self._interval()
         if not isinstance(self.cfg_renorm_type, str) or self.cfg_renorm_type not in RENORM_TYPES:
-            raise BadInput.of("cfg_renorm_type", self.cfg_renorm_type, f"one of {', '.join(RENORM_TYPES)}", "choose one")
+            raise BadInput.of(
+                "cfg_renorm_type", self.cfg_renorm_type, f"one of {', '.join(RENORM_TYPES)}", "choose one"
+            )
         if self.cfg_img_scale > 1.0 and self.cfg_text_scale <= 1.0:
             raise BadInput.of(
                 "cfg_img_scale",
@@ -138,7 +140,7 @@ class DenoiseRequest:
         return self.following(self.schedule.to(device))
 
     def following(self, schedule: Schedule, branches: tuple[str, ...] | None = None) -> DenoiseRequest:
-        """The same fields with another schedule, and branches where given: what a loop other than Bagel's makes of them.
+        """The same fields with another schedule, and branches where given: what another loop than Bagel's makes of it.
 
         ``replace`` starts again from the fields.
         """

@@ -173,9 +173,7 @@ def _trace(job: Job, placement: Placement, deadline: float, progress: Progress |
     return traces
 
 
-def _each_step(
-    job: Job, placement: Placement, deadline: float, traces: dict[str, list[Trace]]
-) -> dict[str, Finding]:
+def _each_step(job: Job, placement: Placement, deadline: float, traces: dict[str, list[Trace]]) -> dict[str, Finding]:
     """The inductive reference's finding on each loop: every step computed anew, on another rank than it came from."""
     findings = {}
     for plan in job.judged_plans():
@@ -266,5 +264,3 @@ def run(request: DenoiseRequest | None = None, **job: Any) -> RunReport:
     if options:
         job["options"] = replace(job.get("options", ModelOptions()), **options)
     return run_job(Job(request=request or DenoiseRequest(), **job))
-
-

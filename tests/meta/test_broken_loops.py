@@ -10,9 +10,9 @@ import pytest
 
 from verify.errors import BadInput
 from verify.job import Job
-from verify.runner import pool_for, run_job
 from verify.ranks.plan import place
 from verify.report.document import RunReport, build_document, validate
+from verify.runner import pool_for, run_job
 from verify.verdict import Finding, Verdict
 
 LOOPS = Path(__file__).with_name("broken_loops.py")

@@ -1,4 +1,4 @@
-"""Injected bugs: caught by the right check, at the right step, on the right rank; and in both modes of the reference."""
+"""Injected bugs: caught by the right check, at the right step, on the right rank; in both modes of the reference."""
 
 from __future__ import annotations
 
@@ -17,6 +17,38 @@ from verify.verdict import Verdict
 TWO_FAULTS = Path(__file__).with_name("two_faults.py")
 ENDING = [f for f in FAULTS.values() if f.caught_by != "unknown" and not f.hangs and f.requests == 1]
 # The whole catalogue on two and three ranks is ``verify faults``, which the nightly run calls.
+# Reports of the public list; vo, sg, pt and others as in the catalogue.
+REPORTS = (
+    "4470",
+    "4659",
+    "2371",
+    "6180",
+    "4882",
+    "4081",
+    "3646",
+    "1578",
+    "35054",
+    "23736",
+    "18975",
+    "3956",
+    "1729",
+    "3728",
+    "3382",
+    "6359 (review)",
+    "192920",
+    "35343",
+    "4454",
+    "155558",
+    "53000",
+    "57458",
+    "26923",
+    "17670",
+    "11056",
+    "279",
+    "158903",
+    "1497",
+    "0.18 to 0.30",
+)
 GATE = (
     "one_ulp_unguided_step",
     "gathered_slot_stale",
@@ -32,9 +64,7 @@ GATE = (
 
 def test_every_row_of_the_public_list_has_a_fault_or_a_reason() -> None:
     sources = " ".join(f.source for f in FAULTS.values())
-    for report in ("4470", "4659", "2371", "6180", "4882", "4081", "3646", "1578", "35054", "23736", "18975", "3956",
-                   "1729", "3728", "3382", "6359 (review)", "192920", "35343", "4454", "155558", "53000", "57458", "26923",
-                   "17670", "11056", "279", "158903", "1497", "0.18 to 0.30"):  # fmt: skip
+    for report in REPORTS:
         assert report in sources, report
     assert len(FAULTS) >= 35
 

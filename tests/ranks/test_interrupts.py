@@ -1,4 +1,4 @@
-"""``verify run`` under Ctrl-C, SIGTERM and SIGKILL: the exit status, nothing left running, output whole or not at all."""
+"""``verify run`` under Ctrl-C, SIGTERM and SIGKILL: its exit status, nothing left running, output whole or absent."""
 
 from __future__ import annotations
 

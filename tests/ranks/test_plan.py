@@ -128,5 +128,6 @@ def test_nccl_needs_a_gpu_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unjudged) as caught:
         place(3, "cuda", "nccl")
     assert str(caught.value) == (
-        "NCCL needs a GPU for each of 3 ranks and this machine has 2; use --backend gloo to share them or a larger machine"
+        "NCCL needs a GPU for each of 3 ranks and this machine has 2; "
+        "use --backend gloo to share them or a larger machine"
     )

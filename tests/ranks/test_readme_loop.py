@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from verify.job import Job
-from verify.runner import run_job
 from verify.request import DenoiseRequest
+from verify.runner import run_job
 from verify.verdict import Verdict
 
 README = Path(__file__).parents[2] / "README.md"

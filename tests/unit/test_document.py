@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-# A GPU runner brings its own packages; this one is missing on some.
-jsonschema = pytest.importorskip("jsonschema", reason="documents are checked with jsonschema")
 from example_reports import EXAMPLES, cache_write, clean, dead_and_hung, nan_payload, one_bit, passing, report
 
 from verify.errors import BadInput
@@ -27,6 +24,9 @@ from verify.report.document import (
     write_whole,
 )
 from verify.verdict import Finding, Verdict
+
+# A GPU runner brings its own packages; this one is missing on some.
+jsonschema = pytest.importorskip("jsonschema", reason="documents are checked with jsonschema")
 
 
 @pytest.fixture(params=EXAMPLES)

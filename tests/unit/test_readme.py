@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from verify.cli import COMMANDS
-from verify.commands import run
+from verify.commands import report, run
 from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import schema
 from verify.verdict import EXIT_BAD_INPUT, EXIT_STATUS
@@ -56,6 +56,13 @@ def test_ci_runs_the_command_of_the_tests_as_the_readme_gives_it() -> None:
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111 == 0o111
 
 
+def test_every_check_is_in_the_table() -> None:
+    from verify.report.message import USUAL_CAUSES
+
+    rows = re.findall(r"^\| `(\w+)` \|", README, re.M)
+    assert sorted(rows) == sorted(USUAL_CAUSES)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
@@ -81,10 +88,14 @@ def test_exit_statuses_are_those_of_the_program() -> None:
     assert rows == {str(EXIT_BAD_INPUT): ""} | {str(status): str(verdict) for verdict, status in EXIT_STATUS.items()}
 
 
-def test_options_are_those_of_the_program() -> None:
-    parser = argparse.ArgumentParser()
-    run.configure(parser)
-    known = {option for action in parser._actions for option in action.option_strings}
+def test_options_are_those_of_the_program(pytestconfig: pytest.Config) -> None:
+    known = {"--junitxml"}
+    assert pytestconfig.option.require_gpus is not None
+    known.add("--require-gpus")
+    for command in (run, report):
+        parser = argparse.ArgumentParser()
+        command.configure(parser)
+        known |= {option for action in parser._actions for option in action.option_strings}
     named = set(re.findall(r"(?<![\w-])(--[a-z][\w-]+)", README))
     assert named
     assert named <= known
@@ -100,13 +111,14 @@ def test_the_gpu_environment_installs_everything_but_torch() -> None:
     gpu = tox()["testenv:gpu"]
     others = {name for name in pyproject_dependencies() if not name.startswith("torch")}
     assert set(gpu["deps"].split()) == others
+    assert tox()["testenv:nightly-gpu"]["deps"] == "{[testenv:gpu]deps}"
     assert gpu["system_site_packages"] == "true"
     assert gpu["skip_install"] == "true"
 
 
 def test_torch_is_pinned_where_it_is_installed() -> None:
     parsed = tox()
-    for section in ("testenv:verify", "testenv:py", "testenv:types"):
+    for section in ("testenv:verify", "testenv:py", "testenv:gate", "testenv:nightly", "testenv:types"):
         (pin,) = [line for line in parsed[section]["deps"].split() if line.startswith("torch")]
         assert pin == "torch==2.13.0"
 

@@ -1,4 +1,4 @@
-"""Installs one vllm-omni and its vllm into this Python, without compiling: ``python tests/upstream/install.py VERSION``.
+"""Installs a vllm-omni and its vllm into this Python without compiling: ``python tests/upstream/install.py VERSION``.
 
 vllm is built from its source distribution for the target device "empty", which has no extension. Everything else comes
 from ``pins/``: full closures that worked, not minimal ones. Nothing is resolved, since vllm's own requirements would
@@ -18,7 +18,15 @@ from pathlib import Path
 TORCH = "2.13.0"
 HERE = Path(__file__).parent
 # setuptools 81 has no pkg_resources, which vllm's build imports.
-BUILD = "setuptools==80.9.0 wheel packaging setuptools-scm setuptools-rust semantic-version vcs-versioning".split()
+BUILD = (
+    "setuptools==80.9.0",
+    "wheel",
+    "packaging",
+    "setuptools-scm",
+    "setuptools-rust",
+    "semantic-version",
+    "vcs-versioning",
+)
 # Pure Python, and their own requirements are there: pip would move pins for them.
 UNRESOLVED = ("jaxtyping", "wadler-lindig")
 

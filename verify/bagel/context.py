@@ -37,7 +37,7 @@ def prefill_text(model: BagelModel, context: Context, tokens: Int[Tensor, " n"])
 def prefill_image(
     model: BagelModel, context: Context, latents: Float[Tensor, "n channels"], grid: tuple[int, int]
 ) -> Context:
-    """``context`` followed by an image at t = 0: generation expert between markers, not causal, one position for all."""
+    """``context`` followed by an image at t = 0: generation expert between markers, no mask, one position for all."""
     position = torch.full((1,), context.position, device=model.device)
     now = model.time_embedder(torch.zeros(1, device=model.device, dtype=model.exact_dtype))
     places = latent_places(grid, model.config.latent_side, model.device)

@@ -127,9 +127,7 @@ class DecoderLayer(nn.Module):
         q_ATD, k_KTD, v_KTD = (torch.cat(parts).transpose(0, 1) for parts in zip(*projected, strict=True))
         attended = attend(q_ATD, torch.cat([cache[0], k_KTD], 1), torch.cat([cache[1], v_KTD], 1), mask)
         pieces = attended.split([len(x) for x in streams])
-        finished = [
-            expert.finish(x, piece) for expert, x, piece in zip(experts, streams, pieces, strict=True)
-        ]
+        finished = [expert.finish(x, piece) for expert, x, piece in zip(experts, streams, pieces, strict=True)]
         return finished, k_KTD, v_KTD
 
 

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention import sdpa_kernel
 
-
 from verify.bagel.config import BagelConfig
 from verify.bagel.layers import ATTENTION_KERNELS, DecoderLayer, RMSNorm, rotation_at
 
@@ -60,9 +59,7 @@ class BagelModel(nn.Module):
         # A bare parameter: nn.Embedding's own initialisation costs more than a second even on the meta device.
         self.embed_tokens = nn.Parameter(torch.empty(config.vocab, config.hidden))
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
-        self.norm = nn.ModuleDict(
-            {expert: RMSNorm(config.hidden, config.norm_eps) for expert in ("und", "gen")}
-        )
+        self.norm = nn.ModuleDict({expert: RMSNorm(config.hidden, config.norm_eps) for expert in ("und", "gen")})
         self.time_embedder = TimestepEmbedder(config.hidden)
         self.vae2llm = nn.Linear(config.latent_channels, config.hidden)
         self.llm2vae = nn.Linear(config.hidden, config.latent_channels)
@@ -151,5 +148,3 @@ def latent_places(grid: tuple[int, int], side: int, device: torch.device) -> Int
     """Rows of the position table for a grid of latent tokens, row by row, the table being ``side`` wide."""
     rows, columns = grid
     return (torch.arange(rows, device=device)[:, None] * side + torch.arange(columns, device=device)).flatten()
-
-

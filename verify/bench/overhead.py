@@ -9,8 +9,8 @@ from verify.bench.statistics import paired_ratio, spread
 from verify.bench.tasks import timed_loop
 from verify.checks import LoopRun, judge
 from verify.job import Job
-from verify.runner import pool_for
 from verify.ranks.plan import place
+from verify.runner import pool_for
 from verify.targets.protocol import REFERENCE
 from verify.targets.session import trace_loop
 

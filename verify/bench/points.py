@@ -13,8 +13,8 @@ from verify.bench.statistics import paired_ratio, sentence, spread
 from verify.bench.stopwatch import FORWARD
 from verify.bench.tasks import Timing, forward_against_ceiling, timed_loop
 from verify.job import Job
-from verify.runner import pool_for
 from verify.ranks.plan import place
+from verify.runner import pool_for
 from verify.schedule import ALL_GATHER, BROADCAST
 from verify.targets.protocol import REFERENCE
 

@@ -67,9 +67,7 @@ def forward_against_ceiling(rank: Rank, plan: Plan, rounds: int) -> dict[str, An
     prepared, _ = prepare(rank, plan)
     denoiser = prepared.denoiser
     assert isinstance(denoiser, BagelDenoiser)
-    flops = forward_flops(
-        denoiser.model.config, plan.request.tokens, denoiser.contexts["gen"].keys.shape[2]
-    )
+    flops = forward_flops(denoiser.model.config, plan.request.tokens, denoiser.contexts["gen"].keys.shape[2])
     forwards, rates = [], []
     with torch.no_grad():
         for _ in range(rounds):

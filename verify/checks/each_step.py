@@ -40,8 +40,10 @@ def each_step(
     if broken:
         step, rank, right, seen = broken[0]
         what = "begins with another x_t than the request's noise" if step < 0 else f"takes step {step} otherwise"
-        summary = f"rank {rank} of {loop} {what} than the reference does from the same x_t" if step >= 0 else (
-            f"rank {rank} of {loop} {what}"
+        summary = (
+            f"rank {rank} of {loop} {what} than the reference does from the same x_t"
+            if step >= 0
+            else (f"rank {rank} of {loop} {what}")
         )
         same = (right.shape, right.dtype) == (seen.shape, seen.dtype)
         divergence = Divergence(

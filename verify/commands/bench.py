@@ -31,11 +31,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from verify.bench.overhead import overhead
     from verify.bench.points import measure, points
-    from verify.runner import pool_for
     from verify.ranks.plan import place
     from verify.report.bench import print_bench, print_overhead
     from verify.report.document import check_writable, write_document
     from verify.report.progress import ProgressReport
+    from verify.runner import pool_for
     from verify.targets.session import describe_rank
 
     if arguments.alternations < 1:

@@ -29,11 +29,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from verify.faults import FAULTS
     from verify.faults.runner import Row, run_catalogue
-    from verify.runner import pool_for
     from verify.ranks.plan import place
     from verify.report.document import check_writable, write_document
     from verify.report.faults import print_catalogue, print_matrix
     from verify.report.progress import ProgressReport
+    from verify.runner import pool_for
     from verify.targets.session import describe_rank
 
     console = Console()
@@ -65,7 +65,8 @@ def execute(arguments: argparse.Namespace) -> int:
     print_matrix(rows, console)
     good = all(row.caught and row.placed for row in rows)
     console.print(
-        f"{sum(r.caught for r in rows[1:])} of {len(rows) - 1} faults caught, {sum(r.placed for r in rows[1:])} placed, "
+        f"{sum(r.caught for r in rows[1:])} of {len(rows) - 1} faults caught, "
+        f"{sum(r.placed for r in rows[1:])} placed, "
         f"clean control {'passed' if rows[0].caught else 'FAILED'}, in {seconds:.0f} s",
         highlight=False,
         soft_wrap=True,

@@ -115,10 +115,10 @@ def execute(arguments: argparse.Namespace) -> int:
     family()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
     from rich.console import Console
 
-    from verify.runner import run_job
     from verify.report.console import print_report
     from verify.report.document import build_document, check_writable, write_document
     from verify.report.progress import ProgressReport
+    from verify.runner import run_job
 
     if arguments.loop and arguments.loops:
         from verify.errors import BadInput

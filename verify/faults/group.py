@@ -11,7 +11,6 @@ from verify.faults.registry import BEFORE, Wiring, changed_group, fault
 from verify.protocols import Denoiser
 
 
-
 @fault(source="vllm-project/vllm 53000, sg 32664", breaks="group", step=11, rank=0, caught_by="ranks_agree")
 def gathered_slot_corrupted(wiring: Wiring) -> None:
     """One bit of one gathered element is wrong on rank 0."""

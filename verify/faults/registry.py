@@ -195,9 +195,7 @@ def fault(
 
     def register(break_it: Callable[[Wiring], None]) -> Loop:
         @wraps(break_it)
-        def broken(
-            denoiser: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe
-        ) -> Tensor:
+        def broken(denoiser: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe) -> Tensor:
             # Where the branches outnumber the ranks, ``local`` has no place for them all.
             fits = base != "local" or len(request.branches) == group.world_size
             wiring = Wiring(LOOPS[base if fits else "round_robin"], denoiser, request, x_0, group, observe)

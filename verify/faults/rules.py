@@ -120,4 +120,3 @@ def noise_in_another_dtype(wiring: Wiring) -> None:
 
 def _flipped(guided: tuple[bool, ...], step: int) -> tuple[bool, ...]:
     return (*guided[:step], not guided[step], *guided[step + 1 :])
-

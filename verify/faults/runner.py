@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-
 from verify.faults.registry import UNKNOWN, Fault
 from verify.job import Job
-from verify.runner import pool_for, run_job
 from verify.ranks.plan import place
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
+from verify.runner import pool_for, run_job
 from verify.verdict import Finding, Verdict
 
 # Enough for the reference and the loop; a GPU also loads its kernels in that time.
@@ -156,5 +155,3 @@ def _where_it_failed(finding: Finding) -> tuple[int | None, int | None, str]:
     if first is None:
         return None, None, finding.summary
     return first.step, first.ranks[1], finding.summary
-
-

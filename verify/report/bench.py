@@ -14,7 +14,8 @@ def print_bench(points: Sequence[Mapping[str, Any]], console: Console) -> None:
     """One table a point: each loop's seconds and where they go on its slowest rank; then what may be said."""
     for point in points:
         console.print(
-            f"{point['preset']} {point['height']}x{point['width']}, {point['world_size']} ranks over {point['backend']} on "
+            f"{point['preset']} {point['height']}x{point['width']}, {point['world_size']} ranks "
+            f"over {point['backend']} on "
             f"{point['device']}, {point['steps']} steps ({point['guided_steps']} guided), "
             f"{point['alternations']} alternations",
             markup=False,
@@ -52,5 +53,7 @@ def print_overhead(points: Sequence[Mapping[str, Any]], console: Console) -> Non
             ratio = loop["verified_over_bare"]
             seconds = (f"{loop[key]['p50']:.3f}" for key in ("bare_s", "recorded_s", "verified_s"))
             interval = f"{ratio['low']:.4f} to {ratio['high']:.4f}"
-            table.add_row(f"{point['preset']} {point['height']}", Text(name), *seconds, f"{ratio['ratio']:.4f}", interval)
+            table.add_row(
+                f"{point['preset']} {point['height']}", Text(name), *seconds, f"{ratio['ratio']:.4f}", interval
+            )
     console.print(table)
