@@ -25,7 +25,8 @@ class Denoiser:
         self.scheduler.set_timesteps(request.num_timesteps, device)
 
     def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
-        return self.network(x_t, self.scheduler.timesteps[step], self.embeds[branch])
+        velocity: Tensor = self.network(x_t, self.scheduler.timesteps[step], self.embeds[branch])
+        return velocity
 
 
 class ToyTarget:
@@ -61,7 +62,8 @@ class ToyTarget:
         step_of = {t: step for step, t in enumerate(request.schedule.timesteps)}
 
         def network(sample: Tensor, t: Tensor, embeds: Tensor) -> Tensor:
-            return denoiser.velocity(sample, step_of[t.item()], branch_of[id(embeds)])
+            velocity: Tensor = denoiser.velocity(sample, step_of[t.item()], branch_of[id(embeds)])
+            return velocity
 
         pipeline = self.pipeline(network, group if group.world_size > 1 else None)
         embeds = denoiser.embeds["cond"], denoiser.embeds["uncond"]

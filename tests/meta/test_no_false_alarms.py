@@ -35,7 +35,7 @@ def jobs(draw: st.DrawFn) -> Job:
         cfg_interval=(lo, hi),
         cfg_text_scale=draw(st.sampled_from([1.5, 4.0]) | st.floats(1.001, 20.0)),
         cfg_img_scale=draw(st.floats(1.001, 5.0)) if image else 1.0,
-        cfg_renorm_type=draw(st.sampled_from(RENORM_TYPES)),  # type: ignore[arg-type]
+        cfg_renorm_type=draw(st.sampled_from(RENORM_TYPES)),
         cfg_renorm_min=draw(st.sampled_from([0.0, 1.0]) | st.floats(0, 1)),
         seed=draw(st.integers(0, 2**32)),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from verify.ranks.plan import place
 from verify.ranks.pool import RankPool
+from verify.ranks.processes import state_and_parent
 from verify.runner import pool_for
 
 
@@ -31,10 +32,7 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
 
 def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and that nobody has asked about does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return state_and_parent(pid)[0] not in ("", "Z")
 
 
 def marked(mark: str) -> dict[int, str]:

@@ -22,6 +22,7 @@ from verify.job import Job
 from verify.ranks.board import Place
 from verify.ranks.failure import RankFailure
 from verify.ranks.family import family
+from verify.ranks.processes import children
 from verify.request import DenoiseRequest
 from verify.runner import run_job
 from verify.verdict import Verdict
@@ -145,14 +146,7 @@ def all_right(runs: int, seed: int, folder: Path) -> None:
         assert pool.run(tasks.identity, 1) == [1] * world_size
         pool.stop()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert not [pid for pid in Path("/proc").iterdir() if pid.name.isdigit() and _parent(pid) == nursery]
-
-
-def _parent(process: Path) -> int:
-    try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return -1
+    assert not children(nursery)
 
 
 def test_a_few_runs(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
 
 CPU = torch.device("cpu")
+# PyTorch's fallback for a CPU without AVX2 has no fused multiply-add, and torch.linspace then has other bits.
+FUSED = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 CONFIG = PRESETS["tiny"].config
 Array = NDArray[np.float64]
 
@@ -87,7 +89,7 @@ def oracle(request: DenoiseRequest, dtype: torch.dtype, arithmetic: Arithmetic[N
     return Denoising(
         Bagel(CONFIG, weights, arithmetic),
         request,
-        schedule(request.num_timesteps, request.timestep_shift, request.cfg_interval),
+        schedule(request.num_timesteps, request.timestep_shift, request.cfg_interval, fused=FUSED),
         prompt_tokens(model, request.seed).tolist(),
         as_float64(condition_latents(model, request)),
     )

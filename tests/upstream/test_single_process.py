@@ -28,7 +28,7 @@ def test_distance_of_the_joint_forward(facts: Facts, image: bool) -> None:
     print(
         f"{facts.joint} forward, {'3' if image else '2'} branches, final x_t: "
         f"{'equal in every byte' if same_bits(joint, in_turn) else 'not equal'}, greatest difference {greatest:.3g}, "
-        f"float32 ULP: median {np.ma.median(apart):.0f}, most {apart.max()}"
+        f"float32 ULP: median {np.median(apart.compressed()):.0f}, most {apart.max()}"
     )
     assert apart.count() == joint.numel()
     assert joint.shape == in_turn.shape

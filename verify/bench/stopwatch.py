@@ -26,7 +26,7 @@ class Stopwatch:
         if not self._gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()  # type: ignore[no-untyped-call]
+        event.record()
         return event
 
     def add(self, name: str, began: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,14 @@ def write_outputs(document: dict[str, Any], arguments: argparse.Namespace) -> No
     from verify.report.sections import kind_of, section_of
     from verify.report.tables import markdown_section
 
+    page: Callable[[], str]
+    summary: Callable[[], str]
     if kind_of(document) == "run":
         report = report_of(document)
-        page, summary = (lambda: run_page(report)), (lambda: run_markdown(report))
+        page, summary = partial(run_page, report), partial(run_markdown, report)
     else:
         section = section_of(document)
-        page, summary = (lambda: section_page(section)), (lambda: markdown_section(section))
+        page, summary = partial(section_page, section), partial(markdown_section, section)
     for path, text in ((arguments.html, page), (arguments.markdown, summary)):
         if path:
             _write(path, text())

@@ -203,7 +203,8 @@ def fault(
                 break_it(wiring)
                 return wiring.loop(wiring.denoiser, wiring.request, wiring.x_0, wiring.group, wiring.observe)
 
-        del broken.__wrapped__  # type: ignore[attr-defined]  (its signature is the loop's, not the fault's)
+        # The signature to be seen is the loop's, not the fault's.
+        del broken.__wrapped__  # type: ignore[attr-defined]
         FAULTS[break_it.__name__] = Fault(
             name=break_it.__name__,
             summary=(break_it.__doc__ or "").strip().splitlines()[0],

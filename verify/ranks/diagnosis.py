@@ -7,12 +7,12 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from verify.ranks.board import Place
 from verify.ranks.failure import RankReport
 from verify.ranks.family import Birth, Family
+from verify.ranks.processes import state_and_parent
 
 _STACK_WAIT = 3.0
 _EXIT_WAIT = 2.0
@@ -88,7 +88,9 @@ def _ask_for_stacks(
     while time.monotonic() < deadline:
         time.sleep(0.02)
         before, sizes = sizes, [births[rank].stacks.size for rank in ranks]
-        answered = (size or _state(pids[rank]) in _CANNOT_ANSWER for rank, size in zip(ranks, sizes, strict=True))
+        answered = (
+            size or state_and_parent(pids[rank])[0] in _CANNOT_ANSWER for rank, size in zip(ranks, sizes, strict=True)
+        )
         if sizes == before and all(answered):
             break
     return {rank: births[rank].stacks.tail(_STACK_TAIL) for rank in ranks}
@@ -112,14 +114,6 @@ def _signal_name(number: int) -> str:
     return f"signal {number}"
 
 
-def _state(pid: int) -> str:
-    """The letter by which the kernel describes a process; empty if there is none."""
-    with contextlib.suppress(OSError, IndexError):
-        # The name, in parentheses, may hold anything.
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-    return ""
-
-
 _CANNOT_ANSWER = {
     "T": "is stopped (SIGSTOP)",
     "t": "is stopped by a debugger",
@@ -130,7 +124,7 @@ _CANNOT_ANSWER = {
 
 def _why_silent(pid: int) -> str:
     """Why a process does not answer a signal, as far as the kernel says."""
-    state = _state(pid)
+    state, _ = state_and_parent(pid)
     if state == "D":
         return "is in a system call that no signal interrupts"
     return _CANNOT_ANSWER.get(state, "did not answer a signal")

@@ -15,13 +15,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from signal import SIGKILL
 from typing import Any
 
 from verify.errors import Unjudged
 from verify.ranks.anonymous import AnonymousFile
+from verify.ranks.processes import is_stopped
 
 _START_TIMEOUT = 120.0
 _END_TIMEOUT = 5.0
+# A killed rank ends when the driver has taken back its GPU memory.
+_RANK_END_TIMEOUT = 30.0
 # A rank that stops in the middle of a message must not stop its controller for longer.
 _MESSAGE_TIMEOUT = 3
 
@@ -133,6 +137,15 @@ class Family:
                 return None
         return self._exits.get(pid, None if self.alive else -9)
 
+    def end_ranks(self, pids: Sequence[int]) -> None:
+        """Kills ``pids`` and returns once they have ended, so that what they held is free for their successors."""
+        self.signal(pids, SIGKILL)
+        deadline = time.monotonic() + _RANK_END_TIMEOUT
+        for pid in pids:
+            while self.exit_status(pid, wait=0.2) is None and time.monotonic() < deadline:
+                if is_stopped(self.process.pid):
+                    self.kill()
+
     def _listen(self, timeout: float) -> bool:
         """Takes in one message, if any comes within ``timeout``."""
         if not select.select([self._control], [], [], timeout)[0]:
@@ -168,7 +181,7 @@ class Family:
         if not self._ready:
             self.kill()  # It has no children yet, and importing would go on for seconds.
         try:
-            self.process.wait(_END_TIMEOUT)
+            self.process.wait(0.2 if is_stopped(self.process.pid) else _END_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.kill()
 

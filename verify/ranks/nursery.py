@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from verify.ranks.anonymous import path_of
+from verify.ranks.processes import children
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -155,14 +156,14 @@ class _Nursery:
                     self._ranks.discard(pid)
                     self._tell({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
         if ended:
-            _kill(_children() - self._ranks)
+            _kill(children(os.getpid()) - self._ranks)
 
     def _end(self) -> None:
         """Kills all children and waits for them: where nobody reaps orphans, they would stay as zombies."""
         deadline = time.monotonic() + _END_TIMEOUT
         with contextlib.suppress(ChildProcessError):
             while time.monotonic() < deadline:
-                _kill(self._ranks | _children())
+                _kill(self._ranks | children(os.getpid()))
                 pid, _ = os.waitpid(-1, os.WNOHANG)
                 self._ranks.discard(pid)
                 if pid == 0:
@@ -180,15 +181,3 @@ def _kill(pids: set[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _children() -> set[int]:
-    """The processes whose parent this is; not every kernel lists them, so all are asked."""
-    found, own = set(), str(os.getpid())
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                # The name, in parentheses, may hold anything; then come the state and the parent.
-                if (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1] == own:
-                    found.add(int(entry.name))
-    return found

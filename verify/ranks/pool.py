@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from verify.ranks.lease import lease
 # How long ranks may go on after one of them has failed: enough to hand in results, not to wait for the dead.
 _GRACE = 2.0
 _TICK = 0.1
-_END_TIMEOUT = 5.0
 # Output is kept in memory; of more than this, what was printed first is forgotten.
 _MOST_OUTPUT = 16 << 20
 
@@ -158,11 +156,7 @@ class RankPool:
         """Ends the ranks, if any. The next :meth:`run` starts new ones."""
         pids, self._pids = self._pids, []
         if pids and self._family is not None and self._family.alive:
-            self._family.signal(pids, signal.SIGKILL)
-            deadline = time.monotonic() + _END_TIMEOUT
-            ended = [self._family.exit_status(pid, wait=max(0.0, deadline - time.monotonic())) for pid in pids]
-            if None in ended:
-                self._family.kill()
+            self._family.end_ranks(pids)
         for closable in (*self._connections, *self._shared, *((self._board,) if self._board else ())):
             closable.close()
         for birth in self._births:

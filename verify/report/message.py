@@ -14,7 +14,8 @@ USUAL_CAUSES = {
     "ranks_agree": "one rank combined or stepped with other bits: another kernel, dtype, input or order of branches",
     "matches_reference": "every rank may agree and all be wrong: branch order, scales, schedule or combine",
     "loops_agree": "one version of the loop departs from the algorithm of the other",
-    "schedule": "the terminal 0 counted as a step of its own (vllm-omni issues 4470, 4509, 6359)",
+    "schedule": "the terminal 0 counted as a step of its own (vllm-omni issues 4470, 4509, 6359), or the interval's "
+    "bound compared in another precision",
     "collectives": "a collective is skipped, added, or called with another tensor; on real GPUs this ends in a hang",
     "parallelism_engaged": "the parallel setting is ignored, or a rank takes its branch from the wrong group",
     "cache_frozen": "a cache is updated or shared while denoising, or a rank prefilled it differently",

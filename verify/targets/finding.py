@@ -84,7 +84,7 @@ def _refuse(name: str, target: Any, attribute: str, expected: str) -> None:
     value = getattr(target, attribute, None)
     shown = "missing" if not hasattr(target, attribute) else f"a {type(value).__name__}"
     if isinstance(value, Mapping):
-        shown = "{" + ", ".join(f"{k!r}: {v if isinstance(v, str) else '...'}" for k, v in value.items()) + "}"
+        shown = "{" + ", ".join(f"{k!r}: {repr(v) if isinstance(v, str) else '...'}" for k, v in value.items()) + "}"
     raise BadInput(
         f"--target {name}: attribute {attribute} is {shown}, expected {expected}; see Target in "
         "verify/targets/protocol.py"
