@@ -128,7 +128,8 @@ def execute(arguments: argparse.Namespace) -> int:
         check_writable(arguments.json)
     check_outputs(arguments)
     job = job_of(arguments)
-    console = Console()
+    # A page or summary on standard output has it to itself.
+    console = Console(stderr="-" in (arguments.html, arguments.markdown))
     with ProgressReport(Console(stderr=True)) as progress:
         report = run_job(job, progress)
     print_report(report, console)

@@ -122,9 +122,10 @@ def _growth(finding: Finding) -> list[str]:
     if not series:
         return []
     legend = "".join(f"<br>{svg.sample(i)}{html_text(s.label)}" for i, s in enumerate(series))
+    charts: list[tuple[str, list[tuple[str, tuple[int | None, ...]]]]]
     charts = [("elements that differ", [(s.label, s.mismatched) for s in series])]
     if any(value is not None for s in series for value in s.max_ulp):
-        charts.append(("greatest distance, ULP", [(s.label, s.max_ulp) for s in series]))  # type: ignore[list-item]
+        charts.append(("greatest distance, ULP", [(s.label, s.max_ulp) for s in series]))
     return [
         f"<figure><figcaption>{title}{legend}</figcaption>{svg.chart(title, lines)}</figure>" for title, lines in charts
     ]
