@@ -19,7 +19,7 @@ from verify.report.tables import Section, Table
 from verify.trace import PRIVATE_ENVIRONMENT
 from verify.verdict import Finding, Verdict
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "wbr"}
 HOSTILE = "<script>alert(1)</script>\"'&[bold]\x1b[31m"
 
 

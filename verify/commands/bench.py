@@ -87,6 +87,7 @@ def _sides(text: str) -> list[int]:
 
 def _command(arguments: argparse.Namespace) -> str:
     words = ["verify bench", f"--preset {arguments.preset}", f"--device {arguments.device}"]
+    words += [f"--loops {arguments.loops}"] if arguments.loops else []
     words += [f"--sizes {arguments.sizes}"] if arguments.sizes else []
     words += [f"--world-size {arguments.world_size}"] if arguments.world_size else []
     words += ["--overhead"] if arguments.overhead else []

@@ -204,7 +204,7 @@ def fault(
                 return wiring.loop(wiring.denoiser, wiring.request, wiring.x_0, wiring.group, wiring.observe)
 
         # The signature to be seen is the loop's, not the fault's.
-        del broken.__wrapped__  # type: ignore[attr-defined]
+        del broken.__wrapped__
         FAULTS[break_it.__name__] = Fault(
             name=break_it.__name__,
             summary=(break_it.__doc__ or "").strip().splitlines()[0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -172,7 +173,7 @@ def _checks(findings: Sequence[Finding]) -> str:
     by_name: dict[str, dict[str, Finding]] = {}
     for finding in findings:
         by_name.setdefault(finding.name, {})[finding.loop] = finding
-    head = "".join(f'<th scope="col">{html_text(loop)}</th>' for loop in loops)
+    head = "".join(f'<th scope="col">{_breakable(loop)}</th>' for loop in loops)
     rows = []
     for name, row in by_name.items():
         cells = "".join(f"<td>{_judgement(row.get(loop, row.get('*')))}</td>" for loop in loops)
@@ -187,6 +188,11 @@ def _checks(findings: Sequence[Finding]) -> str:
         '<th scope="col" class="number">steps</th>'
         f'<th scope="col" class="number">elements</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
+
+
+def _breakable(name: str) -> str:
+    """A name that may go on in the next line after punctuation: names of users' loops are long and phones narrow."""
+    return "<wbr>".join(html_text(part) for part in re.split(r"(?<=[._:/-])", name))
 
 
 def _judgement(finding: Finding | None) -> str:
