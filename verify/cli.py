@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from verify.errors import BadInput
+from verify.errors import BadInput, Unjudged
 from verify.interrupts import interrupts
 
 # Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": "show what this machine can run",
 }
 EXIT_BAD_INPUT = 2
+EXIT_UNKNOWN = 3
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,10 +57,13 @@ def _main(given: list[str]) -> int:
     except BadInput as error:
         print(f"verify: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except Unjudged as reason:
+        print(f"verify: {reason}", file=sys.stderr)
+        return EXIT_UNKNOWN
     except BrokenPipeError:
         # Whoever read our output has gone; the verdict has nowhere to go but the exit status of a failure to judge.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 3
+        return EXIT_UNKNOWN
 
 
 def _parse(given: list[str]) -> argparse.Namespace:

@@ -119,6 +119,7 @@ class Job:
         words += ["--checkpoint", self.options.checkpoint] if self.options.checkpoint else []
         words += ["--no-autocast"] if self.device == "cuda" and not self.options.autocast else []
         words += ["--reference", self.reference] if self.reference != FULL else []
+        words += ["--timeout", f"{self.timeout:g}"] if self.timeout != DEFAULT_TIMEOUT else []
         default = DenoiseRequest()
         for name, value in self.request.to_dict().items():
             if name in ("height", "width") or value != default.to_dict()[name]:

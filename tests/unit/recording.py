@@ -9,9 +9,10 @@ from in_threads import LinearDenoiser, Notes
 from torch import Tensor
 from traces import CHANNELS, ELEMENTS, STEPS, TOKENS, small_request
 
+from verify.caches import CacheWatch
 from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
-from verify.trace import CacheWatch, Recorder, Trace
+from verify.trace import Recorder, Trace
 
 REQUEST = small_request()
 

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from verify.caches import CacheWatch
 from verify.errors import BadInput, Unjudged
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.targets.finding import find_target
 from verify.targets.protocol import Target, default_loops, explained, understood
-from verify.trace import CacheWatch
 from verify.verdict import Finding, Verdict
 
 RIGHT = """

@@ -36,7 +36,8 @@ class BuiltinTarget:
         denoiser = BagelDenoiser(model, request)
         return Prepared(
             denoiser,
-            initial_noise(request, model.config.latent_channels, rank).to(device),
+            # Latents are float32, whatever the network's half format; a float64 network keeps them in float64.
+            initial_noise(request, model.config.latent_channels, rank).to(device, model.exact_dtype),
             {branch: _by_layer(context) for branch, context in denoiser.contexts.items()},
         )
 

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 
+from verify.caches import CacheWatch
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Loop
 from verify.ranks.group import Alone
@@ -15,7 +16,7 @@ from verify.request import DenoiseRequest
 from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
 from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, understood
-from verify.trace import CacheWatch, Recorder, Trace
+from verify.trace import Recorder, Trace
 
 
 @dataclass(frozen=True)
