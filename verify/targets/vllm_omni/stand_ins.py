@@ -25,7 +25,7 @@ def before_import(device: torch.device) -> list[str]:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     said = []
     compiled = _has("vllm._C") or _has("vllm._C_stable_libtorch")
-    if device.type == "cuda" and not compiled:
+    if not compiled and torch.cuda.is_available():  # Also for --device cpu: vllm looks at the machine.
         _unspecified_vllm_platform()
         for name in ("_C", "_moe_C", "_C_stable_libtorch"):
             sys.modules.setdefault(f"vllm.{name}", types.ModuleType(f"vllm.{name}"))
