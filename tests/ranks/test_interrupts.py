@@ -111,12 +111,6 @@ def test_while_it_starts(command: Command, after: float) -> None:
     assert errors.splitlines()[-1] == "verify: interrupted"
 
 
-def test_killed(command: Command) -> None:
-    command.reached_step_3()
-    command.process.kill()
-    command.ended(-signal.SIGKILL)
-
-
 WRITER = """
 import sys
 from verify.report.document import write_whole
