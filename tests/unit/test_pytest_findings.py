@@ -129,10 +129,14 @@ def test_a_session_that_judged_nothing_is_no_pass(status: int) -> None:
 
 
 class Item:
-    """A test that needs some numbers of GPUs."""
+    """A test that needs some numbers of GPUs, and may be nightly."""
 
-    def __init__(self, *counts: int) -> None:
-        self.counts, self.added = counts, []  # type: ignore[var-annotated]
+    def __init__(self, *counts: int, nightly: bool = False) -> None:
+        self.counts, self.nightly = counts, nightly
+        self.added: list[str] = []
+
+    def get_closest_marker(self, name: str) -> object:
+        return self.nightly if name == "nightly" else None
 
     def iter_markers(self, name: str) -> list[Any]:
         return [pytest.mark.gpu(count=count).mark for count in self.counts if name == "gpu"]
@@ -141,14 +145,28 @@ class Item:
         self.added.append(mark.mark.kwargs["reason"])
 
 
+def config(marks: str) -> tuple[Any, list[Item]]:
+    """What pytest hands to the plugin, and where it is told what was deselected."""
+    deselected: list[Item] = []
+    hook = SimpleNamespace(pytest_deselected=lambda items: deselected.extend(items))
+    return SimpleNamespace(option=SimpleNamespace(require_gpus=0, markexpr=marks), hook=hook), deselected
+
+
+@pytest.mark.parametrize(("marks", "run"), [("", 1), ("gate", 1), ("nightly", 2), ("gate or nightly", 2)])
+def test_nightly_tests_wait_to_be_asked_for(marks: str, run: int) -> None:
+    items = [Item(), Item(nightly=True)]
+    options, deselected = config(marks)
+    pytest_collection_modifyitems(options, items)  # type: ignore[arg-type]
+    assert (len(items), len(deselected)) == (run, 2 - run)
+
+
 @pytest.mark.parametrize(("gpus", "left_out"), [(0, {1: 2, 2: 1}), (1, {2: 1}), (2, {}), (8, {})])
 def test_the_gate_is_valid_on_any_number_of_gpus(
     gpus: int, left_out: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     items = [Item(), Item(1), Item(1, 2)]
-    config = SimpleNamespace(option=SimpleNamespace(require_gpus=0))
-    pytest_collection_modifyitems(config, items)  # type: ignore[arg-type]
+    pytest_collection_modifyitems(config("gate")[0], items)  # type: ignore[arg-type]
     skipped = [
         SimpleNamespace(longrepr=("f", 1, f"Skipped: {reason}"), nodeid=f"tests/t.py::{i}")
         for i, item in enumerate(items)
