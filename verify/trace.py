@@ -140,11 +140,11 @@ class Recorder:
 
     def run(self, loop: Callable[[Denoiser, Group, Observe], Any]) -> tuple[Any, float]:
         """Runs the loop and returns its result and its seconds, the device's work included."""
-        _synchronise(self._device)
+        synchronise(self._device)
         began = time.perf_counter()
         final = loop(self.denoiser, self.group, self.observe)
         self._pen.activity("finishing")
-        _synchronise(self._device)
+        synchronise(self._device)
         return final, time.perf_counter() - began
 
     def observe(self, step: int, x_t: Tensor) -> None:
@@ -286,6 +286,7 @@ class _WatchedGroup:
         return tensor
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done all that it was given; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

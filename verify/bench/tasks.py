@@ -11,10 +11,11 @@ import torch
 from verify.bagel.denoiser import BagelDenoiser
 from verify.bench.ceiling import forward_flops, matmul_rate, median_seconds
 from verify.bench.stopwatch import Stopwatch, TimedDenoiser, TimedGroup
-from verify.ranks.group import Alone
+from verify.protocols import Denoiser
 from verify.ranks.worker import Rank
 from verify.targets.protocol import REFERENCE
-from verify.targets.session import Plan, autocast, find_loop, prepare
+from verify.targets.session import Plan, autocast, find_loop, group_for, prepare, request_for
+from verify.trace import synchronise
 
 
 @dataclass(frozen=True)
@@ -35,22 +36,21 @@ def timed_loop(rank: Rank, plan: Plan, split: bool) -> Timing | None:
 
     The reference runs on rank 0 alone; the others return None.
     """
-    alone = plan.loop == REFERENCE
-    if alone and rank.rank:
+    prepared, _ = prepare(rank, plan)  # On every rank: a target may make process groups in it.
+    if plan.loop == REFERENCE and rank.rank:
         return None
-    prepared, _ = prepare(rank, plan)
-    loop, request = find_loop(plan), plan.request.on(rank.device)
-    denoiser: Any = prepared.denoiser
-    group: Any = Alone() if alone else rank.group
+    loop, request = find_loop(plan), request_for(plan, prepared, rank)
+    denoiser: Denoiser = prepared.denoiser
+    group = group_for(plan, prepared, rank)
     watch = Stopwatch(rank.device)
     if split:
         denoiser, group = TimedDenoiser(denoiser, watch), TimedGroup(group, watch)
     with torch.no_grad(), autocast(plan.options, rank.device):
         x_0 = prepared.x_0.clone()
-        _synchronise(rank.device)
+        synchronise(rank.device)
         began = time.perf_counter()
         loop(denoiser, request, x_0, group, lambda step, x_t: None)
-        _synchronise(rank.device)
+        synchronise(rank.device)
         total = time.perf_counter() - began
     return Timing(total, watch.seconds())
 
@@ -85,8 +85,3 @@ def forward_against_ceiling(rank: Rank, plan: Plan, rounds: int) -> dict[str, An
         "forwards_s": forwards,
         "matmul_rates": rates,
     }
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
