@@ -212,6 +212,12 @@ def test_a_whole_latent_is_compared_at_once() -> None:
     assert (found.index, found.mismatched, found.ulp, found.max_ulp) == ((0, 0), 4096 * 64, 1, 1)
 
 
+def test_tensors_that_change_while_they_are_compared_are_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verify.bits.same_bits", lambda a, b: False)
+    with pytest.raises(AssertionError, match=r"^the tensors were unequal a moment ago and no element of them differs$"):
+        first_difference(torch.ones(2), torch.ones(2))
+
+
 def test_describe() -> None:
     assert describe(torch.zeros(4096, 64, dtype=torch.bfloat16)) == "bfloat16 (4096, 64)"
     assert describe(None) == "NoneType"

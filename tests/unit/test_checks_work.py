@@ -21,8 +21,11 @@ def due(kind: str, request: DenoiseRequest = TWO, ranks: int | None = None) -> E
     return expected_work(kind, request.schedule, request.branches, len(request.branches) if ranks is None else ranks)
 
 
-def assert_fails(finding: Finding, summary: str, step: int | None, ranks: tuple[int, int], tensor: str) -> None:
-    assert (finding.verdict, finding.summary) == (Verdict.FAIL, summary)
+def assert_fails(
+    finding: Finding, summary: str, step: int | None, ranks: tuple[int, int], tensor: str, loop: str = "local"
+) -> None:
+    assert (finding.verdict, finding.summary, finding.loop) == (Verdict.FAIL, summary, loop)
+    assert finding.compared.steps >= STEPS and finding.compared.elements > 0
     assert finding.first_divergence == Divergence(step, ranks, tensor)
 
 
@@ -75,12 +78,13 @@ def test_a_collective_too_many() -> None:
 def test_collectives_in_another_order() -> None:
     traces = [replace(t, collectives=swapped(t.collectives, 2, (SEND, GATHER))) for t in clean(TWO, "broadcast")]
     summary = "rank 0 called broadcast, all_gather in step 2, expected all_gather, broadcast"
-    assert_fails(collectives(traces, due("broadcast")), summary, 2, (0, 0), "collectives")
+    assert_fails(collectives(traces, due("broadcast")), summary, 2, (0, 0), "collectives", "broadcast")
 
 
 def test_a_version_is_not_held_to_another() -> None:
     summary = "rank 0 called broadcast, all_gather, broadcast in step 0, expected broadcast, all_gather"
-    assert_fails(collectives(clean(TWO, "broadcast"), due("local")), summary, 0, (0, 0), "collectives")
+    finding = collectives(clean(TWO, "broadcast"), due("local"))
+    assert_fails(finding, summary, 0, (0, 0), "collectives", "broadcast")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ def test_the_same_names_with_other_tensors() -> None:
         "in step 2 rank 0 called broadcast of float32 (4, 3) from rank 0 where rank 1 called broadcast of float32 "
         "(4, 3) from rank 1"
     )
-    assert_fails(collectives(traces, due("broadcast")), summary, 2, (0, 1), "collectives")
+    assert_fails(collectives(traces, due("broadcast")), summary, 2, (0, 1), "collectives", "broadcast")
 
 
 @pytest.mark.parametrize("shorter", [0, 1])
@@ -141,7 +145,26 @@ def test_the_third_rank_is_looked_at() -> None:
 def test_no_collective_at_all() -> None:
     traces = [replace(trace, collectives=((),) * STEPS) for trace in clean(TWO)]
     assert_unknown(collectives(traces, None), "no collective was called: nothing ran in parallel")
-    assert collectives(traces, due("local")).verdict is Verdict.FAIL
+    # What nobody called is counted too, because it was due.
+    assert collectives(traces, due("local")).details == (
+        "in the whole loop, all_gather: 0 on rank 0, 0 on rank 1, expected 6",
+        "in the whole loop, broadcast: 0 on rank 0, 0 on rank 1, expected 1",
+    )
+
+
+def test_a_collective_that_no_version_calls_for() -> None:
+    barrier = Collective("barrier", "float32", ())
+    traces = clean(TWO)
+    traces = changed(traces, 1, collectives=swapped(traces[1].collectives, 6, (barrier,)))
+    summary = "rank 1 called barrier in step 6, expected none"
+    finding = collectives(traces, due("local"))
+    assert_fails(finding, summary, 6, (0, 1), "collectives")
+    assert finding.details[1] == "in the whole loop, barrier: 0 on rank 0, 1 on rank 1, expected 0"
+    assert collectives(traces, None).details == (
+        "in the whole loop, all_gather: 6 on rank 0, 6 on rank 1",
+        "in the whole loop, barrier: 0 on rank 0, 1 on rank 1",
+        "in the whole loop, broadcast: 1 on rank 0, 1 on rank 1",
+    )
 
 
 def test_one_rank_is_compared_with_the_schedule_or_with_nothing() -> None:

@@ -84,6 +84,19 @@ def test_a_finding_as_json() -> None:
     }
 
 
+def test_a_finding_without_a_divergence_as_json() -> None:
+    assert Finding("finite", "*", UNKNOWN, "nothing was seen").to_dict() == {
+        "name": "finite",
+        "loop": "*",
+        "verdict": "unknown",
+        "summary": "nothing was seen",
+        "compared": {"steps": 0, "elements": 0},
+        "first_divergence": None,
+        "details": [],
+        "data": {},
+    }
+
+
 def test_a_divergence_without_elements() -> None:
     said = Divergence(None, (0, 2), "environment, torch").to_dict()
     assert (said["step"], said["ranks"], said["tensor"], said["sides"]) == (None, [0, 2], "environment, torch", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -46,8 +46,7 @@ class Pair:
     def _at(self, step: int, tensor: str, a: Tensor, b: Tensor) -> Divergence:
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             return self._where(step, f"{tensor}: {describe(a)} and {describe(b)}")
-        divergence = self._where(step, tensor)
-        return Divergence(step, divergence.ranks, tensor, divergence.sides, first_difference(a, b))
+        return replace(self._where(step, tensor), difference=first_difference(a, b))
 
     def _where(self, step: int, tensor: str) -> Divergence:
         sides = None if self.right.loop == self.other.loop else (self.right.loop, self.other.loop)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from verify.bits import first_difference, same_bits
+from verify.checks.agreement import BEFORE_THE_LOOP
 from verify.checks.matches_reference import NAME
 from verify.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
@@ -31,7 +32,11 @@ def each_step(
     covered = {(step, rank) for step, ranks, _ in recomputed for rank in ranks}
     compared = Compared(len({step for step, _ in covered}), (len(covered) + len(begun)) * elements)
     due = {(s, t.rank) for t in traces for s in range(t.steps) if s or t.start is not None}
-    broken = [(-1, t.rank, start, t.start) for t in begun if t.start is not None and not same_bits(start, t.start)]
+    broken = [
+        (BEFORE_THE_LOOP, t.rank, start, t.start)
+        for t in begun
+        if t.start is not None and not same_bits(start, t.start)
+    ]
     for step, ranks, right in recomputed:
         for rank in ranks:
             if not same_bits(right, traces[rank].x_t[step]):
@@ -39,12 +44,10 @@ def each_step(
     broken.sort(key=lambda found: found[:2])
     if broken:
         step, rank, right, seen = broken[0]
-        what = "begins with another x_t than the request's noise" if step < 0 else f"takes step {step} otherwise"
-        summary = (
-            f"rank {rank} of {loop} {what} than the reference does from the same x_t"
-            if step >= 0
-            else (f"rank {rank} of {loop} {what}")
-        )
+        what = f"takes step {step} otherwise than the reference does from the same x_t"
+        if step == BEFORE_THE_LOOP:
+            what = "begins with another x_t than the request's noise"
+        summary = f"rank {rank} of {loop} {what}"
         same = (right.shape, right.dtype) == (seen.shape, seen.dtype)
         divergence = Divergence(
             step, (0, rank), "x_t", ("reference", loop), first_difference(right, seen) if same else None
