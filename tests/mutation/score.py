@@ -120,7 +120,7 @@ def _beside(mutated: Path, suffix: str) -> str:
 
 def _functions(source: str) -> dict[str, int]:
     """The line of each function's ``def``, by its name within the file."""
-    found = {}
+    found: dict[str, int] = {}
     for node in ast.parse(source).body:
         members = node.body if isinstance(node, ast.ClassDef) else [node]
         prefix = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
@@ -216,7 +216,7 @@ def document(
             "mutmut leaves module-level constants, defaults of dataclass fields, properties, and what is inside len() "
             "and isinstance() as they are"
         ],
-        "tool": f"mutmut {metadata.version('mutmut')}",
+        "tool": f"mutmut {_version()}",
         **total,
         "score": f"{100 * noticed / counted if counted else 0.0:.2f} % of the mutants that are not explained",
         "minutes": round(seconds / 60, 1),
@@ -224,10 +224,22 @@ def document(
     }
 
 
+def _version() -> str:
+    try:
+        return metadata.version("mutmut")
+    except metadata.PackageNotFoundError:  # Only where mutmut was not run here.
+        return "unknown"
+
+
+def configured(root: Path) -> dict[str, Any]:
+    """What pyproject.toml tells mutmut."""
+    return dict(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"])
+
+
 def mutated_files(root: Path) -> list[Path]:
     """The files that mutmut is told to mutate, relative to ``root``."""
-    configured = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]["only_mutate"]
-    return [path.relative_to(root) for pattern in configured for path in sorted(root.glob(pattern))]
+    patterns = configured(root)["only_mutate"]
+    return [path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern))]
 
 
 def run_mutmut(root: Path) -> None:
