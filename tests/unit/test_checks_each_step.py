@@ -152,3 +152,19 @@ def test_bits_not_values() -> None:
     traces[0].x_t[3, 0, 0] = -0.0
     assert torch.equal(traces[1].x_t[3], anew[3][2])
     assert each_step(traces, noise(), anew).data == {"wrong_steps": [[3, 1]]}
+
+
+def test_one_rank_alone_can_be_judged() -> None:
+    (trace,) = clean(TWO, "round_robin", 1)
+    finding = each_step([trace], noise(), recomputed([0]))
+    assert (finding.loop, finding.verdict) == ("round_robin", Verdict.PASS)
+    assert finding.compared == Compared(STEPS, (STEPS + 1) * ELEMENTS)
+
+
+def test_a_step_computed_anew_twice_is_compared_twice() -> None:
+    traces = clean(TWO)
+    flip(traces[1].x_t, (3, 0, 0))
+    anew = recomputed()
+    finding = each_step(traces, noise(), [*anew, anew[3]])
+    assert finding.data == {"wrong_steps": [[3, 1], [3, 1]]}
+    assert finding.summary.startswith("rank 1 of local takes step 3 otherwise")

@@ -42,7 +42,8 @@ def followed(**changes: Any) -> Schedule:
 def test_a_known_schedule_is_compared_step_by_step() -> None:
     finding = schedule_followed([replace(trace, followed=TWO.schedule) for trace in clean(TWO)], TWO)
     assert finding.summary == "7 Euler steps on every rank, 6 of them guided, at the schedule's times"
-    assert finding.compared == Compared(STEPS, 2 + 2 * 2 * STEPS)
+    # Each step's time, size and guidance.
+    assert finding.compared == Compared(STEPS, 2 + 2 * 3 * STEPS)
     one_of_two = schedule_followed(changed(clean(TWO), 1, followed=TWO.schedule), TWO)
     assert one_of_two.summary == "7 Euler steps on every rank"
 
@@ -74,6 +75,31 @@ def test_another_time() -> None:
         other = followed(timesteps=swapped(TWO.schedule.timesteps, 2, t))
         summary = f"rank 1 takes step 2 at t = {t}, expected {TWO.schedule.timesteps[2]!r}"
         assert_fails(schedule_followed(changed(clean(TWO), 1, followed=other), TWO), summary, 2, (1, 1), "schedule")
+
+
+@pytest.mark.parametrize("step", [0, 3, STEPS - 1])
+def test_another_step_size_at_the_same_times(step: int) -> None:
+    """The reference follows what a target says: equal on both sides, a wrong size would show in no x_t."""
+    due = TWO.schedule.dts[step].item()
+    dts = TWO.schedule.dts.clone()
+    dts[step] *= 2
+    assert_fails(
+        schedule_followed(changed(clean(TWO), 1, followed=followed(dts=dts)), TWO),
+        f"rank 1 takes step {step} with dt = {2 * due!r} (float32), expected {due!r} (float32)",
+        step,
+        (1, 1),
+        "schedule",
+    )
+
+
+def test_step_sizes_of_another_dtype_or_number() -> None:
+    due = TWO.schedule.dts[0].item()
+    double = followed(dts=TWO.schedule.dts.double())
+    summary = f"rank 0 takes step 0 with dt = {due!r} (float64), expected {due!r} (float32)"
+    assert_fails(schedule_followed(changed(clean(TWO), 0, followed=double), TWO), summary, 0, (0, 0), "schedule")
+    fewer = followed(dts=TWO.schedule.dts[:-1])
+    summary = "rank 0 follows a schedule of 6 step sizes, expected 7"
+    assert_fails(schedule_followed(changed(clean(TWO), 0, followed=fewer), TWO), summary, 6, (0, 0), "schedule")
 
 
 @pytest.mark.parametrize("num_timesteps", [7, 9])

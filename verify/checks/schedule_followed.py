@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
+from verify.bits import same_bits
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.trace import Trace
@@ -16,7 +19,7 @@ def schedule_followed(traces: Sequence[Trace], request: DenoiseRequest) -> Findi
     """Counts each rank's steps; where a target says which schedule its loops follow, compares that step by step."""
     loop, due = traces[0].loop, request.schedule
     known = [trace.followed for trace in traces if trace.followed is not None]
-    compared = Compared(due.steps, len(traces) + sum(2 * min(due.steps, schedule.steps) for schedule in known))
+    compared = Compared(due.steps, len(traces) + sum(3 * min(due.steps, schedule.steps) for schedule in known))
     for trace in traces:
         if trace.steps != due.steps:
             summary = (
@@ -41,6 +44,9 @@ def _first_difference(request: DenoiseRequest, followed: Schedule) -> tuple[int,
     due = request.schedule
     if due.steps != followed.steps:
         return min(due.steps, followed.steps), f"follows a schedule of {followed.steps} steps, expected {due.steps}"
+    if len(followed.dts) != due.steps:
+        sizes = len(followed.dts)
+        return min(due.steps, sizes), f"follows a schedule of {sizes} step sizes, expected {due.steps}"
     for step in range(due.steps):
         t, its = due.timesteps[step], followed.timesteps[step]
         # Floats, but never computed with: NaN would differ from itself, and should.
@@ -53,4 +59,11 @@ def _first_difference(request: DenoiseRequest, followed: Schedule) -> tuple[int,
                 f"{does} step {step} at t = {t!r}, which the schedule does {'' if due.guided[step] else 'not '}guide: "
                 f"lo < t <= hi with the interval ({lo}, {hi}], compared in float32 as in Bagel"
             )
+        # The reference follows this schedule too, so a wrong step size would show in no x_t.
+        if not same_bits(due.dts[step], followed.dts[step]):
+            return step, f"takes step {step} with dt = {_size(followed.dts[step])}, expected {_size(due.dts[step])}"
     return None
+
+
+def _size(dt: Tensor) -> str:
+    return f"{dt.item()!r} ({str(dt.dtype).removeprefix('torch.')})"
