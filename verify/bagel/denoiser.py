@@ -45,8 +45,17 @@ class BagelDenoiser:
         self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str
     ) -> Float[Tensor, "tokens channels"]:
         """The velocity of ``branch`` at ``x_t`` and ``step``, in the network's dtype."""
+        return self.velocity_at(x_t, self.time_embedding(step), branch)
+
+    def time_embedding(self, step: int) -> Float[Tensor, "1 hidden"]:
+        """The embedding of the time at which ``step`` starts: a view, in the network's dtype."""
+        return self._time_embeddings[step : step + 1]
+
+    def velocity_at(
+        self, x_t: Float[Tensor, "tokens channels"], time_embedding: Float[Tensor, "1 hidden"], branch: str
+    ) -> Float[Tensor, "tokens channels"]:
+        """As :meth:`velocity`, from tensors alone: what a CUDA graph can be recorded of."""
         with torch.autocast(self.model.device.type, enabled=False):
-            time_embedding = self._time_embeddings[step : step + 1]
             return self.model.velocity(x_t, time_embedding, self._places, self.contexts[branch])
 
 

@@ -1,14 +1,15 @@
-"""What the hardware allows: the floating-point operations of a forward pass, and the rate of a large product."""
+"""What the hardware allows: the floating-point operations of a forward pass, the rate of a large product, the limit."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from verify.bagel.config import BagelConfig
 from verify.bench.stopwatch import FORWARD, Stopwatch
+from verify.schedule import Schedule, expected_work
 
 
 def forward_flops(config: BagelConfig, tokens: int, cached_rows: int) -> int:
@@ -27,14 +28,38 @@ def forward_flops(config: BagelConfig, tokens: int, cached_rows: int) -> int:
     return 2 * (config.layers * (rows * weights + attention) + outside)
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, runs: int = 20) -> float:
-    """Operations a second of a square product of random matrices, the median of ``runs`` after three warm-ups."""
-    size = 8192 if device.type == "cuda" else 1024
+def forwards_in_turn(kind: str, schedule: Schedule, branches: Sequence[str], devices: Sequence[str]) -> int:
+    """Forward passes of a whole loop that cannot run beside each other.
+
+    A step lasts as long as its busiest device: ranks with a device of their own run side by side, ranks that share a
+    GPU one after the other, since each pass fills it.
+
+    Args:
+        kind: a loop version.
+        schedule: of the request.
+        branches: of the request, in rank order.
+        devices: one a rank; CPU ranks have cores of their own.
+    """
+    places = [f"{device} {rank}" if device == "cpu" else device for rank, device in enumerate(devices)]
+    ranks = expected_work(kind, schedule, branches, len(devices)).branches
+    if kind == "reference":  # It runs on rank 0 alone.
+        places, ranks = places[:1], ranks[:1]
+    return sum(
+        max(sum(len(steps[step]) for place, steps in zip(places, ranks, strict=True) if place == busiest)
+            for busiest in set(places))
+        for step in range(schedule.steps)
+    )  # fmt: skip
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a square product of random matrices, the median of several after a warm-up."""
+    # A CPU without half-precision units takes a fifth of a second for this one, a GPU two thousandths.
+    size, runs = (8192, 40) if device.type == "cuda" else (512, 2)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, device, runs)
 
 
-def median_seconds(work: Callable[[], object], device: torch.device, runs: int, warm_up: int = 3) -> float:
+def median_seconds(work: Callable[[], object], device: torch.device, runs: int, warm_up: int = 1) -> float:
     """Median duration of ``work``: by CUDA events on a GPU, by the clock on a CPU."""
     for _ in range(warm_up):
         work()

@@ -12,6 +12,7 @@ from verify.protocols import Denoiser, Group
 from verify.schedule import ALL_GATHER, BROADCAST
 
 FORWARD = "forward"
+COMBINE = "combine"
 
 
 class Stopwatch:
@@ -19,7 +20,8 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = device.type == "cuda"
-        self._spans: dict[str, list[tuple[Any, Any]]] = {FORWARD: [], ALL_GATHER: [], BROADCAST: []}
+        self._spans: dict[str, list[tuple[Any, Any]]] = {FORWARD: [], ALL_GATHER: [], BROADCAST: [], COMBINE: []}
+        self._velocities_since: Any = None
 
     def now(self) -> Any:
         """A moment: an event in the current stream, or a clock reading in seconds."""
@@ -29,9 +31,25 @@ class Stopwatch:
         event.record()
         return event
 
-    def add(self, name: str, began: Any) -> None:
-        """A span called ``name`` that began at ``began`` ends now."""
-        self._spans[name].append((began, self.now()))
+    def add(self, name: str, began: Any) -> Any:
+        """A span called ``name`` that began at ``began`` ends now; returns when that is."""
+        ended = self.now()
+        self._spans[name].append((began, ended))
+        return ended
+
+    def velocities_there(self, moment: Any) -> None:
+        """From here on the loop may combine: an evaluation or a gather has ended."""
+        self._velocities_since = moment
+
+    def stepped(self, moment: Any) -> None:
+        """The combine and the Euler step, if any were under way, have ended: something else begins."""
+        if self._velocities_since is not None:
+            self._spans[COMBINE].append((self._velocities_since, moment))
+            self._velocities_since = None
+
+    def observe(self, step: int, x_t: Tensor) -> None:
+        """What a loop calls after each step."""
+        self.stepped(self.now())
 
     def between(self, began: Any, ended: Any) -> float:
         """Seconds between two moments; on a GPU only after it has been synchronised."""
@@ -50,8 +68,9 @@ class TimedDenoiser:
 
     def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
         began = self._watch.now()
+        self._watch.stepped(began)
         v_t = self._denoiser.velocity(x_t, step, branch)
-        self._watch.add(FORWARD, began)
+        self._watch.velocities_there(self._watch.add(FORWARD, began))
         return v_t
 
 
@@ -71,12 +90,14 @@ class TimedGroup:
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         began = self._watch.now()
+        self._watch.stepped(began)
         gathered = self._group.all_gather(tensor)
-        self._watch.add(ALL_GATHER, began)
+        self._watch.velocities_there(self._watch.add(ALL_GATHER, began))
         return gathered
 
     def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
         began = self._watch.now()
+        self._watch.stepped(began)
         self._group.broadcast(tensor, src)
         self._watch.add(BROADCAST, began)
         return tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 
 from verify.bagel.denoiser import BagelDenoiser
 from verify.bench.ceiling import forward_flops, matmul_rate, median_seconds
+from verify.bench.graphs import GraphedDenoiser, unlike
 from verify.bench.stopwatch import Stopwatch, TimedDenoiser, TimedGroup
-from verify.protocols import Denoiser
+from verify.protocols import Denoiser, Observe
 from verify.ranks.worker import Rank
+from verify.schedule import Schedule
 from verify.targets.protocol import REFERENCE
 from verify.targets.session import Plan, autocast, find_loop, group_for, prepare, request_for
 from verify.trace import synchronise
@@ -24,43 +27,84 @@ class Timing:
 
     Attributes:
         total: the whole loop, device included.
-        spans: every evaluation and collective, in order.
+        spans: every evaluation, collective and combine, in order.
     """
 
     total: float
     spans: dict[str, list[float]]
 
 
-def timed_loop(rank: Rank, plan: Plan, split: bool) -> Timing | None:
-    """Runs a loop bare: nothing is recorded; ``split`` puts events around evaluations and collectives.
+def prepare_point(rank: Rank, plan: Plan, graph: bool) -> dict[str, Any]:
+    """Builds the denoiser and, if asked, records its forward passes as CUDA graphs and compares their bits.
 
-    The reference runs on rank 0 alone; the others return None.
+    Returns:
+        ``seconds`` that the denoiser took, the model under it included where it was not there yet; and with ``graph``
+        ``graph_s`` and ``graph_fault``: why graphs cannot be used, empty if they can.
+    """
+    rank.marker.activity("building the model and its contexts")
+    rank.memo.pop("graphed", None)
+    began = time.perf_counter()
+    prepared, _ = prepare(rank, plan)
+    synchronise(rank.device)
+    done: dict[str, Any] = {"seconds": time.perf_counter() - began}
+    if not graph:
+        return done
+    rank.marker.activity("recording CUDA graphs")
+    began = time.perf_counter()
+    try:
+        with torch.no_grad():
+            assert isinstance(prepared.denoiser, BagelDenoiser)
+            graphed = GraphedDenoiser(prepared.denoiser, prepared.x_0)
+            others = unlike(prepared.denoiser, graphed, prepared.x_0, plan.request.schedule.steps)
+    except RuntimeError as error:
+        return done | {"graph_s": time.perf_counter() - began, "graph_fault": f"not recorded: {error}"[:500]}
+    rank.memo["graphed"] = graphed
+    fault = f"other bits than the eager forward pass: {', '.join(others)}" if others else ""
+    return done | {"graph_s": time.perf_counter() - began, "graph_fault": fault}
+
+
+def timed_loop(rank: Rank, plan: Plan, split: bool, graph: bool = False, steps: int | None = None) -> Timing | None:
+    """Runs a loop bare: nothing is recorded; ``split`` puts events around evaluations, collectives and combines.
+
+    With ``graph`` forward passes are replayed from the graphs of :func:`prepare_point`. With ``steps`` the loop ends
+    after so many. The reference runs on rank 0 alone; the others return None.
     """
     prepared, _ = prepare(rank, plan)  # On every rank: a target may make process groups in it.
     if plan.loop == REFERENCE and rank.rank:
         return None
     loop, request = find_loop(plan), request_for(plan, prepared, rank)
-    denoiser: Denoiser = prepared.denoiser
+    if steps is not None:
+        whole = request.schedule
+        request = request.following(Schedule(whole.timesteps[:steps], whole.dts[:steps], whole.guided[:steps]))
+    denoiser: Denoiser = rank.memo["graphed"] if graph else prepared.denoiser
     group = group_for(plan, prepared, rank)
     watch = Stopwatch(rank.device)
-    if split:
-        denoiser, group = TimedDenoiser(denoiser, watch), TimedGroup(group, watch)
+    observe: Observe = unseen
     with torch.no_grad(), autocast(plan.options, rank.device):
         x_0 = prepared.x_0.clone()
+        # No rank's clock starts while another is still on its way here.
+        group.all_gather(torch.zeros(1, device=rank.device))
+        if split:
+            denoiser, group, observe = TimedDenoiser(denoiser, watch), TimedGroup(group, watch), watch.observe
         synchronise(rank.device)
         began = time.perf_counter()
-        loop(denoiser, request, x_0, group, lambda step, x_t: None)
+        loop(denoiser, request, x_0, group, observe)
         synchronise(rank.device)
         total = time.perf_counter() - began
     return Timing(total, watch.seconds())
 
 
-def forward_against_ceiling(rank: Rank, plan: Plan, rounds: int) -> dict[str, Any] | None:
-    """On rank 0 of a GPU pool: a forward pass of gen beside a large product, in turn, so that both meet one clock.
+def unseen(step: int, x_t: torch.Tensor) -> None:
+    """What a bare loop calls after each step: nothing looks."""
+
+
+def forward_against_ceiling(rank: Rank, plan: Plan, rounds: int, graph: bool = False) -> dict[str, Any] | None:
+    """On rank 0, the others idle: a forward pass of gen beside a large product, in turn, so that both meet one clock.
 
     Returns:
         ``forward_s``, ``flops``, ``matmul_flops_per_s`` (medians over the rounds) and ``ratio``: the forward pass's
-        time over that of its floating-point operations at the product's rate. None on the other ranks.
+        time over that of its floating-point operations at the product's rate; with ``graph`` also ``replay_s``, the
+        same forward pass replayed. None on the other ranks.
     """
     if rank.rank:
         return None
@@ -68,14 +112,18 @@ def forward_against_ceiling(rank: Rank, plan: Plan, rounds: int) -> dict[str, An
     denoiser = prepared.denoiser
     assert isinstance(denoiser, BagelDenoiser)
     flops = forward_flops(denoiser.model.config, plan.request.tokens, denoiser.contexts["gen"].keys.shape[2])
-    forwards, rates = [], []
+    forwards, replays, rates = [], [], []
+
+    def seconds(network: Denoiser) -> float:
+        return median_seconds(lambda: network.velocity(prepared.x_0, 0, "gen"), rank.device, runs=5)
+
     with torch.no_grad():
         for _ in range(rounds):
-            forwards.append(
-                median_seconds(lambda: denoiser.velocity(prepared.x_0, 0, "gen"), rank.device, runs=8, warm_up=2)
-            )
-            rates.append(matmul_rate(rank.device, plan.options.torch_dtype, runs=80))
-    forward, rate = sorted(forwards)[rounds // 2], sorted(rates)[rounds // 2]
+            forwards.append(seconds(denoiser))
+            if graph:
+                replays.append(seconds(rank.memo["graphed"]))
+            rates.append(matmul_rate(rank.device, plan.options.torch_dtype))
+    forward, rate = statistics.median(forwards), statistics.median(rates)
     return {
         "tokens": plan.request.tokens,
         "forward_s": forward,
@@ -84,4 +132,4 @@ def forward_against_ceiling(rank: Rank, plan: Plan, rounds: int) -> dict[str, An
         "ratio": forward * rate / flops,
         "forwards_s": forwards,
         "matmul_rates": rates,
-    }
+    } | ({"replay_s": statistics.median(replays), "replays_s": replays} if graph else {})

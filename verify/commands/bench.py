@@ -3,92 +3,163 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.commands.run import add_placement, add_request, job_of
 from verify.errors import BadInput
 from verify.ranks.family import family
+
+if TYPE_CHECKING:
+    from verify.bench.points import Point
+
+_Item = TypeVar("_Item")
+
+# Options that decide what is measured, and their defaults; a preset and a device are always told.
+_DECIDING: dict[str, Any] = {
+    "preset": None, "presets": None, "device": None, "backend": None, "dtype": "bfloat16", "no_autocast": False,
+    "checkpoint": None, "world_size": None, "world_sizes": None, "loops": None, "sizes": None, "height": None,
+    "width": None, "num_timesteps": None, "timestep_counts": None, "timestep_shift": None, "cfg_interval": None,
+    "cfg_intervals": None, "cfg_text_scale": None, "cfg_img_scale": None, "cfg_renorm_type": None,
+    "cfg_renorm_min": None, "seed": None, "overhead": False, "cuda_graph": None, "alternations": "", "time_limit": None,
+}  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("--loops", metavar="A,B", help="loop versions, default broadcast,local")
-    parser.add_argument("--sizes", default="", metavar="PIXELS,...", help="image sides (default: the preset's)")
-    parser.add_argument("--alternations", type=int, default=10, metavar="N", help="runs of each loop (default 10)")
+    parser.add_argument(
+        "--alternations",
+        default="10",
+        metavar="N[,N...]",
+        help="runs of each loop, one number or one a size (default 10)",
+    )
     parser.add_argument("--overhead", action="store_true", help="measure the cost of verifying instead")
+    parser.add_argument(
+        "--cuda-graph",
+        nargs="?",
+        const="all",
+        metavar="PIXELS,...",
+        help="also with forward passes replayed from CUDA graphs; at these sizes only, where named",
+    )
+    parser.add_argument(
+        "--time-limit", type=float, metavar="S", help="end within S seconds, with as many alternations as fit"
+    )
+    lists = parser.add_argument_group("points: every combination of these is measured")
+    lists.add_argument("--sizes", metavar="PIXELS,...", help="image sides (default: the preset's)")
+    lists.add_argument("--presets", metavar="NAME,...", help="instead of --preset")
+    lists.add_argument("--world-sizes", metavar="N,...", help="instead of --world-size; 3 turns image guidance on")
+    lists.add_argument("--cfg-intervals", metavar="LO:HI,...", help="instead of --cfg-interval")
+    lists.add_argument("--timestep-counts", metavar="N,...", help="instead of --num-timesteps")
     add_placement(parser)
     add_request(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the measurements to FILE")
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("--json", metavar="FILE", help="write the measurements to FILE, anew after each alternation")
+    add_outputs(out)
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for one loop (default 600)")
     parser.set_defaults(loop=None, expect="local", target="builtin")
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Measures, prints a table and returns 0: a benchmark judges nothing."""
+    """Measures, prints tables and returns 0: a benchmark judges nothing. 3 if some point was not measured at all."""
+    began = time.monotonic()
     family()
     from rich.console import Console
 
-    from verify.bench.overhead import overhead
-    from verify.bench.points import measure, points
-    from verify.ranks.plan import place
-    from verify.report.bench import print_bench, print_overhead
+    from verify.bench.session import Session
+    from verify.errors import Unjudged
+    from verify.report.console import print_section
     from verify.report.document import check_writable, write_document
     from verify.report.progress import ProgressReport
-    from verify.runner import pool_for
-    from verify.targets.session import describe_rank
+    from verify.report.sections import section_of
 
-    if arguments.alternations < 1:
-        raise BadInput.of("--alternations", arguments.alternations, "an integer of at least 1", "choose one")
     if arguments.json:
         check_writable(arguments.json)
-    job = job_of(arguments).checked()
-    sides = _sides(arguments.sizes) or [job.request.height]
-    jobs = [each.checked() for each in points(job, sides)]
-    began = time.time()
-    console = Console()
-    document: dict[str, Any] = {"schema": 1, "command": _command(arguments)}
+    check_outputs(arguments)
+
+    def save(document: dict[str, Any]) -> None:
+        if arguments.json:
+            write_document(document, arguments.json)
+
+    session = Session(_points(arguments), arguments.overhead, _command(arguments), save, arguments.time_limit, began)
+    problem: Unjudged | None = None
     with ProgressReport(Console(stderr=True)) as progress:
-        if arguments.overhead:
-            document["overhead"] = [
-                {"height": j.request.height, "preset": j.options.preset, **overhead(j, arguments.alternations)}
-                for j in jobs
-            ]
-        else:
-            total = len(jobs) * (arguments.alternations + 1) * len(job.plans())
-            progress.start("bench", total)
-            done = 0
-
-            def tick() -> None:
-                nonlocal done
-                done += 1
-                progress.update("bench", done)
-
-            document["points"] = measure(jobs, arguments.alternations, tick)
-            progress.finish("bench")
-    pool = pool_for(place(job.ranks, job.device, job.backend).spec)
-    document["environment"] = pool.run(describe_rank, job.options)
-    document["timings"] = {"total": time.time() - began}
-    if arguments.overhead:
-        print_overhead(document["overhead"], console)
-    else:
-        print_bench(document["points"], console)
-    if arguments.json:
-        write_document(document, arguments.json)
-    return 0
+        try:
+            session.measure(progress)
+        except Unjudged as reason:
+            problem = reason
+    document = session.document
+    if document[session.kind]:
+        # A page or summary on standard output has it to itself.
+        console = Console(stderr="-" in (arguments.html, arguments.markdown))
+        print_section(section_of(document), console)
+        write_outputs(document, arguments)
+    if problem:
+        raise problem
+    if document["incomplete"]:
+        print(f"verify: incomplete: {document['incomplete']}", file=sys.stderr)
+    return 0 if session.every_point else 3
 
 
-def _sides(text: str) -> list[int]:
+def _points(arguments: argparse.Namespace) -> list[Point]:
+    from verify.bench.points import Point, settings
+
+    if arguments.time_limit is not None and not 0 < arguments.time_limit <= 86400:
+        raise BadInput.of("--time-limit", arguments.time_limit, "seconds above 0 and up to 86400", "choose one")
+    if arguments.cuda_graph and arguments.device != "cuda":
+        raise BadInput.of("--cuda-graph with --device", arguments.device, "cuda", "leave --cuda-graph out")
+    sides = _listed("--sizes", arguments.sizes, int, "pixels a side separated by commas, such as 256,512")
+    alternations = _listed("--alternations", arguments.alternations, int, "an integer of at least 1, or one a size")
+    if not alternations or min(alternations) < 1 or len(alternations) not in (1, len(sides)):
+        expected = "an integer of at least 1, or one for each of --sizes"
+        raise BadInput.of("--alternations", arguments.alternations, expected, "choose one")
+    graphed = None
+    if arguments.cuda_graph and arguments.cuda_graph != "all":
+        graphed = _listed("--cuda-graph", arguments.cuda_graph, int, "some of --sizes, separated by commas")
+        if not set(graphed) <= set(sides):
+            raise BadInput.of("--cuda-graph", arguments.cuda_graph, "some of --sizes", "add the size there")
+    jobs = settings(
+        job_of(arguments),
+        sides,
+        _listed("--presets", arguments.presets, str, "names of presets"),
+        _listed("--world-sizes", arguments.world_sizes, int, "numbers of ranks separated by commas, such as 2,3"),
+        _listed("--cfg-intervals", arguments.cfg_intervals, _interval, "LO:HI separated by commas, such as 0.4:1.0"),
+        _listed("--timestep-counts", arguments.timestep_counts, int, "integers separated by commas, such as 25,50"),
+    )
+    return [
+        Point(
+            job.checked(),
+            alternations[index % len(alternations)],
+            bool(arguments.cuda_graph) and (graphed is None or job.request.height in graphed),
+        )
+        for index, job in enumerate(jobs)
+    ]
+
+
+def _listed(option: str, text: str | None, read: Callable[[str], _Item], expected: str) -> list[_Item]:
     try:
-        return [int(side) for side in text.split(",") if side]
+        return [read(item) for item in (text or "").split(",") if item]
     except ValueError:
-        raise BadInput.of("--sizes", text, "pixels a side separated by commas, such as 256,512", "correct it") from None
+        raise BadInput.of(option, text, expected, "correct it") from None
+
+
+def _interval(text: str) -> tuple[float, float]:
+    low, high = text.split(":")
+    return float(low), float(high)
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    words = ["verify bench", f"--preset {arguments.preset}", f"--device {arguments.device}"]
-    words += [f"--loops {arguments.loops}"] if arguments.loops else []
-    words += [f"--sizes {arguments.sizes}"] if arguments.sizes else []
-    words += [f"--world-size {arguments.world_size}"] if arguments.world_size else []
-    words += ["--overhead"] if arguments.overhead else []
-    return " ".join([*words, f"--alternations {arguments.alternations}"])
+    """The command line with every option that was given and decides what is measured."""
+    words = ["verify", "bench"]
+    for name, default in _DECIDING.items():
+        value = getattr(arguments, name)
+        if value == default:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True and not (name == "cuda_graph" and value == "all"):
+            words += [str(item) for item in (value if isinstance(value, list) else [value])]
+    return shlex.join(words)

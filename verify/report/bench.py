@@ -1,59 +1,137 @@
-"""Tables of the benchmark."""
+"""The benchmark's documents for people: loop versions against each other, and what verifying costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from verify.report.headed import headed
+from verify.report.tables import Section, Table
+
+Document = Mapping[str, Any]
+
+_PARTS = {
+    "forward": "forward",
+    "all_gather": "gather",
+    "broadcast": "broadcast",
+    "combine": "combine",
+    "idle": "idle",
+    "rest": "rest",
+}
 
 
-def print_bench(points: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """One table a point: each loop's seconds and where they go on its slowest rank; then what may be said."""
-    for point in points:
-        console.print(
-            f"{point['preset']} {point['height']}x{point['width']}, {point['world_size']} ranks "
-            f"over {point['backend']} on "
-            f"{point['device']}, {point['steps']} steps ({point['guided_steps']} guided), "
-            f"{point['alternations']} alternations",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+def bench_section(d: Document) -> Section:
+    """Two tables a point, seconds of each loop and where they go on each rank; then what may be said."""
+    tables, sentences = [], []
+    for p in d["points"]:
+        tables += [_seconds(p), _parts(p)] if p["loops"] else []
+        sentences += [f"{_size(p)}: {said}" for said in _said(p)]
+    return headed(d, "Loop versions against each other", tables, sentences, [*_incomplete(d), *_notes(d["points"])])
+
+
+def overhead_section(d: Document) -> Section:
+    """A row for each point and loop: bare, recorded and verified; then how often the host waits inside the loop."""
+    rows, sentences = [], []
+    for p in d["overhead"]:
+        for name, loop in p["loops"].items():
+            seconds = [f"{loop[key]['p50']:.3f}" for key in ("bare_s", "recorded_s", "verified_s")]
+            ratios = [_percent(loop.get(key)) for key in ("recorded_over_bare", "verified_over_bare")]
+            setting = [str(p.get(key, "-")) for key in ("tokens", "steps", "world_size")]
+            pairs = str(loop["verified_over_bare"]["pairs"])
+            rows.append([f"{p['preset']} {p['height']}", *setting, name, *seconds, *ratios, pairs])
+            sentences += _waits(f"{p['preset']} {p['height']}, {name}", loop.get("syncs"))
+    headings = ["size", "tokens", "steps", "ranks", "loop", "bare s", "recorded s", "verified s",
+                "recording adds", "verifying adds", "pairs"]  # fmt: skip
+    notes = [*_incomplete(d), *_notes(d["overhead"])]
+    return headed(d, "What verifying costs", [Table(headings, rows)], sentences, notes)
+
+
+def _seconds(p: Document) -> Table:
+    asked = p.get("alternations_asked", p["alternations"])
+    made = f"{p['alternations']} alternations" + (f" of {asked} asked for" if asked > p["alternations"] else "")
+    caption = (
+        f"{_size(p)}, {p['world_size']} ranks over {p['backend']} on {p['device']}, {p['steps']} steps "
+        f"({p['guided_steps']} guided), interval {p['cfg_interval']}, {made}"
+    )
+    rows = []
+    for name, loop in p["loops"].items():
+        seconds = [f"{loop['seconds'][key]:.3f}" for key in ("p50", "min", "p100")]
+        limit = [f"{loop['limit_s']:.3f}", f"{loop['over_limit']:.2f}"] if "limit_s" in loop else ["-", "-"]
+        rows.append([name, *seconds, *limit])
+    return Table(["loop", "P50 s", "min s", "P100 s", "limit s", "times the limit"], rows, caption)
+
+
+def _parts(p: Document) -> Table:
+    rows = []
+    there = [part for part in _PARTS if all(part in loop["parts"] for loop in p["loops"].values())]
+    for name, loop in p["loops"].items():
+        for rank in range(len(loop["parts"]["forward"])):
+            rows.append([name, str(rank), *(f"{loop['parts'][part][rank]:.4f}" for part in there)])
+    caption = f"{_size(p)}: seconds of each part, medians"
+    return Table(["loop", "rank", *(_PARTS[part] for part in there)], rows, caption)
+
+
+def _said(p: Document) -> list[str]:
+    said = list(p["sentences"])
+    f = p.get("forward")
+    if f:
+        said.append(
+            f"a forward pass takes {1e3 * f['forward_s']:.2f} ms, {f['ratio']:.2f} times its operations at the "
+            f"{_rate(f['matmul_flops_per_s'])} of a large product"
         )
-        for note in point["notes"]:
-            console.print(Text(f"note: {note}"), soft_wrap=True)
-        table = Table(show_edge=False, pad_edge=False)
-        for heading in ("loop", "P50 s", "min", "P100", "forward", "gather", "broadcast", "idle", "rest", "x limit"):
-            table.add_column(heading, justify="left" if heading == "loop" else "right")
-        for name, loop in point["loops"].items():
-            parts = loop["parts"]
-            cells = [max(parts[p]) for p in ("forward", "all_gather", "broadcast", "idle", "rest")]
-            seconds = [loop["seconds"][key] for key in ("p50", "min", "p100")]
-            table.add_row(Text(name), *(f"{value:.3f}" for value in (*seconds, *cells)), f"{loop['over_limit']:.2f}")
-        console.print(table)
-        forward = point["forward"]
-        console.print(
-            f"forward pass {1e3 * forward['forward_s']:.2f} ms, {forward['ratio']:.2f} times its operations at "
-            f"{forward['matmul_flops_per_s'] / 1e12:.1f} TFLOP/s",
-            highlight=False,
+    shares = {name: loop["broadcast_share_of_step"] for name, loop in p["loops"].items()}
+    told = ", ".join(f"{name} {100 * share:.3f} %" for name, share in shares.items() if share)
+    if told:
+        said.append(f"share of one step that a broadcast takes: {told}")
+    limits = {name: loop["forwards_in_turn"] for name, loop in p["loops"].items() if "forwards_in_turn" in loop}
+    if limits:
+        counted = ", ".join(f"{count} for {name}" for name, count in limits.items())
+        shared = " (ranks that share a GPU take turns, and all their passes count)" if _shared(p) else ""
+        said.append(
+            f"the limit counts forward passes one after another{shared}: {counted}; the gathers as they were measured"
         )
-        for said in point["sentences"]:
-            console.print(Text(said))
+    return said
 
 
-def print_overhead(points: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Bare against verified, for each size and loop."""
-    table = Table(show_edge=False, pad_edge=False)
-    for heading in ("size", "loop", "bare P50 s", "recorded P50 s", "verified P50 s", "verified / bare", "95 %"):
-        table.add_column(heading, justify="left" if heading in ("size", "loop") else "right")
-    for point in points:
-        for name, loop in point["loops"].items():
-            ratio = loop["verified_over_bare"]
-            seconds = (f"{loop[key]['p50']:.3f}" for key in ("bare_s", "recorded_s", "verified_s"))
-            interval = f"{ratio['low']:.4f} to {ratio['high']:.4f}"
-            table.add_row(
-                f"{point['preset']} {point['height']}", Text(name), *seconds, f"{ratio['ratio']:.4f}", interval
-            )
-    console.print(table)
+def _rate(operations: float) -> str:
+    """Operations a second."""
+    return f"{operations / 1e12:.1f} TFLOP/s" if operations >= 1e12 else f"{operations / 1e9:.1f} GFLOP/s"
+
+
+def _shared(p: Document) -> bool:
+    return p["device"] == "cuda" and len(set(p.get("devices", ()))) < p["world_size"]
+
+
+def _waits(whose: str, syncs: Document | None) -> list[str]:
+    """On each rank, calls that make the host wait for the GPU between the loop's first operation and its last."""
+    if not syncs:
+        return []
+    bare, recorded = ([sum(rank.values()) for rank in syncs[key]] for key in ("bare", "recorded"))
+    return [
+        f"{whose}: in {syncs['steps']} steps the host waits for the GPU {_listed(bare)} times bare and "
+        f"{_listed(recorded)} times recorded, rank by rank"
+    ]
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return ", ".join(map(str, counts))
+
+
+def _percent(ratio: Mapping[str, float] | None) -> str:
+    """``0.89 % (0.65 to 1.23)``."""
+    if ratio is None:
+        return "-"
+    middle, low, high = (100 * (ratio[key] - 1) for key in ("ratio", "low", "high"))
+    return f"{middle:.2f} % ({low:.2f} to {high:.2f})"
+
+
+def _size(p: Document) -> str:
+    return f"{p['preset']} {p['height']}x{p['width']}"
+
+
+def _incomplete(d: Document) -> list[str]:
+    return [f"incomplete: {d['incomplete']}"] if d.get("incomplete") else []
+
+
+def _notes(points: Sequence[Document]) -> list[str]:
+    return list(dict.fromkeys(note for point in points for note in point["notes"]))

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Table as Grid
 from rich.text import Text
 
 from verify.report.document import RunReport
 from verify.report.message import failure_text, literal, rank_failure_text, reproduce_line
+from verify.report.tables import Section
 from verify.verdict import Finding, Verdict
 
 # Words and shapes carry the meaning; colour only repeats it.
+_WIDEST = 140
 _MARKS = {Verdict.PASS: "✓ pass", Verdict.FAIL: "✗ FAIL", Verdict.UNKNOWN: "? unknown"}
 _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow"}
 
@@ -34,6 +37,33 @@ def print_report(report: RunReport, console: Console) -> None:
     if failures and report.command:
         say(console, "\n" + reproduce_line(report.command).strip())
     say(console, f"\n{_mark(report.verdict, console)}; {closing(report)}", _STYLES[report.verdict])
+
+
+def print_section(section: Section, console: Console) -> None:
+    """Prints a document that is no run's: its notes, its tables, and what is said of them."""
+    say(console, f"{section.title}\n{section.environment}")
+    for note in section.notes:
+        say(console, f"note: {note}")
+    for table in section.tables:
+        say(console, "\n" + table.caption if table.caption else "")
+        drawn = Grid(show_edge=False, pad_edge=False, header_style="bold")
+        for i, heading in enumerate(table.headings):
+            drawn.add_column(_cell(heading, console), justify="right" if table.right(i) else "left", overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(_cell(cell, console) for cell in row))
+        _print_whole(drawn, console)
+    for said in section.sentences:
+        say(console, said)
+
+
+def _print_whole(table: Grid, console: Console) -> None:
+    """Prints a table without folding its cells: numbers that are folded cannot be read, lines that are can."""
+    before = console.width
+    console.width = max(before, Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum)
+    try:
+        console.print(table)
+    finally:
+        console.width = before
 
 
 def header(report: RunReport) -> str:
@@ -71,13 +101,13 @@ def _collectives(report: RunReport) -> str:
     return f"collectives on rank 0: {'; '.join(counted)}"
 
 
-def _table(findings: Sequence[Finding], console: Console) -> Table:
+def _table(findings: Sequence[Finding], console: Console) -> Grid:
     """Checks downwards, loops across; then over how many steps each loop was compared, and elements in all loops."""
     loops = list(dict.fromkeys(finding.loop for finding in findings if finding.loop != "*")) or ["*"]
     by_name: dict[str, dict[str, Finding]] = {}
     for finding in findings:
         by_name.setdefault(finding.name, {})[finding.loop] = finding
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    table = Grid(show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("check", no_wrap=True)
     for loop in loops:
         # Names too long for the terminal go on in the next line; nothing is cut.

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from verify.errors import BadInput
-from verify.report.environment import one_line, whose
+from verify.report.bench import bench_section, overhead_section
+from verify.report.environment import whose
+from verify.report.headed import headed
 from verify.report.tables import Section, Table
 
 Document = Mapping[str, Any]
@@ -63,7 +65,7 @@ def _run(d: Document) -> Section:
         f"{schedule['steps']} steps, {schedule['guided_steps']} guided" + (f"; seconds: {spent}" if spent else "")
     )
     tables = [_checks(d["checks"])] if d["checks"] else []
-    return _section(d, title, tables, sentences, d["notes"])
+    return headed(d, title, tables, sentences, d["notes"])
 
 
 def _checks(checks: Sequence[Document], over: str = "steps") -> Table:
@@ -84,59 +86,6 @@ def _verdict(check: Document) -> str:
     first = check["first_divergence"]
     step = None if first is None else first["step"]
     return str(check["verdict"]) + ("" if step is None else " before step 0" if step < 0 else f" at step {step}")
-
-
-def _bench(d: Document) -> Section:
-    tables, sentences = [], []
-    for p in d["points"]:
-        size = f"{p['preset']} {p['height']}x{p['width']}"
-        headings = [
-            "loop",
-            "P50 s",
-            "min s",
-            "P100 s",
-            "forward",
-            "gather",
-            "broadcast",
-            "idle",
-            "rest",
-            "times the limit",
-        ]
-        rows = []
-        for name, loop in p["loops"].items():
-            seconds = [loop["seconds"][key] for key in ("p50", "min", "p100")]
-            parts = [max(loop["parts"][part]) for part in ("forward", "all_gather", "broadcast", "idle", "rest")]
-            rows.append([name, *(f"{value:.3f}" for value in (*seconds, *parts)), f"{loop['over_limit']:.2f}"])
-        caption = (
-            f"{size}, {p['world_size']} ranks over {p['backend']} on {p['device']}, {p['steps']} steps "
-            f"({p['guided_steps']} guided), interval {p['cfg_interval']}, {p['alternations']} alternations"
-        )
-        tables.append(Table(headings, rows, caption))
-        f = p["forward"]
-        sentences += [f"{size}: {said}" for said in p["sentences"]]
-        sentences.append(
-            f"{size}: a forward pass takes {1e3 * f['forward_s']:.2f} ms, {f['ratio']:.2f} times its operations at the "
-            f"measured {f['matmul_flops_per_s'] / 1e12:.1f} TFLOP/s"
-        )
-        shares = {name: loop["broadcast_share_of_step"] for name, loop in p["loops"].items()}
-        sentences.append(
-            f"{size}: share of one step that a broadcast takes: "
-            + ", ".join(f"{name} {100 * share:.3f} %" for name, share in shares.items() if share)
-        )
-    return _section(d, "Loop versions against each other", tables, sentences, _notes(d["points"]))
-
-
-def _overhead(d: Document) -> Section:
-    rows = []
-    for point in d["overhead"]:
-        for name, loop in point["loops"].items():
-            ratio = loop["verified_over_bare"]
-            seconds = [f"{loop[key]['p50']:.3f}" for key in ("bare_s", "recorded_s", "verified_s")]
-            interval = f"{ratio['low']:.4f} to {ratio['high']:.4f}"
-            size = f"{point['preset']} {point['height']}"
-            rows.append([size, name, *seconds, f"{ratio['ratio']:.4f}", interval, str(ratio["pairs"])])
-    headings = ["size", "loop", "bare P50 s", "recorded P50 s", "verified P50 s", "verified / bare", "95 %", "pairs"]
-    return _section(d, "What verifying costs", [Table(headings, rows)], [], _notes(d["overhead"]))
 
 
 def _faults(d: Document) -> Section:
@@ -163,7 +112,7 @@ def _faults(d: Document) -> Section:
     caught, placed = (sum(row[key] for row in faults) for key in ("caught", "placed"))
     said = f"{caught} of {len(faults)} faults caught, {placed} placed, in {d['seconds']:.0f} s"
     title = f"Faults injected on {d['world_size']} ranks on {d['device']}: {d['verdict']}"
-    return _section(d, title, [Table(headings, rows)], [said])
+    return headed(d, title, [Table(headings, rows)], [said])
 
 
 def _fuzz(d: Document) -> Section:
@@ -172,7 +121,7 @@ def _fuzz(d: Document) -> Section:
     sentences = [f"{p['verdict']} {p['name']}: {p['summary']}" for p in d["properties"] if p["verdict"] != "pass"]
     sentences.append(f"{d['cases']:,} cases, {d['cases_per_minute']:,.0f} a minute, seed {d['seed']}")
     title = f"The combine fuzzed on {d['world_size']} ranks on {d['device']}: {d['verdict']}"
-    return _section(d, title, tables, sentences, d["notes"])
+    return headed(d, title, tables, sentences, d["notes"])
 
 
 def _envelope(d: Document) -> Section:
@@ -182,7 +131,7 @@ def _envelope(d: Document) -> Section:
         keys = ("subject", "condition", "dtype", "verdict", "worst", "variants", "max_ulp", "mismatched", "of")
         said = "; ".join(str(row[key]) for key in ("note", "explanation") if row.get(key))
         rows.append([*(_shown(row[key]) if row[key] != "" else "-" for key in keys), said])
-    return _section(d, "Which settings must match across ranks", [Table(headings, rows)], [], d.get("notes", ()))
+    return headed(d, "Which settings must match across ranks", [Table(headings, rows)], [], d.get("notes", ()))
 
 
 def _generic(title: str, command: str) -> Callable[[Document], Section]:
@@ -202,7 +151,7 @@ def _generic(title: str, command: str) -> Callable[[Document], Section]:
         if not tables:
             raise ValueError("no table in it")
         verdict = f": {d['verdict']}" if "verdict" in d else ""
-        return _section({"command": command} | dict(d), title + verdict, tables, sentences, d.get("notes", ()))
+        return headed({"command": command} | dict(d), title + verdict, tables, sentences, d.get("notes", ()))
 
     return section
 
@@ -221,21 +170,10 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _notes(points: Sequence[Document]) -> list[str]:
-    return list(dict.fromkeys(note for point in points for note in point["notes"]))
-
-
-def _section(
-    d: Document, title: str, tables: Sequence[Table], sentences: Sequence[str], notes: Sequence[str] = ()
-) -> Section:
-    command = d.get("command") or "the command was not recorded"
-    return Section(title, command, one_line(d["environment"]), notes, tables, sentences, d.get("verdict", ""))
-
-
 _SECTIONS: dict[str, Callable[[Document], Section]] = {
     "run": _run,
-    "bench": _bench,
-    "overhead": _overhead,
+    "bench": bench_section,
+    "overhead": overhead_section,
     "faults": _faults,
     "fuzz": _fuzz,
     "mutants": _generic("Combines with one thing wrong", "verify fuzz --mutants"),

@@ -1,0 +1,112 @@
+"""Replayed forward passes: same bits as eager ones, and a recording that is not is seen. The graphs here are fakes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from verify.bagel.config import preset
+from verify.bagel.denoiser import BagelDenoiser, initial_noise
+from verify.bagel.weights import build_model
+from verify.bench.graphs import GraphedDenoiser, Replay, Work, unlike
+from verify.bits import same_bits
+from verify.loops import reference
+from verify.ranks.group import Alone
+from verify.request import DenoiseRequest
+
+REQUEST = DenoiseRequest(height=32, width=32, num_timesteps=6, cfg_img_scale=1.5)
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> BagelDenoiser:
+    return BagelDenoiser(build_model(preset("tiny").config, torch.float32, torch.device("cpu"), 1), REQUEST)
+
+
+@pytest.fixture
+def x_0() -> Tensor:
+    return initial_noise(REQUEST, 16)
+
+
+def recorded(work: Work) -> Replay:
+    """As a graph: one output, overwritten by each replay."""
+    output = work()
+
+    def replay() -> Tensor:
+        return output.copy_(work())
+
+    return replay
+
+
+def stale(work: Work) -> Replay:
+    """A graph that kept copies of its inputs: every replay gives what was recorded."""
+    output = work()
+    return lambda: output
+
+
+def off_by_a_bit(work: Work) -> Replay:
+    replay = recorded(work)
+
+    def flipped() -> Tensor:
+        output = replay()
+        output.view(torch.int32)[1, 1] ^= 1
+        return output
+
+    return flipped
+
+
+@torch.no_grad()
+def test_a_loop_over_replays_gives_the_bits_of_the_eager_one(denoiser: BagelDenoiser, x_0: Tensor) -> None:
+    graphed = GraphedDenoiser(denoiser, x_0, recorded)
+    finals = [reference(d, REQUEST, x_0.clone(), Alone(), lambda step, x_t: None) for d in (denoiser, graphed)]
+    assert same_bits(*finals)
+    assert not same_bits(finals[0], x_0)
+
+
+@torch.no_grad()
+def test_a_velocity_outlives_the_next_replay(denoiser: BagelDenoiser, x_0: Tensor) -> None:
+    graphed = GraphedDenoiser(denoiser, x_0, recorded)
+    first = graphed.velocity(x_0, 0, "gen")
+    kept = first.clone()
+    graphed.velocity(x_0 * 2, 3, "gen")
+    assert same_bits(first, kept)
+
+
+@torch.no_grad()
+def test_the_latent_that_is_handed_over_is_left_alone(denoiser: BagelDenoiser, x_0: Tensor) -> None:
+    graphed = GraphedDenoiser(denoiser, x_0, recorded)
+    before = x_0.clone()
+    graphed.velocity(x_0 * 2, 1, "text")
+    assert same_bits(x_0, before)
+
+
+@torch.no_grad()
+def test_a_good_recording_differs_nowhere(denoiser: BagelDenoiser, x_0: Tensor) -> None:
+    assert unlike(denoiser, GraphedDenoiser(denoiser, x_0, recorded), x_0, 5) == []
+
+
+@torch.no_grad()
+def test_a_recording_that_does_not_read_its_inputs_is_seen(denoiser: BagelDenoiser, x_0: Tensor) -> None:
+    found = unlike(denoiser, GraphedDenoiser(denoiser, x_0, stale), x_0, 5)
+    assert found == [f"{branch} at step {step}" for step in (2, 4) for branch in ("gen", "text", "img")]
+
+
+@torch.no_grad()
+def test_one_bit_is_seen(denoiser: BagelDenoiser, x_0: Tensor) -> None:
+    assert unlike(denoiser, GraphedDenoiser(denoiser, x_0, off_by_a_bit), x_0, 1) == [
+        f"{branch} at step 0" for branch in ("gen", "text", "img")
+    ]
+
+
+@torch.no_grad()
+def test_each_branch_is_recorded_once(denoiser: BagelDenoiser, x_0: Tensor) -> None:
+    calls = []
+
+    def counting(work: Work) -> Replay:
+        calls.append(1)
+        return recorded(work)
+
+    graphed = GraphedDenoiser(denoiser, x_0, counting)
+    for step in range(3):
+        graphed.velocity(x_0, step, "gen")
+    assert len(calls) == 3

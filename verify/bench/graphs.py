@@ -1,0 +1,106 @@
+"""CUDA graphs: a branch's forward pass recorded once and replayed, so that no kernel waits to be launched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from verify.bagel.denoiser import BagelDenoiser
+from verify.bits import same_bits
+
+Work = Callable[[], Tensor]
+_WARM_UP = 3
+
+
+class Replay(Protocol):
+    """A recorded forward pass."""
+
+    def __call__(self) -> Tensor:
+        """Runs it on what its inputs hold now; the result is the same tensor each time, overwritten."""
+        ...
+
+
+Capture = Callable[[Work], Replay]
+
+
+class GraphedDenoiser:
+    """The built-in denoiser with each branch's forward pass replayed from a graph.
+
+    A graph reads and writes fixed memory, so ``x_t`` and the embedding of the step's time are copied into place before
+    a replay, and the velocity is copied out after it. Contexts are frozen: the graphs read them where they are.
+    """
+
+    def __init__(
+        self,
+        denoiser: BagelDenoiser,
+        x_0: Float[Tensor, "tokens channels"],
+        capture: Capture | None = None,
+    ) -> None:
+        """Records every branch of ``denoiser``.
+
+        Args:
+            denoiser: whose forward passes.
+            x_0: a latent of the shape, dtype and device that the loop will hand over.
+            capture: what records; :func:`captured` if left out.
+        """
+        self._denoiser = denoiser
+        self._x_t = x_0.clone()
+        self._time = denoiser.time_embedding(0).clone()
+        record = captured if capture is None else capture
+        self._replays = {branch: record(self._work(branch)) for branch in denoiser.contexts}
+
+    def _work(self, branch: str) -> Work:
+        return lambda: self._denoiser.velocity_at(self._x_t, self._time, branch)
+
+    def velocity(
+        self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str
+    ) -> Float[Tensor, "tokens channels"]:
+        """As :meth:`BagelDenoiser.velocity`."""
+        self._x_t.copy_(x_t)
+        self._time.copy_(self._denoiser.time_embedding(step))
+        return self._replays[branch]().clone()
+
+
+def captured(work: Work) -> Replay:
+    """Records ``work`` as a CUDA graph, after running it on a side stream as PyTorch's notes on CUDA graphs ask.
+
+    Raises:
+        RuntimeError: an operation of ``work`` cannot be recorded.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # Threads of the communication library may call CUDA meanwhile; only this thread's calls are to be recorded.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        output = work()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return output
+
+    return replay
+
+
+def unlike(
+    denoiser: BagelDenoiser, graphed: GraphedDenoiser, x_0: Float[Tensor, "tokens channels"], steps: int
+) -> list[str]:
+    """The branches and steps at which a replay gives other bits than the eager forward pass; none if all are equal.
+
+    The first, a middle and the last step are compared, each at another ``x_t``: a graph that went on reading the
+    latent or the time that it was recorded with would show.
+    """
+    found = []
+    for scale, step in enumerate(sorted({0, steps // 2, steps - 1}), 1):
+        x_t = x_0 * (1.0 / scale)
+        for branch in denoiser.contexts:
+            if not same_bits(denoiser.velocity(x_t, step, branch), graphed.velocity(x_t, step, branch)):
+                found.append(f"{branch} at step {step}")
+    return found

@@ -1,0 +1,101 @@
+"""One benchmark from its first point to its document, which is saved whenever more is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from verify.bench.budget import Budget
+from verify.bench.overhead import measure_overhead
+from verify.bench.points import Point, measure
+from verify.errors import Unjudged
+from verify.ranks.failure import RankFailure
+from verify.ranks.plan import place
+from verify.runner import Progress, pool_for
+from verify.targets.session import describe_rank
+
+
+class Session:
+    """What is measured, how long that may take, and what is known so far.
+
+    Attributes:
+        document: valid JSON at any time; ``incomplete`` says what is missing, and is empty once nothing is.
+        kind: the key under which the document keeps its points.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[Point],
+        overhead: bool,
+        command: str,
+        save: Callable[[dict[str, Any]], None],
+        time_limit: float | None = None,
+        began: float | None = None,
+    ) -> None:
+        """``began`` is when the seconds of ``time_limit`` began to count, on the monotonic clock; now if left out."""
+        self.kind = "overhead" if overhead else "points"
+        self._points = points
+        self._save = save
+        self._began = time.monotonic() if began is None else began
+        spent = time.monotonic() - self._began
+        self._budget = Budget(None if time_limit is None else max(0.0, time_limit - spent))
+        self.document: dict[str, Any] = {
+            "schema": 1,
+            "command": command,
+            "incomplete": "nothing has been measured yet",
+            "time_limit_s": time_limit,
+            "environment": [],
+            self.kind: [],
+            "timings": {},
+        }
+
+    @property
+    def every_point(self) -> bool:
+        """Whether each point was measured at least once."""
+        done = self.document[self.kind]
+        return len(done) == len(self._points) and all(point["alternations"] for point in done)
+
+    def measure(self, progress: Progress | None = None) -> None:
+        """Measures every point.
+
+        Raises:
+            Unjudged: this machine cannot, or a rank failed; the document then holds what came before, and says so.
+        """
+        try:
+            largest = max((point.job for point in self._points), key=lambda job: job.ranks)
+            pool = pool_for(place(largest.ranks, largest.device, largest.backend).spec)
+            self.document["environment"] = pool.run(describe_rank, largest.options)
+            self.document["timings"]["starting"] = time.monotonic() - self._began
+            (measure_overhead if self.kind == "overhead" else measure)(self._points, self._budget, self._keep, progress)
+        except Unjudged as reason:
+            self._end(str(reason))
+            if isinstance(reason, RankFailure):
+                self.document["failure"] = {
+                    "task": reason.task,
+                    "cause": reason.cause,
+                    "seconds": reason.seconds,
+                    "ranks": [report.to_dict() for report in reason.reports],
+                }
+            self._save(self.document)
+            raise
+        self._end(self._missing())
+        self._save(self.document)
+
+    def _keep(self, done: list[dict[str, Any]]) -> None:
+        self.document[self.kind] = done
+        self._end(f"under way: {self._missing()}")
+        self._save(self.document)
+
+    def _end(self, incomplete: str) -> None:
+        self.document["incomplete"] = incomplete
+        self.document["timings"]["total"] = time.monotonic() - self._began
+
+    def _missing(self) -> str:
+        done = self.document[self.kind]
+        short = [
+            f"{point.name}: {made} of {point.alternations} alternations"
+            for index, point in enumerate(self._points)
+            if (made := done[index]["alternations"] if index < len(done) else 0) < point.alternations
+        ]
+        return "; ".join(short)

@@ -1,0 +1,77 @@
+"""How often the host waits for the device inside a loop, as CUDA's own profiler counts it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from verify.bench.tasks import unseen
+from verify.protocols import Denoiser, Group, Observe
+from verify.ranks.worker import Rank
+from verify.targets.protocol import REFERENCE
+from verify.targets.session import Plan, autocast, find_loop, group_for, prepare, request_for
+from verify.trace import Recorder, synchronise
+
+# Calls of the runtime and the driver that return only when the device has done what it was given. An asynchronous copy
+# to pageable memory waits too; PyTorch follows every such copy with one of these.
+_WAITING = re.compile(r"cu(da)?((Stream|Device|Event|Ctx)Synchronize|Memcpy([23]D|DtoH|HtoD)?)(_v\d+)?")
+
+
+def waiting_calls(names: Iterable[str]) -> dict[str, int]:
+    """How often each call that makes the host wait occurs among the names of a profile's events."""
+    return dict(sorted(Counter(name for name in names if _WAITING.fullmatch(name)).items()))
+
+
+def syncs_in_loop(rank: Rank, plan: Plan, recorded: bool) -> dict[str, int] | None:
+    """Runs a loop under the profiler, bare or recorded, and counts the waiting calls made by this rank inside it.
+
+    The profiler's own are subtracted: those of a profile of nothing. The reference runs on rank 0 alone.
+    """
+    prepared, caches = prepare(rank, plan)
+    if plan.loop == REFERENCE and rank.rank:
+        return None
+    loop, request = find_loop(plan), request_for(plan, prepared, rank)
+    group = group_for(plan, prepared, rank)
+
+    def run(inside: Callable[[Callable[[], object]], Any]) -> Any:
+        denoiser: Denoiser = prepared.denoiser
+        group_: Group = group
+        observe: Observe = unseen
+        if recorded:
+            recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.marker)
+            denoiser, group_, observe = recorder.denoiser, recorder.group, recorder.observe
+        x_0 = prepared.x_0.clone()
+        synchronise(rank.device)
+        # The profile holds the loop alone: what precedes and follows it may wait.
+        return inside(lambda: loop(denoiser, request, x_0, group_, observe))
+
+    with torch.no_grad(), autocast(plan.options, rank.device):
+        run(lambda work: work())  # Loads kernels, which waits.
+        nothing = Counter(_profiled(lambda: None))
+        counted = Counter(run(_profiled))
+    synchronise(rank.device)
+    return dict(sorted((counted - nothing).items()))
+
+
+def _profiled(work: Callable[[], object]) -> dict[str, int]:
+    """The waiting calls made while ``work`` runs."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        work()
+    return waiting_calls(_names(profiler))
+
+
+def _names(profiler: Any) -> list[str]:
+    """Names of all events, from the trace that it exports: reading that is quicker than building a tree of events."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return [event.get("name", "") for event in json.loads(path.read_text())["traceEvents"]]
