@@ -25,7 +25,7 @@ _DECIDING: dict[str, Any] = {
     "checkpoint": None, "world_size": None, "world_sizes": None, "loops": None, "sizes": None, "height": None,
     "width": None, "num_timesteps": None, "timestep_counts": None, "timestep_shift": None, "cfg_interval": None,
     "cfg_intervals": None, "cfg_text_scale": None, "cfg_img_scale": None, "cfg_renorm_type": None,
-    "cfg_renorm_min": None, "seed": None, "overhead": False, "cuda_graph": None, "alternations": "", "time_limit": None,
+    "cfg_renorm_min": None, "seed": None, "overhead": False, "forwards": None, "cuda_graph": None, "alternations": "", "time_limit": None,
 }  # fmt: skip
 
 
@@ -38,7 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N[,N...]",
         help="runs of each loop, one number or one a size (default 10)",
     )
-    parser.add_argument("--overhead", action="store_true", help="measure the cost of verifying instead")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--overhead", action="store_true", help="measure the cost of verifying instead")
+    instead.add_argument("--forwards", metavar="TARGET", help="time TARGET's forward pass beside the built-in one's")
     parser.add_argument(
         "--cuda-graph",
         nargs="?",
@@ -72,10 +74,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from verify.bench.session import Session
     from verify.errors import Unjudged
-    from verify.report.console import print_section
     from verify.report.document import check_writable, write_document
     from verify.report.progress import ProgressReport
-    from verify.report.sections import section_of
 
     if arguments.json:
         check_writable(arguments.json)
@@ -85,6 +85,8 @@ def execute(arguments: argparse.Namespace) -> int:
         if arguments.json:
             write_document(document, arguments.json)
 
+    if arguments.forwards:
+        return _forwards(arguments, save)
     session = Session(_points(arguments), arguments.overhead, _command(arguments), save, arguments.time_limit, began)
     problem: Unjudged | None = None
     with ProgressReport(Console(stderr=True)) as progress:
@@ -94,15 +96,44 @@ def execute(arguments: argparse.Namespace) -> int:
             problem = reason
     document = session.document
     if document[session.kind]:
-        # A page or summary on standard output has it to itself.
-        console = Console(stderr="-" in (arguments.html, arguments.markdown))
-        print_section(section_of(document), console)
-        write_outputs(document, arguments)
+        _show(document, arguments)
     if problem:
         raise problem
     if document["incomplete"]:
         print(f"verify: incomplete: {document['incomplete']}", file=sys.stderr)
     return 0 if session.every_point else 3
+
+
+def _forwards(arguments: argparse.Namespace, save: Callable[[dict[str, Any]], None]) -> int:
+    """Times one forward pass of another target beside the built-in one's."""
+    from verify.bench.forwards import forwards
+
+    began = time.monotonic()
+    arguments.target = arguments.forwards
+    measured = [forwards(point.job, point.alternations) for point in _points(arguments)]
+    document = {
+        "schema": 1,
+        "kind": "forwards",
+        "command": _command(arguments),
+        "forwards": [row for each in measured for row in each["rows"]],
+        "notes": measured[0]["notes"],
+        "environment": measured[0]["environment"],
+        "timings": {"total": time.monotonic() - began},
+    }
+    save(document)
+    _show(document, arguments)
+    return 0
+
+
+def _show(document: dict[str, Any], arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from verify.report.console import print_section
+    from verify.report.sections import section_of
+
+    # A page or summary on standard output has it to itself.
+    print_section(section_of(document), Console(stderr="-" in (arguments.html, arguments.markdown)))
+    write_outputs(document, arguments)
 
 
 def _points(arguments: argparse.Namespace) -> list[Point]:

@@ -178,6 +178,7 @@ _SECTIONS: dict[str, Callable[[Document], Section]] = {
     "fuzz": _fuzz,
     "mutants": _generic("Combines with one thing wrong", "verify fuzz --mutants"),
     "envelope": _envelope,
+    "forwards": _generic("One forward pass in turn with the built-in network's", "verify bench --forwards TARGET"),
     "upstream": _generic("vllm-omni's releases", "tests/upstream"),
     "mutation": _generic("The verifier's own code with one thing wrong", "tox run -e mutation"),
 }

@@ -56,6 +56,10 @@ def vllm_config(device: torch.device, said: list[str]) -> Any:
 
 def after_import(device: torch.device) -> list[str]:
     """Once vllm_omni's modules can be imported."""
+    return [*_attention(device), *_rotary_embedding(device)]
+
+
+def _attention(device: torch.device) -> list[str]:
     bagel = importlib.import_module(_BAGEL)
     if getattr(bagel, "flash_attn_varlen_func", "other attention") is None:
         setattr(bagel, "flash_attn_varlen_func", _sdpa_of_each_segment)  # noqa: B010  (the module has no such type)
@@ -70,6 +74,23 @@ def after_import(device: torch.device) -> list[str]:
         sdpa.forward = sdpa.forward_cuda
         return ["AttentionImpl.forward (no CPU case): upstream's SDPA backend, as on CUDA"]
     return []
+
+
+def _rotary_embedding(device: torch.device) -> list[str]:
+    """On CUDA vllm_omni takes this kernel from a part of vllm that is compiled; later versions can do without it."""
+    if device.type == "cpu":
+        return []
+    try:
+        importlib.import_module("vllm.vllm_flash_attn.layers.rotary")
+        return []
+    except ImportError:
+        rope = importlib.import_module("vllm_omni.diffusion.layers.rope").RotaryEmbedding
+    try:
+        rope(is_neox_style=True)(torch.zeros(1, 1, 1, 2), torch.ones(1, 1), torch.zeros(1, 1))
+        return []
+    except ImportError:
+        rope.forward_cuda = rope.forward_native
+        return ["rotary embedding's kernel (vllm.vllm_flash_attn not compiled): upstream's own PyTorch form"]
 
 
 def generation_dtype(dtype: torch.dtype) -> str:

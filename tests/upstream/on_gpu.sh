@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# The verdicts on vllm-omni's releases, and its forward pass timed beside ours, on a GPU without a network.
+#
+#   bash tests/upstream/on_gpu.sh OUT_DIR upstream-VERSION.tar.xz ...
+#
+# Archives are pack.py's; python3 is the machine's own, with its torch. A command that fails stops none of the others. OUT_DIR
+# gets one JSON file a command. DEVICE=cpu PRESET=tiny rehearses it; STEPS is the timesteps of the large run.
+# Exit status: 0 if every command ended with a verdict (pass or fail) or a measurement.
+set -u
+out=$1
+shift
+device=${DEVICE:-cuda} large=${PRESET:-7b} steps=${STEPS:-20} rounds=${ROUNDS:-7}
+mkdir -p "$out"
+cd "$(dirname "$0")/../.." || exit 2
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+status=0
+
+attempt() { # name, most seconds, what the exit status may be, command
+    local name=$1 most=$2 fine=$3 began=$SECONDS code
+    shift 3
+    timeout -k 10 "$most" "$@" >"$scratch/$name.log" 2>&1
+    code=$?
+    echo "== $name: exit $code after $((SECONDS - began)) s"
+    grep -vE '^[a-z_ ]+: [0-9]+ of [0-9]+( in .*)?$' "$scratch/$name.log" | cut -c1-300 | tail -n "${LINES_EACH:-22}"
+    case " $fine " in *" $code "*) ;; *) status=1 ;; esac
+}
+
+for archive in "$@"; do
+    version=$(basename "$archive" .tar.xz) && version=${version#upstream-}
+    site=$scratch/$version
+    mkdir "$site"
+    tar xJf "$archive" -C "$site" || { status=1; continue; }
+    export PYTHONPATH=$site
+    name=upstream-$version-$device
+    common=(--target vllm_omni --device "$device" --timeout 240)
+    attempt "$name-2" 260 "0 1" python3 -m verify run "${common[@]}" --world-size 2 --json "$out/$name-2.json"
+    attempt "$name-3" 260 "0 1" python3 -m verify run "${common[@]}" --world-size 3 --cfg-img-scale 1.5 \
+        --json "$out/$name-3.json"
+    attempt "$name-$large-2" 260 "0 1" python3 -m verify run "${common[@]}" --world-size 2 --preset "$large" \
+        --num-timesteps "$steps" --json "$out/$name-$large-2.json"
+    attempt "forwards-$version-$large-$device" 260 "0" python3 -m verify bench --forwards vllm_omni --device "$device" \
+        --preset "$large" --alternations "$rounds" --timeout 240 --json "$out/forwards-$version-$large-$device.json"
+    rm -rf "$site"
+done
+unset PYTHONPATH
+python3 -m verify.targets.vllm_omni.table "$out"/upstream-*.json
+exit $status
