@@ -7,10 +7,14 @@
 # gets one JSON file a command. DEVICE=cpu PRESET=tiny rehearses it; STEPS is the timesteps of the large run.
 # Exit status: 0 if every command ended with a verdict (pass or fail) or a measurement.
 set -u
-out=$1
+[ $# -ge 2 ] || { echo "usage: on_gpu.sh OUT_DIR ARCHIVE ..." >&2; exit 2; }
+mkdir -p "$1" && out=$(realpath "$1") || exit 2
 shift
+archives=()
+for archive in "$@"; do
+    archives+=("$(realpath -e "$archive")") || exit 2
+done
 device=${DEVICE:-cuda} large=${PRESET:-7b} steps=${STEPS:-20} rounds=${ROUNDS:-7}
-mkdir -p "$out"
 cd "$(dirname "$0")/../.." || exit 2
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -26,7 +30,7 @@ attempt() { # name, most seconds, what the exit status may be, command
     case " $fine " in *" $code "*) ;; *) status=1 ;; esac
 }
 
-for archive in "$@"; do
+for archive in "${archives[@]}"; do
     version=$(basename "$archive" .tar.xz) && version=${version#upstream-}
     site=$scratch/$version
     mkdir "$site"

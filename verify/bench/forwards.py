@@ -35,8 +35,10 @@ def forwards(job: Job, rounds: int) -> dict[str, Any]:
         one's with their interval, and ``velocities_apart``. ``environment`` of every rank, and ``notes``.
 
     Raises:
-        BadInput: the target's latents are not the built-in network's.
+        BadInput: the target is the built-in one, or its latents are not the built-in network's.
     """
+    if job.target == BUILTIN:
+        raise BadInput.of("--forwards", job.target, "another target than the built-in one", "name whose to time")
     pool = pool_for(place(job.ranks, job.device, job.backend).spec)
     plan = job.judged_plans()[0]
     results = pool.run(forwards_in_turn, plan, rounds, name="forwards", timeout=job.timeout)
