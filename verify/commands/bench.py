@@ -25,7 +25,8 @@ _DECIDING: dict[str, Any] = {
     "checkpoint": None, "world_size": None, "world_sizes": None, "loops": None, "sizes": None, "height": None,
     "width": None, "num_timesteps": None, "timestep_counts": None, "timestep_shift": None, "cfg_interval": None,
     "cfg_intervals": None, "cfg_text_scale": None, "cfg_img_scale": None, "cfg_renorm_type": None,
-    "cfg_renorm_min": None, "seed": None, "overhead": False, "forwards": None, "cuda_graph": None, "alternations": "", "time_limit": None,
+    "cfg_renorm_min": None, "seed": None, "overhead": False, "forwards": None, "cuda_graph": None,
+    "alternations": "", "time_limit": None,
 }  # fmt: skip
 
 

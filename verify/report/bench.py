@@ -46,6 +46,19 @@ def overhead_section(d: Document) -> Section:
     return headed(d, "What verifying costs", [Table(headings, rows)], sentences, notes)
 
 
+def forwards_section(d: Document) -> Section:
+    """A row for each network; the seconds of the target's over the built-in one's with their interval."""
+    rows = []
+    for row in d["forwards"]:
+        ratio = row.get("over_builtin")
+        said = ["-"] * 2 if ratio is None else [f"{ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+                                                f"{row['velocities_apart']:.2e}"]  # fmt: skip
+        times = [f"{row[key]:.2f}" for key in ("p50_ms", "min_ms", "p100_ms")]
+        rows.append([row["network"], f"{row['preset']} {row['pixels']}", row["dtype"], *times, *said])
+    headings = ["network", "size", "dtype", "P50 ms", "min ms", "P100 ms", "over builtin", "velocities apart"]
+    return headed(d, "One forward pass in turn with the built-in network's", [Table(headings, rows)], [], d["notes"])
+
+
 def _seconds(p: Document) -> Table:
     asked = p.get("alternations_asked", p["alternations"])
     made = f"{p['alternations']} alternations" + (f" of {asked} asked for" if asked > p["alternations"] else "")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from verify.errors import BadInput
-from verify.report.bench import bench_section, overhead_section
+from verify.report.bench import bench_section, forwards_section, overhead_section
 from verify.report.environment import whose
 from verify.report.headed import headed
 from verify.report.tables import Section, Table
@@ -178,7 +178,7 @@ _SECTIONS: dict[str, Callable[[Document], Section]] = {
     "fuzz": _fuzz,
     "mutants": _generic("Combines with one thing wrong", "verify fuzz --mutants"),
     "envelope": _envelope,
-    "forwards": _generic("One forward pass in turn with the built-in network's", "verify bench --forwards TARGET"),
+    "forwards": forwards_section,
     "upstream": _generic("vllm-omni's releases", "tests/upstream"),
     "mutation": _generic("The verifier's own code with one thing wrong", "tox run -e mutation"),
 }
