@@ -3,8 +3,9 @@
 #
 #   bash tests/upstream/on_gpu.sh OUT_DIR upstream-VERSION.tar.xz ...
 #
-# Archives are pack.py's; python3 is the machine's own, with its torch. A command that fails stops none of the others. OUT_DIR
-# gets one JSON file a command. DEVICE=cpu PRESET=tiny rehearses it; STEPS is the timesteps of the large run.
+# Archives are pack.py's; python3 is the machine's own, with its torch. A command that fails stops none of the others.
+# OUT_DIR gets one JSON file a command; `python -m verify.targets.vllm_omni.table` sets the verdicts side by side.
+# DEVICE=cpu PRESET=tiny rehearses it; STEPS is the timesteps of the large run, ROUNDS the alternations of the timing.
 # Exit status: 0 if every command ended with a verdict (pass or fail) or a measurement.
 set -u
 [ $# -ge 2 ] || { echo "usage: on_gpu.sh OUT_DIR ARCHIVE ..." >&2; exit 2; }
@@ -47,6 +48,4 @@ for archive in "${archives[@]}"; do
         --preset "$large" --alternations "$rounds" --timeout 240 --json "$out/forwards-$version-$large-$device.json"
     rm -rf "$site"
 done
-unset PYTHONPATH
-python3 -m verify.targets.vllm_omni.table "$out"/upstream-*.json
 exit $status
