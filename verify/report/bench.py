@@ -103,6 +103,9 @@ def _said(p: Document) -> list[str]:
         said.append(
             f"the limit counts forward passes one after another{shared}: {counted}; the gathers as they were measured"
         )
+    beaten = [name for name, loop in p["loops"].items() if loop.get("over_limit", 1) < 1]
+    if beaten:
+        said.append(f"{' and '.join(beaten)} took less than the limit: a large product is not the fastest here")
     return said
 
 
