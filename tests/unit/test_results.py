@@ -118,7 +118,7 @@ def test_writing_then_checking_then_a_change_is_stale(tmp_path: Path, capsys: py
     readme = (root / "README.md").read_text()
     assert readme.startswith("before\n")
     assert readme.endswith("after\n")
-    assert "7b 256x256 on 2 ranks sharing 1 NVIDIA H200: no measurable difference" in readme
+    assert "7b on 2 ranks sharing 1 NVIDIA H200: 256x256 no measurable difference" in readme
     assert "old" not in readme
     capsys.readouterr()
     (root / "fixtures" / "results" / "1.json").write_text(json.dumps(BENCH).replace("2.5", "2.6"))
@@ -146,8 +146,10 @@ def test_runs_that_fail_or_cannot_be_judged_are_shown_too(example: str) -> None:
 
 
 def test_a_missed_fault_and_a_misplaced_one_are_told_apart() -> None:
-    (table,) = section_of(FAULTS).tables
-    assert [row[-2] for row in table.rows] == ["passed", "caught, placed", "caught", "MISSED"]
+    open_questions, every = section_of(FAULTS).tables
+    assert [row[-2] for row in every.rows] == ["passed", "caught, placed", "caught", "MISSED"]
+    assert every.folded
+    assert [row[-2] for row in open_questions.rows] == ["caught", "MISSED"]
     assert section_of(FAULTS).sentences == ["2 of 3 faults caught, 1 placed, in 12 s"]
 
 
@@ -187,11 +189,83 @@ def test_a_readme_without_the_block_is_refused() -> None:
         with_headlines("nothing here", "- line\n")
 
 
-def test_a_run_that_did_not_pass_is_told_with_its_reason() -> None:
+def test_a_run_that_did_not_pass_is_told_with_the_check_that_says_so() -> None:
     made = [("a.json", build_document(clean())), *((f"{n}.json", build_document(EXAMPLES[n]())) for n in EXAMPLES)]
     (line,) = headlines(made).splitlines()
-    assert line.startswith("- Bits: 2 of 8 runs pass (tiny 128x128 on 2 ranks (CPU)). tiny 128x128 is fail: rank 0")
-    assert "is unknown: my_loop.py:loop, rank 2 was killed by SIGKILL after step 5" in line
+    assert line == (
+        "- Bits: 2 of 8 runs pass: tiny 128x128 on 2 ranks (CPU). Fail: tiny 128x128 (ranks_agree); tiny 128x128 "
+        "(collectives); tiny 128x128 (cache_frozen). Unknown: tiny 128x128 (it did not finish)."
+    )
+
+
+def run_on(ranks: int, **changes: Any) -> dict[str, Any]:
+    document = build_document(clean())
+    document["environment"] = [GPU | {"rank": rank} for rank in range(ranks)]
+    document["request"] |= changes
+    return document
+
+
+def test_runs_that_differ_in_one_thing_are_told_together() -> None:
+    made = [run_on(2, preset="7b"), run_on(3, preset="7b"), run_on(2, preset="small"), run_on(3, preset="small"),
+            run_on(2, preset="7b", num_timesteps=12)]  # fmt: skip
+    assert headlines([("x.json", document) for document in made]) == (
+        "- Bits: 5 of 5 runs pass: 7b 128x128 and small 128x128 on 2 and 3 ranks sharing 1 NVIDIA H200; "
+        "7b 128x128 at 12 timesteps on 2 ranks sharing 1 NVIDIA H200.\n"
+    )
+
+
+REMARK = " (2 ranks share 1 GPU: no evidence about separate GPUs)"
+
+
+def test_the_line_on_time_tells_a_remark_that_all_share_once() -> None:
+    points = [BENCH["points"][0] | {"height": side, "width": side, "sentences": [f"no difference{REMARK}", "x"]}
+              for side in (256, 512)]  # fmt: skip
+    assert headlines([("x.json", BENCH | {"points": points})]) == (
+        f"- Time: 7b on 2 ranks sharing 1 NVIDIA H200: 256x256 no difference; 512x512 no difference{REMARK}.\n"
+    )
+
+
+def test_the_line_on_verifying_tells_the_costliest_setting() -> None:
+    point = OVERHEAD["overhead"][0]
+    cheap = json.loads(json.dumps(point).replace("1.009", "1.001"))
+    assert headlines([("x.json", OVERHEAD | {"overhead": [cheap, point, cheap]})]) == (
+        "- Verifying adds 0.90 % (0.60 to 1.20) to 7b 1024 local on 2 ranks sharing 1 NVIDIA H200, "
+        "the most of 3 settings.\n"
+    )
+
+
+def test_lines_of_the_readme_can_be_read() -> None:
+    lines = headlines(load(ROOT / "fixtures" / "results")).splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= 400
+
+
+ENVELOPE: dict[str, Any] = {
+    "schema": 1, "kind": "envelope", "environment": ENVIRONMENT, "notes": [],
+    "rows": [
+        {"subject": "combine", "condition": condition, "dtype": "bfloat16", "verdict": verdict, "worst": "one",
+         "variants": 3, "max_ulp": 0, "mismatched": 0, "of": 64, "note": note, "explanation": "", "applies": applies}
+        for condition, verdict, note, applies in (
+            ("threads", "bitwise", "", True), ("compile", "within", "", True), ("strides", "bitwise", "", True),
+            ("autocast", "differs", "why", True), ("another GPU", "unknown", "there is one", False),
+            ("oneDNN", "unknown", "it hung", True))
+    ],
+}  # fmt: skip
+
+
+def test_settings_that_change_bits_come_first_and_the_others_are_folded() -> None:
+    section = section_of(ENVELOPE)
+    telling, others = section.tables
+    assert [row[1] for row in telling.rows] == ["autocast", "compile", "oneDNN"]
+    assert [row[1] for row in others.rows] == ["threads", "strides", "another GPU"]
+    assert others.folded
+    assert section.sentences == [
+        "combine in bfloat16: every byte is the same under 2 conditions: threads, strides",
+        "not measured: another GPU (there is one)",
+    ]
+    text = results([("x.json", ENVELOPE)])
+    assert "<details><summary>the other 3 rows</summary>\n\n| subject" in text
+    assert text.count("<details>") == text.count("\n</details>") == 1
 
 
 def test_the_readme_gets_a_line_a_kind() -> None:

@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ Written by `{COMMAND}` from the files under `fixtures/results/`; `--check` tells
 Each table is headed by the command that made it and by the hardware and versions it was measured on.
 """
 _FAULTY = "--loop verify.faults."
+_USUAL_TIMESTEPS = 50
 _BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.S)
 
 Documents = Sequence[Mapping[str, Any]]
@@ -94,60 +95,91 @@ def with_headlines(readme: str, lines: str) -> str:
 
 
 def _runs(documents: Documents) -> str:
+    """Who passed where, and which check keeps the others from it; their reasons are in RESULTS.md."""
     # A run with a fault in its loop shows how it ends; it is not meant to pass.
     sound = [d for d in documents if _FAULTY not in d["command"]]
     passed = [d for d in sound if d["verdict"] == "pass"]
-    where = dict.fromkeys(f"{_whose(d)} on {_ranks(d)}" for d in passed)
-    said = f"{len(passed)} of {len(sound)} runs pass" + (f" ({'; '.join(where)})" if where else "")
-    others = [f"{_whose(d)} is {d['verdict']}: {_reason(d)}" for d in sound if d["verdict"] != "pass"]
-    others += [
-        f"With a fault in its loop {_whose(d)} is {d['verdict']}: {_reason(d)}" for d in documents if d not in sound
-    ]
-    return f"Bits: {'. '.join([said, *dict.fromkeys(others)])}."
+    said = [f"{len(passed)} of {len(sound)} runs pass" + (f": {_grouped(passed)}" if passed else "")]
+    for verdict in ("fail", "unknown"):
+        others = [f"{_whose(d)} ({_checks_that_say(d)})" for d in sound if d["verdict"] == verdict]
+        said += [f"{verdict.capitalize()}: {'; '.join(dict.fromkeys(others))}"] if others else []
+    return f"Bits: {'. '.join(said)}."
 
 
-def _reason(d: Mapping[str, Any]) -> str:
-    """Why a run did not pass: what ended it, or the first check that says the verdict."""
+def _grouped(documents: Documents) -> str:
+    """``7b 1024x1024 on 2 and 3 ranks sharing 1 NVIDIA H200; ...``: runs that differ in one thing only are one."""
+    ranks: dict[tuple[str, str], list[str]] = {}
+    for d in documents:
+        ranks.setdefault((_whose(d), _where(d["environment"])), []).append(str(len(d["environment"])))
+    names: dict[tuple[str, str], list[str]] = {}
+    for (whose_, where), counts in ranks.items():
+        names.setdefault((_and(dict.fromkeys(counts)), where), []).append(whose_)
+    return "; ".join(f"{_and(each)} on {counts} ranks{where}" for (counts, where), each in names.items())
+
+
+def _and(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _checks_that_say(d: Mapping[str, Any]) -> str:
+    """Why a run did not pass, in a word or two."""
     if d["failure"] is not None:
-        return f"{d['failure']['task']}, {d['failure']['cause']}"
-    said = [check["summary"] for check in d["checks"] if check["verdict"] == d["verdict"]]
-    return str((said or d["notes"] or ["nothing was judged"])[0])
+        return "it did not finish"
+    said = [check["name"] for check in d["checks"] if check["verdict"] == d["verdict"]]
+    return ", ".join(dict.fromkeys(said)) or "nothing was judged"
 
 
 def _whose(d: Mapping[str, Any]) -> str:
+    """The built-in target's runs go by their size; another's by its version, since all are alike in size."""
     r = d["request"]
-    target = "" if d["target"] == "builtin" else f"{whose(d['target'], d['environment'])} "
-    return f"{target}{r.get('preset', '')} {r['height']}x{r['width']}"
+    size = f"{r.get('preset', '')} {r['height']}x{r['width']}"
+    name = size if d["target"] == "builtin" else whose(d["target"], d["environment"])
+    return name + (f" at {r['num_timesteps']} timesteps" if r["num_timesteps"] != _USUAL_TIMESTEPS else "")
 
 
 def _ranks(d: Mapping[str, Any]) -> str:
-    """How many ranks on what; ranks that share a GPU are said to."""
-    environment = d["environment"]
+    """How many ranks on what."""
+    return f"{len(d['environment'])} ranks{_where(d['environment'])}"
+
+
+def _where(environment: Sequence[Mapping[str, Any]]) -> str:
+    """On what; ranks that share a GPU are said to."""
     names = " and ".join(dict.fromkeys(str(rank["gpu"]) for rank in environment if rank.get("gpu"))) or "CPU"
     gpus = {rank.get("gpu_uuid", rank.get("gpu_index")) for rank in environment if rank.get("gpu")}
     shared = bool(gpus) and len(gpus) < len(environment)
-    return f"{len(environment)} ranks " + (f"sharing {len(gpus)} {names}" if shared else f"({names})")
+    return f" sharing {len(gpus)} {names}" if shared else f" ({names})"
 
 
 def _bench(documents: Documents) -> str:
-    said = [
-        f"{p['preset']} {p['height']}x{p['width']} on {_ranks(d)}: {'; '.join(p['sentences'])}"
-        for d in documents
-        for p in d["points"]
-        if p["sentences"]
-    ]
+    """The first sentence of each point; what they have in common is told once."""
+    said = []
+    for d in documents:
+        points = [p for p in d["points"] if p["sentences"]]
+        firsts = [p["sentences"][0] for p in points]
+        remarks = {first[first.rindex(" (") :] if first.endswith("GPUs)") else "" for first in firsts}
+        remark = remarks.pop() if len(remarks) == 1 else ""
+        told = [f"{p['height']}x{p['width']} {f.removesuffix(remark)}" for p, f in zip(points, firsts, strict=True)]
+        if told:
+            said.append(f"{points[0]['preset']} on {_ranks(d)}: {'; '.join(told)}{remark}")
     return f"Time: {'. '.join(said) or 'nothing to compare was measured'}."
 
 
 def _overhead(documents: Documents) -> str:
-    said = [
-        f"{point['preset']} {point['height']} {loop} on {_ranks(d)} {100 * (r['ratio'] - 1):.2f} % "
-        f"({100 * (r['low'] - 1):.2f} to {100 * (r['high'] - 1):.2f})"
-        for d in documents
-        for point in d["overhead"]
-        for loop, r in ((name, measured["verified_over_bare"]) for name, measured in point["loops"].items())
-    ]
-    return f"What verifying adds to a loop: {'; '.join(said)}."
+    """One number a document: of several settings, the one in which verifying adds most."""
+    said = []
+    for d in documents:
+        rows = [
+            (measured["verified_over_bare"], f"{point['preset']} {point['height']} {loop}")
+            for point in d["overhead"]
+            for loop, measured in point["loops"].items()
+        ]
+        if rows:
+            r, name = max(rows, key=lambda row: row[0]["ratio"])
+            most = f", the most of {len(rows)} settings" if len(rows) > 1 else ""
+            added = [100 * (r[key] - 1) for key in ("ratio", "low", "high")]
+            said.append(f"{added[0]:.2f} % ({added[1]:.2f} to {added[2]:.2f}) to {name} on {_ranks(d)}{most}")
+    return f"Verifying adds {'; '.join(said) or 'nothing that was measured'}."
 
 
 def _faults(documents: Documents) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 from verify.errors import BadInput
 from verify.report.bench import bench_section, forwards_section, overhead_section
+from verify.report.envelope import envelope_section
 from verify.report.environment import whose
 from verify.report.headed import headed
-from verify.report.tables import Section, Table
+from verify.report.tables import Section, Table, shown
 
 Document = Mapping[str, Any]
 
@@ -89,15 +90,17 @@ def _verdict(check: Document) -> str:
 
 
 def _faults(d: Document) -> Section:
-    rows = []
+    rows, open_questions = [], []
     for row in d["faults"]:
         due = row["expected"] or {"check": "", "step": None, "rank": None}
         outcome = "caught, placed" if row["caught"] and row["placed"] else "caught" if row["caught"] else "MISSED"
         if row["expected"] is None:
             outcome = "passed" if row["caught"] else "FALSE ALARM"
-        named = [f"{_shown(row[key])} / {_shown(due[key])}" if row["expected"] else "" for key in ("step", "rank")]
+        named = [f"{shown(row[key])} / {shown(due[key])}" if row["expected"] else "" for key in ("step", "rank")]
         fired = ", ".join(row["fired"][:1])
         rows.append([row["fault"], row["verdict"], fired, *named, f"{row['seconds']:.1f}", outcome, row["source"]])
+        if not row["caught"] or (row["expected"] is not None and not row["placed"]):
+            open_questions.append(rows[-1])
     headings = [
         "fault",
         "verdict",
@@ -112,7 +115,8 @@ def _faults(d: Document) -> Section:
     caught, placed = (sum(row[key] for row in faults) for key in ("caught", "placed"))
     said = f"{caught} of {len(faults)} faults caught, {placed} placed, in {d['seconds']:.0f} s"
     title = f"Faults injected on {d['world_size']} ranks on {d['device']}: {d['verdict']}"
-    return headed(d, title, [Table(headings, rows)], [said])
+    tables = [Table(headings, open_questions, "not as it should be")] if open_questions else []
+    return headed(d, title, [*tables, Table(headings, rows, f"all {len(rows)} runs", folded=True)], [said])
 
 
 def _fuzz(d: Document) -> Section:
@@ -122,16 +126,6 @@ def _fuzz(d: Document) -> Section:
     sentences.append(f"{d['cases']:,} cases, {d['cases_per_minute']:,.0f} a minute, seed {d['seed']}")
     title = f"The combine fuzzed on {d['world_size']} ranks on {d['device']}: {d['verdict']}"
     return headed(d, title, tables, sentences, d["notes"])
-
-
-def _envelope(d: Document) -> Section:
-    headings = ["subject", "condition", "dtype", "verdict", "worst case", "variants", "max ULP", "differ", "of", "note"]
-    rows = []
-    for row in d["rows"]:
-        keys = ("subject", "condition", "dtype", "verdict", "worst", "variants", "max_ulp", "mismatched", "of")
-        said = "; ".join(str(row[key]) for key in ("note", "explanation") if row.get(key))
-        rows.append([*(_shown(row[key]) if row[key] != "" else "-" for key in keys), said])
-    return headed(d, "Which settings must match across ranks", [Table(headings, rows)], [], d.get("notes", ()))
 
 
 def _generic(title: str, command: str) -> Callable[[Document], Section]:
@@ -144,30 +138,16 @@ def _generic(title: str, command: str) -> Callable[[Document], Section]:
                 continue
             if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
                 headings = list(dict.fromkeys(key for row in value for key in row))
-                rows = [[_shown(row.get(key)) for key in headings] for row in value]
+                rows = [[shown(row.get(key)) for key in headings] for row in value]
                 tables.append(Table([heading.replace("_", " ") for heading in headings], rows))
             else:
-                sentences.append(f"{name.replace('_', ' ')}: {_shown(value)}")
+                sentences.append(f"{name.replace('_', ' ')}: {shown(value)}")
         if not tables:
             raise ValueError("no table in it")
         verdict = f": {d['verdict']}" if "verdict" in d else ""
         return headed({"command": command} | dict(d), title + verdict, tables, sentences, d.get("notes", ()))
 
     return section
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_shown(item)}" for key, item in value.items()) or "-"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_shown(item) for item in value) or "-"
-    return str(value)
 
 
 _SECTIONS: dict[str, Callable[[Document], Section]] = {
@@ -177,7 +157,7 @@ _SECTIONS: dict[str, Callable[[Document], Section]] = {
     "faults": _faults,
     "fuzz": _fuzz,
     "mutants": _generic("Combines with one thing wrong", "verify fuzz --mutants"),
-    "envelope": _envelope,
+    "envelope": envelope_section,
     "forwards": forwards_section,
     "upstream": _generic("vllm-omni's releases", "tests/upstream"),
     "mutation": _generic("The verifier's own code with one thing wrong", "tox run -e mutation"),

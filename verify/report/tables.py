@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from verify.report.message import literal
 
@@ -16,11 +17,19 @@ _SPECIAL = re.compile(r"([\\`*\[\]<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows of plain text; columns of numbers alone are set right."""
+    """Headings and rows of plain text; columns of numbers alone are set right.
+
+    Attributes:
+        headings: one a column.
+        rows: one cell a column.
+        caption: what it shows.
+        folded: whether it is shown only to a reader who asks for it, under its caption.
+    """
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    folded: bool = False
 
     def right(self, column: int) -> bool:
         """Whether the column holds numbers alone."""
@@ -66,10 +75,13 @@ def markdown_code(text: str) -> str:
 
 def markdown_table(table: Table) -> str:
     """A table in the form that GitHub and Buildkite show."""
-    lines = [f"**{markdown_text(table.caption)}**\n"] if table.caption else []
+    lines = [f"**{markdown_text(table.caption)}**\n"] if table.caption and not table.folded else []
     lines.append(_row([markdown_text(heading) for heading in table.headings]))
     lines.append(_row(["---:" if table.right(i) else "---" for i in range(len(table.headings))]))
     lines += [_row([markdown_text(cell) for cell in row]) for row in table.rows]
+    if table.folded:
+        # An empty line on either side, or what is between is no Markdown.
+        lines = [f"<details><summary>{html_text(table.caption)}</summary>\n", *lines, "\n</details>"]
     return "\n".join(lines) + "\n"
 
 
@@ -98,7 +110,25 @@ def html_table(table: Table) -> str:
         "<tr>" + "".join(f"<td{c}>{html_text(cell)}</td>" for cell, c in zip(row, number, strict=True)) + "</tr>\n"
         for row in table.rows
     )
+    if table.folded:
+        whole = html_table(Table(table.headings, table.rows))
+        return f"<details><summary>{html_text(table.caption)}</summary>{whole}</details>\n"
     return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
+
+
+def shown(value: Any) -> str:
+    """A JSON value as the text of a cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(shown(item) for item in value) or "-"
+    return str(value)
 
 
 def _row(cells: Sequence[str]) -> str:
