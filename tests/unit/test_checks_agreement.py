@@ -291,3 +291,11 @@ def test_a_map_needs_tokens_of_one_shape_and_dtype() -> None:
     assert evidence(changed(traces, 1, x_t=traces[1].x_t.half()))["map"]["tokens"] is None
     empty = [replace(trace, x_t=trace.x_t[:, :, :0]) for trace in traces]
     assert Pair(empty[0], empty[1]).tokens_at(Divergence(0, (0, 1), "x_t")) is None
+
+
+def test_a_nan_has_no_distance() -> None:
+    traces = clean(TWO)
+    flip(traces[1].x_t, (1, 0, 0))
+    traces[1].x_t[4, 0, 0] = float("nan")
+    (pair,) = evidence(traces)["pairs"]
+    assert pair["max_ulp_by_step"] == [0, 1, 0, 0, None, 0, 0]

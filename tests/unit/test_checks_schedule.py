@@ -17,12 +17,15 @@ TWO = small_request(2)
 
 def assert_fails(finding: Finding, summary: str, step: int | None, ranks: tuple[int, int], tensor: str) -> None:
     assert (finding.verdict, finding.summary) == (Verdict.FAIL, summary)
+    assert (finding.name, finding.loop) == ("schedule", "local")
     assert finding.first_divergence == Divergence(step, ranks, tensor)
+    assert finding.compared.steps == STEPS and finding.compared.elements >= 2
 
 
 def test_the_schedule_is_followed() -> None:
     finding = schedule_followed(clean(TWO), TWO)
-    assert (finding.name, finding.verdict, finding.summary) == ("schedule", Verdict.PASS, "7 Euler steps on every rank")
+    assert (finding.name, finding.loop, finding.verdict) == ("schedule", "local", Verdict.PASS)
+    assert finding.summary == "7 Euler steps on every rank"
     assert finding.compared == Compared(STEPS, 2)
 
 

@@ -21,14 +21,22 @@ TWO, THREE = small_request(2), small_request(3)
 TEXT_LAYER_1 = 3
 
 
+NOTHING = Compared()
+NAMES = {"cache_frozen", "observed", "finite", "environments_agree"}
+
+
 def assert_fails(finding: Finding, summary: str, divergence: Divergence, details: tuple[str, ...] = ()) -> None:
-    assert (finding.verdict, finding.summary) == (Verdict.FAIL, summary)
+    assert (finding.verdict, finding.summary, finding.loop) == (Verdict.FAIL, summary, "local")
+    assert finding.name in NAMES
     assert finding.first_divergence == divergence
     assert finding.details == details
+    assert finding.compared.steps == STEPS and finding.compared.elements > 0
 
 
-def assert_unknown(finding: Finding, summary: str) -> None:
-    assert (finding.verdict, finding.summary, finding.first_divergence) == (Verdict.UNKNOWN, summary, None)
+def assert_unknown(finding: Finding, summary: str, compared: Compared = NOTHING, loop: str = "local") -> None:
+    assert (finding.verdict, finding.summary, finding.loop) == (Verdict.UNKNOWN, summary, loop)
+    assert finding.name in NAMES
+    assert (finding.first_divergence, finding.compared) == (None, compared)
 
 
 # cache_frozen.
@@ -49,9 +57,9 @@ def test_caches_that_nobody_wrote_to() -> None:
 
 def test_no_caches() -> None:
     none = [replace(trace, caches=()) for trace in clean(TWO)]
-    assert_unknown(cache_frozen(none), "no context holds a cache: there was nothing to freeze")
+    assert_unknown(cache_frozen(none), "no context holds a cache: there was nothing to freeze", Compared(STEPS, 0))
     empty = [replace(trace, caches=(CacheRecord("gen", "keys, layer 0", 0, "a", "a"),)) for trace in none]
-    assert_unknown(cache_frozen(empty), "no context holds a cache: there was nothing to freeze")
+    assert_unknown(cache_frozen(empty), "no context holds a cache: there was nothing to freeze", Compared(STEPS, 0))
 
 
 @pytest.mark.parametrize("rank", [1, 2])
@@ -233,13 +241,13 @@ def test_equal_environments() -> None:
 
 def test_one_environment() -> None:
     finding = environments_agree(clean(TWO, "round_robin", 1))
-    assert_unknown(finding, "one rank has nobody to agree with")
+    assert_unknown(finding, "one rank has nobody to agree with", loop="round_robin")
 
 
 def test_no_environment() -> None:
     for environment in ({}, {"host": "a"}):
         traces = [replace(trace, environment=environment) for trace in clean(TWO)]
-        assert_unknown(environments_agree(traces), "no rank said what it runs on")
+        assert_unknown(environments_agree(traces), "no rank said what it runs on", Compared(STEPS, 0))
 
 
 @pytest.mark.parametrize("rank", [1, 2])

@@ -21,16 +21,22 @@ def due(kind: str, request: DenoiseRequest = TWO, ranks: int | None = None) -> E
     return expected_work(kind, request.schedule, request.branches, len(request.branches) if ranks is None else ranks)
 
 
+NAMES = {"collectives", "parallelism_engaged"}
+
+
 def assert_fails(
     finding: Finding, summary: str, step: int | None, ranks: tuple[int, int], tensor: str, loop: str = "local"
 ) -> None:
     assert (finding.verdict, finding.summary, finding.loop) == (Verdict.FAIL, summary, loop)
-    assert finding.compared.steps >= STEPS and finding.compared.elements > 0
+    assert finding.name in NAMES
     assert finding.first_divergence == Divergence(step, ranks, tensor)
+    assert finding.compared.steps >= STEPS and finding.compared.elements > 0
 
 
-def assert_unknown(finding: Finding, summary: str) -> None:
-    assert (finding.verdict, finding.summary, finding.first_divergence) == (Verdict.UNKNOWN, summary, None)
+def assert_unknown(finding: Finding, summary: str, compared: Compared, loop: str = "local") -> None:
+    assert (finding.verdict, finding.summary, finding.loop) == (Verdict.UNKNOWN, summary, loop)
+    assert finding.name in NAMES
+    assert (finding.first_divergence, finding.compared) == (None, compared)
 
 
 # collectives.
@@ -144,7 +150,7 @@ def test_the_third_rank_is_looked_at() -> None:
 
 def test_no_collective_at_all() -> None:
     traces = [replace(trace, collectives=((),) * STEPS) for trace in clean(TWO)]
-    assert_unknown(collectives(traces, None), "no collective was called: nothing ran in parallel")
+    assert_unknown(collectives(traces, None), "no collective was called: nothing ran in parallel", Compared(STEPS, 0))
     # What nobody called is counted too, because it was due.
     assert collectives(traces, due("local")).details == (
         "in the whole loop, all_gather: 0 on rank 0, 0 on rank 1, expected 6",
@@ -170,7 +176,7 @@ def test_a_collective_that_no_version_calls_for() -> None:
 def test_one_rank_is_compared_with_the_schedule_or_with_nothing() -> None:
     traces = clean(TWO, "round_robin", 1)
     assert collectives(traces, due("round_robin", ranks=1)).verdict is Verdict.PASS
-    assert_unknown(collectives(traces, None), "one rank has nobody to agree with")
+    assert_unknown(collectives(traces, None), "one rank has nobody to agree with", Compared(STEPS, 13), "round_robin")
 
 
 # parallelism_engaged.
@@ -190,20 +196,20 @@ def test_branches_as_due(kind: str, request_: DenoiseRequest) -> None:
 
 def test_one_rank_runs_nothing_in_parallel() -> None:
     finding = parallelism_engaged(clean(TWO, "round_robin", 1), TWO, due("round_robin", ranks=1))
-    assert_unknown(finding, "one rank runs nothing in parallel")
+    assert_unknown(finding, "one rank runs nothing in parallel", Compared(STEPS, 13), "round_robin")
 
 
 def test_no_guided_step() -> None:
     request = small_request(2, cfg_interval=(0.0, 0.0))
     finding = parallelism_engaged(clean(request), request, due("local", request))
-    assert_unknown(finding, "no step is guided: there was nothing to run in parallel")
+    assert_unknown(finding, "no step is guided: there was nothing to run in parallel", Compared(STEPS, 2 * STEPS))
 
 
 def test_never_gathered() -> None:
     traces = [replace(trace, collectives=((),) * STEPS) for trace in clean(TWO)]
     for expected in (due("local"), None):
         finding = parallelism_engaged(traces, TWO, expected)
-        assert_unknown(finding, "the loop never gathered: nothing was exchanged")
+        assert_unknown(finding, "the loop never gathered: nothing was exchanged", Compared(STEPS, 2 * STEPS))
 
 
 @pytest.mark.parametrize(

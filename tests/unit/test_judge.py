@@ -121,6 +121,14 @@ def test_a_known_schedule_that_is_another_is_told_once() -> None:
     assert [name for name, finding in findings.items() if finding.verdict is Verdict.FAIL] == ["schedule"]
 
 
+def test_the_schedule_of_one_rank_alone_is_known_too() -> None:
+    request = small_request(2)
+    everywhere, _ = of_all_steps_guided(request)
+    traces = [replace(trace, followed=everywhere.schedule) for trace in clean(everywhere, "round_robin", 1)]
+    findings = judged(request, traces, "round_robin")
+    assert [name for name, finding in findings.items() if finding.verdict is Verdict.FAIL] == ["schedule"]
+
+
 def test_a_schedule_that_nobody_knows_shows_in_the_work() -> None:
     request = small_request(2)
     _, traces = of_all_steps_guided(request)

@@ -125,4 +125,5 @@ def verdicts(findings: Sequence[Finding]) -> dict[str, Verdict]:
 def judged(request: DenoiseRequest, traces: Sequence[Trace], expect: str = "local") -> dict[str, Finding]:
     """What each check says of one loop, with a clean reference."""
     findings = judge(request, {traces[0].loop: LoopRun(traces, expect)}, reference(request))
+    assert {finding.loop for finding in findings} == {traces[0].loop}
     return {finding.name: finding for finding in findings}

@@ -79,7 +79,7 @@ class Pair:
 def _tensor_at(trace: Trace, divergence: Divergence) -> Tensor | None:
     if divergence.tensor == FINAL:
         return trace.final
-    step = _order(divergence)
+    step = _step(divergence)
     if step == BEFORE_THE_LOOP:
         return trace.start
     return trace.x_t[step] if step < trace.steps else None
@@ -113,7 +113,7 @@ def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if
         if not compared.steps:
             return Finding(name, loop, Verdict.UNKNOWN, "no step was observed: there was nothing to compare", compared)
         return Finding(name, loop, Verdict.PASS, claim, compared)
-    pair, first = min(broken, key=lambda found: _order(found[1]))
+    pair, first = min(broken, key=lambda found: _step(found[1]))
     details = tuple(_sentence(p, d) for p, d in broken if p is not pair)
     details += tuple(f"{p.right.name} and {p.other.name} agree in every byte" for p, d in judged if d is None)
     return Finding(
@@ -140,11 +140,12 @@ def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if
     )
 
 
-def _order(divergence: Divergence) -> int:
-    return BEFORE_THE_LOOP if divergence.step is None else divergence.step
+def _step(divergence: Divergence) -> int:
+    assert divergence.step is not None, "of two traces it is always known"
+    return divergence.step
 
 
 def _sentence(pair: Pair, divergence: Divergence) -> str:
-    assert divergence.step is not None
-    when = "before step 0" if divergence.step == BEFORE_THE_LOOP else f"after step {divergence.step}"
+    step = _step(divergence)
+    when = "before step 0" if step == BEFORE_THE_LOOP else f"after step {step}"
     return f"{pair.right.name} and {pair.other.name} differ in {divergence.tensor} {when}"
