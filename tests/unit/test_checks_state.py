@@ -237,6 +237,7 @@ def test_equal_environments() -> None:
     assert (finding.name, finding.verdict) == ("environments_agree", Verdict.PASS)
     assert finding.summary == "2 properties equal on every rank", "host and GPU may differ"
     assert finding.compared == Compared(STEPS, 2)
+    assert environments_agree(clean(THREE)).compared == Compared(STEPS, 4), "ranks 1 and 2 with rank 0"
 
 
 def test_one_environment() -> None:
