@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import Any
 
 from verify.bits import same_bits
-from verify.targets.probe import Operator, StepProbe
+from verify.targets.probe import Operator, StepProbe, hash_of
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Location:
     Attributes:
         step: the step.
         rank: the rank at fault.
-        tensor: the first tensor that differs: ``x_t before the step``, ``velocity of text``, ``gathered slot 1
-            (text)``, ``combined velocity``, ``x_t``.
+        tensor: the first tensor that differs: ``x_t before the step``, ``velocity of text``, ``velocity of text as sent
+            into all_gather``, ``gathered slot 1 (text)``, ``combined velocity``, ``step size``, ``x_t``.
         operator: the first operator whose inputs agree and whose output does not; empty if none was logged.
         module: the module it runs in, as the model names it.
         layer: the decoder layer, where there is one.
@@ -83,17 +83,63 @@ def locate(
             known = owner < len(branches) and round_ < len(probes[source].sent)
             if known and not same_bits(slot, probes[source].sent[round_]):
                 return Location(step, rank, f"gathered slot {source} ({branches[owner]})")
+    if seen.received is not None and seen.received[0] != rank:
+        return _after_broadcast(step, rank, reference, probes, branches)
     if seen.rest and reference.rest:
         found, counterpart = _first_difference(seen.rest, reference.rest)
-        if found is not None and counterpart is None:
-            return Location(step, rank, "x_t", f"{found.name}, which the reference does not call")
-        if found is not None and counterpart is not None and found.inputs != counterpart.inputs:
-            return Location(step, rank, "what the combine is given", found.name)
         if found is not None:
-            return Location(step, rank, "x_t" if found is seen.rest[-1] else "combined velocity", found.name)
+            foreign = ", which the reference does not call" if counterpart is None else ""
+            tensor = _in_combine(found, counterpart, seen, reference, branches)
+            return Location(step, rank, tensor, found.name + foreign)
     if seen.after is not None and reference.after is not None and not same_bits(seen.after, reference.after):
         return Location(step, rank, "x_t")
     raise AssertionError(f"rank {rank} held another x_t after step {step}, and the step run again shows no difference")
+
+
+def _after_broadcast(
+    step: int, rank: int, reference: StepProbe, probes: Sequence[StepProbe], branches: Sequence[str]
+) -> Location:
+    """For a rank that is given its ``x_t`` instead of computing it."""
+    assert probes[rank].received is not None
+    source, received = probes[rank].received
+    sent = probes[source].received
+    if sent is not None and not same_bits(sent[1], received):
+        return Location(step, rank, f"x_t as received by broadcast from rank {source}")
+    after = probes[rank].after
+    if after is not None and not same_bits(after, received):
+        return Location(step, rank, "x_t")
+    return locate(step, source, reference, probes, branches)
+
+
+def _in_combine(
+    found: Operator, counterpart: Operator | None, seen: StepProbe, reference: StepProbe, branches: Sequence[str]
+) -> str:
+    """What differs at the first operator between the gather and ``x_t`` that is not the reference's."""
+    if counterpart is None:
+        return "x_t"
+    # What came between may have changed what the reference's operator reads: look at that operator, not at this one.
+    reader = next((op for op in seen.rest[seen.rest.index(found) :] if op.name == counterpart.name), None)
+    if reader is not None and len(reader.inputs) == len(counterpart.inputs):
+        pairs = list(zip(reader.inputs, counterpart.inputs, strict=True))
+        agree = any(ours == theirs for ours, theirs in pairs)
+        inputs = _known_inputs(reference, branches)
+        velocities = {hash_of(velocity): branch for branch, velocity in reference.velocities.items()}
+        for ours, theirs in pairs:
+            # Where nothing agrees and the operator is a later one, it is another call of the same name.
+            if ours != theirs and theirs in inputs and (agree or reader is found):
+                return inputs[theirs] + (
+                    f", which holds the velocity of {velocities[ours]}" if ours in velocities else ""
+                )
+    return "x_t" if found is seen.rest[-1] else "combined velocity"
+
+
+def _known_inputs(reference: StepProbe, branches: Sequence[str]) -> dict[int, str]:
+    """What the combine and the Euler step are given, by hash."""
+    known = {} if reference.dt is None else {hash_of(reference.dt): "step size"}
+    for slot, branch in enumerate(branches):
+        if branch in reference.velocities:
+            known[hash_of(reference.velocities[branch])] = f"gathered slot {slot} ({branch})"
+    return known
 
 
 def _in_forward(step: int, rank: int, branch: str, ours: list[Operator], theirs: list[Operator]) -> Location:

@@ -81,12 +81,7 @@ def run_job(job: Job, progress: Progress | None = None) -> RunReport:
             verdict=merge(f.verdict for f in findings),
             findings=findings,
             timings={"total": time.monotonic() - began},
-            failure={
-                "task": failure.task,
-                "cause": failure.cause,
-                "seconds": failure.seconds,
-                "ranks": [r.to_dict() for r in failure.reports],
-            },
+            failure=failure.to_dict(),
         )
     except Unjudged as reason:
         return replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})

@@ -15,7 +15,7 @@ from verify.schedule import Schedule
 from verify.targets.protocol import ModelOptions
 from verify.verdict import Verdict
 
-pytestmark = [pytest.mark.nightly, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(7200)]
 
 
 @st.composite
@@ -25,7 +25,8 @@ def jobs(draw: st.DrawFn) -> Job:
     lo, hi = sorted((draw(bounds), draw(bounds)))
     points, shift = draw(st.integers(2, 12)), draw(st.sampled_from([1.0, 3.0]) | st.floats(0.1, 10.0))
     if not Schedule.of(points, shift, (lo, hi)).guided_steps:
-        lo, hi = 0.0, 1.0
+        # Not the interval alone: with some shifts the first timestep is one ULP above 1 in float32, outside any interval.
+        lo, hi, shift = 0.0, 1.0, 1.0
     image = draw(st.booleans())
     request = DenoiseRequest(
         height=16 * draw(st.integers(1, 8)),

@@ -45,11 +45,18 @@ def execute(arguments: argparse.Namespace) -> int:
     world_size = arguments.world_size or 2
     if world_size not in (2, 3):
         raise BadInput.of("--world-size", world_size, "2 (text guidance) or 3 (image guidance too)", "choose one")
-    names = arguments.only.split(",") if arguments.only else list(FAULTS)
+    possible = [name for name, fault in FAULTS.items() if fault.least_ranks <= world_size]
+    names = arguments.only.split(",") if arguments.only else possible
     for name in names:
         if name not in FAULTS:
             raise BadInput.of("--only", name, "names of faults", "verify faults --list shows them")
+        if name not in possible:
+            raise BadInput.of(
+                "--world-size", world_size, f"{FAULTS[name].least_ranks} for the fault {name}", "use that"
+            )
     job = job_of(arguments)
+    if job.device == "cpu":  # Ranks are replaced often here; on a GPU machine the nursery must not touch the driver.
+        family().warm_up("verify.targets.probe:warm_up")
     began = time.monotonic()
     with ProgressReport(Console(stderr=True)) as progress:
         progress.start("faults", len(names) + 1)

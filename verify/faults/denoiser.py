@@ -34,6 +34,13 @@ def kv_leaked_into_text_branch(wiring: Wiring) -> None:
         _swap_context(wiring, "text", lambda contexts: contexts["gen"])
 
 
+@fault(source="vo 3646", breaks="cache", step=0, rank=2, caught_by="matches_reference", image=True, least_ranks=3)
+def kv_leaked_into_img_branch(wiring: Wiring) -> None:
+    """Rank 2's img branch attends to the gen branch's cache: the image that was to be dropped is there."""
+    if wiring.rank == 2:
+        _swap_context(wiring, "img", lambda contexts: contexts["gen"])
+
+
 @fault(source="vo 3728, 4098", breaks="cache", step=0, rank=0, caught_by="matches_reference")
 def kv_cut(wiring: Wiring) -> None:
     """Rank 0's gen cache has lost its last row."""
@@ -89,10 +96,20 @@ def branch_state_aliased(wiring: Wiring) -> None:
 @fault(source="vo 2371, 5287", breaks="denoiser", step=14, rank=1, caught_by="matches_reference")
 def velocity_one_ulp_off_at_its_owner(wiring: Wiring) -> None:
     """Rank 1's velocity is one ULP off in one element before it is gathered: all ranks agree on it."""
+    _bump_velocity(wiring, 14, 1)
 
+
+@fault(source="vo 2371, 5287", breaks="denoiser", step=40, rank=2, caught_by="matches_reference", image=True,
+       least_ranks=3)  # fmt: skip
+def img_velocity_one_ulp_off_at_its_owner(wiring: Wiring) -> None:
+    """Rank 2's velocity is one ULP off in one element in the last guided step: all ranks agree on it."""
+    _bump_velocity(wiring, 40, 2)
+
+
+def _bump_velocity(wiring: Wiring, at: int, rank: int) -> None:
     def bump(denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
         velocity = denoiser.velocity(x_t, step, branch)
-        if wiring.at(14, 1):
+        if wiring.at(at, rank):
             # The largest element: of a tiny one, an ULP is lost when the branches are combined.
             velocity = velocity.clone()
             bits_of(velocity).view(-1)[int(velocity.abs().argmax())] += 1

@@ -16,15 +16,40 @@ from verify.protocols import Denoiser, Group
 from verify.ranks import settings
 
 
-@fault(source="vo 6180, 6228", breaks="ending", step=15, rank=1, caught_by="collectives", hangs=True)
+@fault(
+    source="vo 6180, 6228",
+    breaks="ending",
+    step=15,
+    rank=1,
+    caught_by="collectives",
+    stuck_in="all_gather 1 of step 40",
+)
 def rank_local_skip(wiring: Wiring) -> None:
     """Rank 1 decides by itself to skip a guided step; its peers wait in a collective."""
-    if wiring.rank == 1:
+    _skip(wiring, 15, 1)
+
+
+@fault(source="vo 6180, 6228", breaks="ending", step=0, rank=2, caught_by="collectives", image=True, least_ranks=3,
+       stuck_in="all_gather 1 of step 40")  # fmt: skip
+def img_rank_skips_first_step(wiring: Wiring) -> None:
+    """Rank 2 decides by itself to skip the very first step."""
+    _skip(wiring, 0, 2)
+
+
+def _skip(wiring: Wiring, step: int, rank: int) -> None:
+    if wiring.rank == rank:
         schedule = wiring.request.schedule
-        wiring.use_schedule(replace(schedule, guided=(*schedule.guided[:15], False, *schedule.guided[16:])))
+        wiring.use_schedule(replace(schedule, guided=(*schedule.guided[:step], False, *schedule.guided[step + 1 :])))
 
 
-@fault(source="sg 26923, vllm-project/vllm 48720", breaks="ending", step=21, rank=1, caught_by="schedule", hangs=True)
+@fault(
+    source="sg 26923, vllm-project/vllm 48720",
+    breaks="ending",
+    step=21,
+    rank=1,
+    caught_by="schedule",
+    stuck_in="all_gather 1 of step 21",
+)
 def early_return(wiring: Wiring) -> None:
     """Rank 1 returns early, and its peers wait in the next collective."""
     loop = wiring.loop
@@ -50,7 +75,9 @@ def early_return(wiring: Wiring) -> None:
     wiring.loop = early
 
 
-@fault(source="pt 155558, 130935", breaks="ending", step=3, rank=1, caught_by=UNKNOWN, hangs=True)
+@fault(
+    source="pt 155558, 130935", breaks="ending", step=3, rank=1, caught_by=UNKNOWN, stuck_in="all_gather 1 of step 3"
+)
 def one_rank_compiles(wiring: Wiring) -> None:
     """Rank 1 compiles, for longer than anybody waits."""
 
@@ -62,7 +89,15 @@ def one_rank_compiles(wiring: Wiring) -> None:
     wiring.on_velocity(compile_first)
 
 
-@fault(source="vo 3956, 1751", breaks="ending", step=8, rank=None, caught_by=UNKNOWN, base="broadcast", hangs=True)
+@fault(
+    source="vo 3956, 1751",
+    breaks="ending",
+    step=8,
+    rank=None,
+    caught_by=UNKNOWN,
+    base="broadcast",
+    stuck_in="broadcast 2 of step 8",
+)
 def broadcast_in_another_dtype(wiring: Wiring) -> None:
     """Rank 0 lifts x_t to float64 before a broadcast, and its peers expect half as many bytes."""
 

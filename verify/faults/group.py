@@ -23,6 +23,13 @@ def gathered_slot_corrupted(wiring: Wiring) -> None:
     wiring.on_gather(corrupt)
 
 
+@fault(source="vllm-project/vllm 53000, sg 32664", breaks="group", step=11, rank=1, caught_by="ranks_agree", image=True,
+       least_ranks=3)  # fmt: skip
+def gathered_img_slot_lost(wiring: Wiring) -> None:
+    """Rank 1 finds zeros where img's velocity should be."""
+    wiring.on_gather(lambda slots: [*slots[:2], torch.zeros_like(slots[2])] if wiring.at(11, 1) else slots)
+
+
 @fault(source="vllm-project/vllm 53000, sg 32664", breaks="group", step=11, rank=1, caught_by="ranks_agree")
 def gathered_slot_stale(wiring: Wiring) -> None:
     """Rank 1 reads rank 0's velocity of the step before."""

@@ -49,9 +49,11 @@ class Fault:
         caught_by: the check that must fail, or ``unknown`` for a loop that cannot end.
         base: the loop version it breaks.
         image: whether it needs image guidance.
+        least_ranks: the world size it takes at least.
         extra_ranks: ranks beyond the number of branches.
         requests: how many requests in a row it takes; the last one is judged.
-        hangs: whether the command's time limit has to end it.
+        stuck_in: for a fault that hangs, the collective that the report must name: in which ranks wait for one that never
+            joins it, or die of what another sent.
         lasting: whether it changes the process for good, so that its ranks must be replaced.
         loop_reference: what ``--loop`` takes.
     """
@@ -65,11 +67,17 @@ class Fault:
     caught_by: str
     base: str
     image: bool
+    least_ranks: int
     extra_ranks: int
     requests: int
-    hangs: bool
+    stuck_in: str
     lasting: bool
     loop_reference: str
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the command's time limit has to end it."""
+        return bool(self.stuck_in)
 
 
 FAULTS: dict[str, Fault] = {}
@@ -186,9 +194,10 @@ def fault(
     rank: int | None = None,
     base: str = "local",
     image: bool = False,
+    least_ranks: int = 2,
     extra_ranks: int = 0,
     requests: int = 1,
-    hangs: bool = False,
+    stuck_in: str = "",
     lasting: bool = False,
 ) -> Callable[[Callable[[Wiring], None]], Loop]:
     """Registers what the decorated function does to a loop's wiring as a fault, and turns it into that loop."""
@@ -215,9 +224,10 @@ def fault(
             caught_by=caught_by,
             base=base,
             image=image,
+            least_ranks=least_ranks,
             extra_ranks=extra_ranks,
             requests=requests,
-            hangs=hangs,
+            stuck_in=stuck_in,
             lasting=lasting,
             loop_reference=f"{break_it.__module__}:{break_it.__name__}",
         )

@@ -38,6 +38,13 @@ def scale_lost_on_every_rank(wiring: Wiring) -> None:
     wiring.use_request(cfg_text_scale=3.0)
 
 
+@fault(source="vo 4882, 4900", breaks="combine", step=0, rank=0, caught_by="ranks_agree", image=True)
+def img_scale_lost_on_one_rank(wiring: Wiring) -> None:
+    """Rank 0 combines with a default image scale instead of the request's."""
+    if wiring.rank == 0:
+        wiring.use_request(cfg_img_scale=2.0)
+
+
 @fault(source="vo 4882, 4900", breaks="combine", step=0, rank=0, caught_by="ranks_agree")
 def renorm_type_lost_on_one_rank(wiring: Wiring) -> None:
     """Rank 0 combines with another renorm type than the request's."""
@@ -97,7 +104,9 @@ def bound_rule_differs(wiring: Wiring) -> None:
     wiring.use_schedule(replace(schedule, guided=_flipped(schedule.guided, 41)))
 
 
-@fault(source="vo 0.18 to 0.30", breaks="schedule", step=41, rank=1, caught_by=UNKNOWN, hangs=True)
+@fault(
+    source="vo 0.18 to 0.30", breaks="schedule", step=41, rank=1, caught_by=UNKNOWN, stuck_in="all_gather 1 of step 41"
+)
 def bound_rule_differs_on_one_rank(wiring: Wiring) -> None:
     """Rank 1 alone takes that step for a guided one, and waits for a gather that nobody joins."""
     if wiring.rank == 1:

@@ -126,3 +126,15 @@ def shows_another_x_t(wiring: Wiring) -> None:
             x_t.mul_(1.01)
 
     wiring.observe = show
+
+
+@fault(source=_ULP, breaks="loop", step=20, rank=2, caught_by="ranks_agree", image=True, least_ranks=3)
+def one_ulp_on_rank_2(wiring: Wiring) -> None:
+    """One element of x_t is one ULP off on the rank of image guidance."""
+    _bump(wiring, 20, 2)
+
+
+@fault(source="DESIGN, NaN payloads", breaks="loop", step=0, rank=1, caught_by="ranks_agree")
+def one_nan_on_one_rank(wiring: Wiring) -> None:
+    """An element is a NaN on rank 1 alone, after the first step."""
+    _set(wiring, 0, {1: 0x7FC00000})

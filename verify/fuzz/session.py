@@ -187,7 +187,7 @@ def run_fuzz(job: FuzzJob, progress: Progress | None = None, began: float | None
         if progress is not None:
             progress.finish("fuzz")
     except RankFailure as failure:
-        return replace(report, failure=_failure(failure), timings={"total": time.monotonic() - began})
+        return replace(report, failure=failure.to_dict(), timings={"total": time.monotonic() - began})
     except Unjudged as reason:
         return replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})
     findings = [*fuzzer.findings(job.device), boundary]
@@ -203,15 +203,6 @@ def run_fuzz(job: FuzzJob, progress: Progress | None = None, began: float | None
 
 def _ignore(done: int) -> None:
     """Nobody follows."""
-
-
-def _failure(failure: RankFailure) -> dict[str, Any]:
-    return {
-        "task": failure.task,
-        "cause": failure.cause,
-        "seconds": failure.seconds,
-        "ranks": [report.to_dict() for report in failure.reports],
-    }
 
 
 def fuzz_boundary(pool: RankPool, bounds: Sequence[Bounds], seed: int, variant: str = "") -> Finding:
@@ -265,7 +256,7 @@ def run_replay(path: str, **changes: Any) -> FuzzReport:
         environment = pool.run(describe)
         findings = _replayed(pool, job, saved)
     except RankFailure as failure:
-        return replace(report, failure=_failure(failure), timings={"total": time.monotonic() - began})
+        return replace(report, failure=failure.to_dict(), timings={"total": time.monotonic() - began})
     except Unjudged as reason:
         return replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})
     return replace(

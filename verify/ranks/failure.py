@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +37,51 @@ class RankReport:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Awaited:
+    """A collective in which some ranks wait for others that never joined it.
+
+    Attributes:
+        collective: which, as the ranks call it: ``all_gather 1 of step 40``.
+        waiting: the ranks that wait in it.
+        missing: the ranks that do not.
+    """
+
+    collective: str
+    waiting: tuple[int, ...]
+    missing: tuple[int, ...]
+
+    def __str__(self) -> str:
+        verb = "waits" if len(self.waiting) == 1 else "wait"
+        return f"{_ranks(self.waiting)} {verb} in {self.collective}, which {_ranks(self.missing)} never joined"
+
+
+def awaited(reports: Sequence[RankReport]) -> Awaited | None:
+    """The collective that ranks wait in for a peer; where they wait in several, the one that comes first.
+
+    None if nobody waits, or all do in the same: then a slow network or device is as likely as a peer that is missing.
+    """
+    waiting: dict[str, list[RankReport]] = {}
+    for report in reports:
+        if report.state in ("hung", "waiting") and _in_collective(report):
+            waiting.setdefault(report.activity, []).append(report)
+    if not waiting:
+        return None
+    collective, there = min(waiting.items(), key=lambda item: item[1][0].step)
+    ranks = tuple(sorted(report.rank for report in there))
+    missing = tuple(sorted({report.rank for report in reports} - set(ranks)))
+    return Awaited(collective, ranks, missing) if missing else None
+
+
+def _in_collective(report: RankReport) -> bool:
+    return report.activity.startswith((ALL_GATHER, BROADCAST))
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    *others, last = map(str, ranks)
+    return f"ranks {', '.join(others)} and {last}" if others else f"rank {last}"
+
+
 _MOST_TELLING_FIRST = ("died", "raised", "hung", "waiting", "finished")
 
 
@@ -44,8 +89,8 @@ def _how_telling(report: RankReport) -> tuple[int, bool, bool, int, int]:
     """Among hung ranks, one that shows no stack (it is stopped) keeps the others waiting; so does one outside any
     collective; then comes the one that is furthest behind.
     """
-    in_collective = report.activity.startswith((ALL_GATHER, BROADCAST))
-    return _MOST_TELLING_FIRST.index(report.state), bool(report.trace), in_collective, report.step, report.rank
+    told = bool(report.trace)
+    return _MOST_TELLING_FIRST.index(report.state), told, _in_collective(report), report.step, report.rank
 
 
 class RankFailure(Unjudged):
@@ -60,6 +105,17 @@ class RankFailure(Unjudged):
         self.seconds = seconds
         self.reports = sorted(reports, key=_how_telling)
         super().__init__(f"{task}: {self.cause}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; ``awaited`` only where ranks wait in a collective that others never joined."""
+        waits = awaited(self.reports)
+        return {
+            "task": self.task,
+            "cause": self.cause,
+            "seconds": self.seconds,
+            **({} if waits is None else {"awaited": asdict(waits) | {"said": str(waits)}}),
+            "ranks": [report.to_dict() for report in self.reports],
+        }
 
     @property
     def cause(self) -> str:

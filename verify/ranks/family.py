@@ -86,6 +86,12 @@ class Family:
             if not self._ready and (time.monotonic() > deadline or not self.alive):
                 raise Unjudged("the process that ranks are forked from did not start; its error is printed above")
 
+    def warm_up(self, function: str) -> None:
+        """Has the nursery call ``MODULE:FUNCTION`` before it forks again: what that imports, no rank imports anew."""
+        self.wait_ready()
+        with contextlib.suppress(OSError):  # Without a nursery there is nothing to warm; the next fork says so.
+            self._control.sendall(json.dumps({"warm_up": function}).encode())
+
     def fork(
         self, order: dict[str, Any], shared: Sequence[AnonymousFile], births: Sequence[Birth]
     ) -> tuple[list[int], list[Connection]]:

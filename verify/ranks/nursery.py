@@ -106,9 +106,22 @@ class _Nursery:
         for pid in said.get("pids", ()):
             if pid in self._ranks:  # Only what has not been reaped: a number may be another process's by now.
                 os.kill(pid, said["signal"])
+        if "warm_up" in said:
+            self._warm_up(*said["warm_up"].split(":"))
         if descriptors:
             self._fork(said["pool"], *descriptors)
         return True
+
+    def _warm_up(self, module: str, function: str) -> None:
+        """Calls a function for what it imports. Ranks can do without: what it raises, they will say."""
+        # While it is importing it watches nothing, as at its start.
+        signal_at_parents_end(self._controller, signal.SIGKILL)
+        with warnings.catch_warnings(), contextlib.suppress(Exception):
+            warnings.simplefilter("ignore")
+            getattr(importlib.import_module(module), function)()
+        signal_at_parents_end(self._controller, signal.SIGCONT)
+        gc.collect()
+        gc.freeze()
 
     def _fork(self, pool: int, order: int, *descriptors: int) -> None:
         """Forks ranks; each inherits what all share (board, rendezvous) and three descriptors of its own."""

@@ -65,6 +65,8 @@ def rank_failure_text(failure: Mapping[str, Any], command: str = "") -> str:
         command: what reproduces the run; left out if empty.
     """
     lines = [f"UNKNOWN {failure['task']}: {failure['cause']} ({failure['seconds']:.1f} s after it began)"]
+    if "awaited" in failure:
+        lines.append(f"  {failure['awaited']['said']}")
     for r in failure["ranks"]:
         doing = f", in {r['activity']}" if r["activity"] else ""
         step = "before step 0" if r["step"] < 0 else f"last step {r['step']}"
@@ -72,9 +74,25 @@ def rank_failure_text(failure: Mapping[str, Any], command: str = "") -> str:
         lines += _indented(r["trace"])
         if r["output"].strip():
             lines += ["    it printed:", *_indented(r["output"])]
+    cause = _usual_cause_of_an_ending(failure)
+    if cause:
+        lines.append(f"  usually: {cause}")
     if command:
         lines.append(reproduce_line(command))
     return "\n".join(literal(line, line_breaks=False) for line in lines)
+
+
+def _usual_cause_of_an_ending(failure: Mapping[str, Any]) -> str:
+    """What such an ending usually means; empty where the report says it itself, as an exception does."""
+    first = failure["ranks"][0]
+    if first["state"] == "died" and " of step " in first["activity"]:  # As collectives are told, and nothing else.
+        return "ranks that give one collective tensors of different dtype or shape; or a fault in native code"
+    if first["state"] != "raised" and "awaited" in failure:
+        return (
+            "a rank decides by itself to skip a step or a collective, returns early, or is busy elsewhere (compiling, "
+            "loading); what decides over a collective must be equal on every rank"
+        )
+    return ""
 
 
 def reproduce_line(command: str) -> str:

@@ -51,6 +51,8 @@ class StepProbe:
         operators: every branch's operators.
         sent: what it put into each all_gather.
         gathered: what it got from each all_gather.
+        received: the source and the tensor of the last broadcast after the last evaluation or gather; None without one.
+        dt: the step size that the request's schedule has for this step.
         rest: the operators after the last evaluation or gather: combine and Euler step.
         after: the new ``x_t``.
     """
@@ -61,6 +63,8 @@ class StepProbe:
     operators: dict[str, list[Operator]] = field(default_factory=dict)
     sent: list[Tensor] = field(default_factory=list)
     gathered: list[list[Tensor]] = field(default_factory=list)
+    received: tuple[int, Tensor] | None = None
+    dt: Tensor | None = None
     rest: list[Operator] = field(default_factory=list)
     after: Tensor | None = None
 
@@ -79,6 +83,8 @@ def probe_step(rank: Rank, plan: Plan, step: int) -> StepProbe | None:
         return None
     loop, request = find_loop(plan), request_for(plan, prepared, rank)
     probe = _Probe(prepared.denoiser, group_for(plan, prepared, rank), request.branches, step)
+    if step < len(request.schedule.dts):
+        probe.found.dt = request.schedule.dts[step].clone()
     with torch.no_grad(), autocast(plan.options, rank.device), probe.resting():
         try:
             loop(probe.denoiser, request, prepared.x_0.clone(), probe.group, probe.observe)
@@ -129,6 +135,7 @@ class _Probe:
         self._rest.close()
         if anew:
             self.found.rest.clear()
+            self.found.received = None
 
     def resume(self) -> None:
         """It is over."""
@@ -189,6 +196,8 @@ class _ProbedGroup:
     def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
         self._probe.pause()
         self._group.broadcast(tensor, src)
+        if self._probe.active:
+            self._probe.found.received = src, tensor.detach().clone()
         self._probe.resume()
         return tensor
 
@@ -216,6 +225,12 @@ def logged(operators: list[Operator], model: Any = None) -> Iterator[None]:
             operators.append(Operator(said["name"], said["module"], said.get("inputs", ()), said["outputs"]))
 
 
+def warm_up() -> None:
+    """Imports what the first use of DebugMode imports: seconds, and once for each rank that has to do it itself."""
+    with logged([]):
+        torch.ones(1).neg()
+
+
 @contextmanager
 def _current_module(model: Any) -> Iterator[list[str]]:
     """The names of the modules that are running, outermost first."""
@@ -241,7 +256,7 @@ def _current_module(model: Any) -> Iterator[list[str]]:
 
 def _hashes(tree: Any) -> tuple[int, ...]:
     found: list[int] = []
-    _walk(tree, lambda tensor: found.append(_hash(tensor)))
+    _walk(tree, lambda tensor: found.append(hash_of(tensor)))
     return tuple(found)
 
 
@@ -256,7 +271,7 @@ def _walk(tree: Any, visit: Callable[[Tensor], None]) -> None:
             _walk(item, visit)
 
 
-def _hash(tensor: Tensor) -> int:
+def hash_of(tensor: Tensor) -> int:
     """Sums the bits, each weighted by an odd number of its place: unlike an XOR it sees what is swapped or doubled."""
     if not tensor.numel() or tensor.is_meta:
         return 0
