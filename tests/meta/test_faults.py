@@ -6,12 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from verify.faults import FAULTS, Fault
-from verify.faults.registry import Wiring, fault
 from verify.faults.runner import job_of, run_fault
 from verify.job import INDUCTIVE, Job
-from verify.runner import run_job
+from verify.ranks.family import family
+from verify.ranks.plan import place
+from verify.ranks.pool import RankPool
+from verify.ranks.processes import children
+from verify.request import DenoiseRequest
+from verify.runner import pool_for, run_job
+from verify.targets.session import trace_loop
+from verify.targets.stepwise import share_out
 from verify.verdict import Verdict
 
 TWO_FAULTS = Path(__file__).with_name("two_faults.py")
@@ -49,6 +56,16 @@ REPORTS = (
     "1497",
     "0.18 to 0.30",
 )
+# Row 30 of that list has no report: branches gathered in the wrong order, a precision flag on one rank, a cache updated
+# while denoising, the initial broadcast left out. Row 27 is about tests that cannot fail: equal noise on all ranks. Row
+# 24 is said and not simulated: no machine here has two models of GPU.
+UNREPORTED = (
+    "gathered_in_wrong_order",
+    "matmul_precision_on_one_rank",
+    "gemm_in_reduced_precision",
+    "cache_updated_while_denoising",
+    "initial_broadcast_missing",
+)
 GATE = (
     "one_ulp_unguided_step",
     "gathered_slot_stale",
@@ -62,17 +79,44 @@ GATE = (
 )
 
 
-def test_every_row_of_the_public_list_has_a_fault_or_a_reason() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def warm() -> None:
+    """Ranks are replaced often here; what looking into a step takes need not be imported each time."""
+    if not torch.cuda.is_available():
+        family().warm_up("verify.targets.probe:warm_up")
+
+
+def test_every_row_of_the_public_list_has_a_fault() -> None:
     sources = " ".join(f.source for f in FAULTS.values())
     for report in REPORTS:
         assert report in sources, report
+    assert set(UNREPORTED) <= set(FAULTS)
     assert len(FAULTS) >= 35
+
+
+def test_faults_strike_wherever_a_run_has_an_edge() -> None:
+    """First, middle and last step, guided and unguided, every rank, either guidance."""
+    schedule = DenoiseRequest().schedule
+    struck = {f.step for f in FAULTS.values() if f.step is not None}
+    assert {-1, 0, 20, schedule.steps - 1, schedule.guided_steps - 1, schedule.guided_steps} <= struck
+    assert {None, 0, 1, 2} <= {f.rank for f in FAULTS.values()}
+    on_rank_2 = [f for f in FAULTS.values() if f.rank == 2]
+    assert {f.breaks for f in on_rank_2} >= {"loop", "cache", "denoiser", "ending"}
+    assert all(f.image and f.least_ranks == 3 for f in on_rank_2)
 
 
 @pytest.mark.parametrize("name", GATE)
 def test_a_fault_is_caught_and_placed(name: str) -> None:
-    row = run_fault(FAULTS[name], Job(), 2)
+    row = run_fault(FAULTS[name], Job(timeout=60.0), 2, hang_limit=5.0)
     assert (row.caught, row.placed) == (True, True), row
+    if FAULTS[name].hangs:
+        assert pool_for(place(2, "cpu").spec).pids == []
+        assert children(family().process.pid) <= {pid for pool in _others() for pid in pool.pids}
+
+
+def _others() -> list[RankPool]:
+    """The pools of other sizes, which may be up."""
+    return [pool_for(place(size, "cpu").spec) for size in (1, 3, 4)]
 
 
 @pytest.mark.parametrize(
@@ -116,13 +160,25 @@ def test_a_clean_run_passes_inductively() -> None:
     assert {f.name: f.summary for f in report.findings if f.verdict is not Verdict.PASS} == {}
 
 
-def test_a_fault_is_written_in_ten_lines() -> None:
-    @fault(source="engine issue 123", breaks="loop", step=5, rank=0, caught_by="ranks_agree")
-    def doubled(wiring: Wiring) -> None:
-        """Rank 0 doubles x_t once."""
-        wiring.after_step(lambda step, x_t: x_t * 2 if (step, wiring.rank) == (5, 0) else x_t)
+@pytest.mark.parametrize("loop", ["local", "round_robin"])
+def test_every_step_is_computed_anew_by_another_rank(loop: str) -> None:
+    """The checker of each step did not compute what it checks, and the ranks take turns."""
+    ranks = 3 if loop == "round_robin" else 2
+    job = Job(loops=(loop,), world_size=ranks)
+    (plan,) = job.judged_plans()
+    traces = pool_for(place(ranks, "cpu").spec).run(trace_loop, plan)
+    checks = share_out(traces)
+    assert {(check.step, rank) for check in checks for rank in check.ranks} == {
+        (step, rank) for step in range(49) for rank in range(ranks) if step or traces[rank].start is not None
+    }
+    assert all(check.checker != check.ranks[0] for check in checks)
+    assert {check.checker for check in checks} == set(range(ranks))
 
-    registered = FAULTS.pop("doubled")
-    assert callable(doubled)
-    assert (registered.summary, registered.step, registered.rank) == ("Rank 0 doubles x_t once.", 5, 0)
-    assert registered.loop_reference == f"{__name__}:doubled"
+
+def test_a_wrong_rank_is_not_its_own_checker() -> None:
+    """Rank 1 departs from rank 0 in step 20: from there on each of the two is checked by the other."""
+    (plan,) = job_of(FAULTS["one_ulp_middle_step"], Job(), 2).judged_plans()
+    checks = share_out(pool_for(place(2, "cpu").spec).run(trace_loop, plan))
+    apart = [(check.step, check.ranks, check.checker) for check in checks if len(check.ranks) == 1]
+    assert {step for step, _, _ in apart} == set(range(20, 49))
+    assert all(checker != owner for _, (owner,), checker in apart)

@@ -25,7 +25,7 @@ def jobs(draw: st.DrawFn) -> Job:
     lo, hi = sorted((draw(bounds), draw(bounds)))
     points, shift = draw(st.integers(2, 12)), draw(st.sampled_from([1.0, 3.0]) | st.floats(0.1, 10.0))
     if not Schedule.of(points, shift, (lo, hi)).guided_steps:
-        # Not the interval alone: with some shifts the first timestep is one ULP above 1 in float32, outside any interval.
+        # The shift too: with some, the first timestep is one ULP above 1 in float32, and outside any interval.
         lo, hi, shift = 0.0, 1.0, 1.0
     image = draw(st.booleans())
     request = DenoiseRequest(

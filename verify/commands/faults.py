@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 
 from verify.commands.run import add_placement, add_request, job_of
@@ -13,6 +14,7 @@ from verify.ranks.family import family
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("--only", metavar="NAME,...", help="these faults (default: all)")
+    parser.add_argument("--from", dest="file", metavar="FILE.py", help="the faults of a file of your own")
     parser.add_argument("--list", action="store_true", help="print the catalogue and run nothing")
     add_placement(parser)
     add_request(parser)
@@ -34,9 +36,12 @@ def execute(arguments: argparse.Namespace) -> int:
     from verify.report.faults import print_catalogue, print_matrix
     from verify.report.progress import ProgressReport
     from verify.runner import pool_for
+    from verify.targets.loading import load_file
     from verify.targets.session import describe_rank
 
     console = Console()
+    if arguments.file:
+        load_file("--from", arguments.file)
     if arguments.list:
         print_catalogue(FAULTS.values(), console)
         return 0
@@ -45,15 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
     world_size = arguments.world_size or 2
     if world_size not in (2, 3):
         raise BadInput.of("--world-size", world_size, "2 (text guidance) or 3 (image guidance too)", "choose one")
-    possible = [name for name, fault in FAULTS.items() if fault.least_ranks <= world_size]
-    names = arguments.only.split(",") if arguments.only else possible
-    for name in names:
-        if name not in FAULTS:
-            raise BadInput.of("--only", name, "names of faults", "verify faults --list shows them")
-        if name not in possible:
-            raise BadInput.of(
-                "--world-size", world_size, f"{FAULTS[name].least_ranks} for the fault {name}", "use that"
-            )
+    names = _named(arguments, world_size)
     job = job_of(arguments)
     if job.device == "cpu":  # Ranks are replaced often here; on a GPU machine the nursery must not touch the driver.
         family().warm_up("verify.targets.probe:warm_up")
@@ -82,7 +79,9 @@ def execute(arguments: argparse.Namespace) -> int:
         environment = pool_for(place(world_size, job.device, job.backend).spec).run(describe_rank, job.options)
         document = {
             "schema": 1,
-            "command": f"verify faults --world-size {world_size} --device {job.device}",
+            "command": f"verify faults --world-size {world_size} --device {job.device}"
+            + (f" --from {arguments.file}" if arguments.file else "")
+            + (f" --only {arguments.only}" if arguments.only else ""),
             "world_size": world_size,
             "device": job.device,
             "verdict": "pass" if good else "fail",
@@ -92,3 +91,32 @@ def execute(arguments: argparse.Namespace) -> int:
         }
         write_document(document, arguments.json)
     return 0 if good else 1
+
+
+def _named(arguments: argparse.Namespace, world_size: int) -> list[str]:
+    """The faults asked for: by name, or of a file, or all that can be made to happen on so many ranks.
+
+    Raises:
+        BadInput: there is no such fault, or it takes more ranks.
+    """
+    from verify.faults import FAULTS
+
+    known = dict(FAULTS)
+    if arguments.file:
+        place = f"{os.path.realpath(arguments.file)}:"
+        known = {name: fault for name, fault in FAULTS.items() if fault.loop_reference.startswith(place)}
+        if not known:
+            raise BadInput.of("--from", arguments.file, "a file that registers faults", "decorate one with @fault(...)")
+    if not arguments.only:
+        possible = [name for name, fault in known.items() if fault.least_ranks <= world_size]
+        if not possible:
+            due = " or ".join(sorted({str(fault.least_ranks) for fault in known.values()}))
+            raise BadInput.of("--world-size", world_size, f"{due} for the faults of {arguments.file}", "use that")
+        return possible
+    names: list[str] = arguments.only.split(",")
+    for name in names:
+        if name not in known:
+            raise BadInput.of("--only", name, "names of faults", "verify faults --list shows them")
+        if known[name].least_ranks > world_size:
+            raise BadInput.of("--world-size", world_size, f"{known[name].least_ranks} for the fault {name}", "use that")
+    return names

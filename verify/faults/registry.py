@@ -12,8 +12,8 @@ know of it. Ten lines make a new one::
 
         wiring.on_gather(lose)
 
-``verify faults --only slot_zeroed`` then runs it, and ``verify run --loop verify.faults.group:slot_zeroed`` shows its
-message.
+``verify faults --from FILE.py`` runs those of a file, ``verify run --loop FILE.py:slot_zeroed`` shows the message, and
+CONTRIBUTING has the recipe.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from typing import Any
 
 from torch import Tensor
 
+from verify.errors import BadInput
 from verify.loops import LOOPS
 from verify.protocols import Denoiser, Group, Loop, Observe
+from verify.report.message import USUAL_CAUSES
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 
 UNKNOWN = "unknown"
+# What can catch a fault: a check, or the report of ranks that did not end.
+CATCHERS = (*USUAL_CAUSES, UNKNOWN)
 BEFORE = -1
 
 
@@ -52,8 +56,8 @@ class Fault:
         least_ranks: the world size it takes at least.
         extra_ranks: ranks beyond the number of branches.
         requests: how many requests in a row it takes; the last one is judged.
-        stuck_in: for a fault that hangs, the collective that the report must name: in which ranks wait for one that never
-            joins it, or die of what another sent.
+        stuck_in: for a fault that hangs, the collective that the report must name: in which ranks wait for one that
+            never joins it, or die of what another sent.
         lasting: whether it changes the process for good, so that its ranks must be replaced.
         loop_reference: what ``--loop`` takes.
     """
@@ -203,6 +207,14 @@ def fault(
     """Registers what the decorated function does to a loop's wiring as a fault, and turns it into that loop."""
 
     def register(break_it: Callable[[Wiring], None]) -> Loop:
+        reference, name = _reference(break_it), break_it.__name__
+        if name in FAULTS and FAULTS[name].loop_reference != reference:
+            raise BadInput.of("the name of a fault", name, "one that no other fault has", "rename it")
+        if caught_by not in CATCHERS:
+            raise BadInput.of(f"caught_by of {name}", caught_by, f"one of {', '.join(CATCHERS)}", "choose one")
+        if not (break_it.__doc__ or "").strip():
+            raise BadInput.of(f"the docstring of {name}", "", "what goes wrong, in a sentence", "write one")
+
         @wraps(break_it)
         def broken(denoiser: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe) -> Tensor:
             # Where the branches outnumber the ranks, ``local`` has no place for them all.
@@ -214,9 +226,9 @@ def fault(
 
         # The signature to be seen is the loop's, not the fault's.
         del broken.__wrapped__
-        FAULTS[break_it.__name__] = Fault(
-            name=break_it.__name__,
-            summary=(break_it.__doc__ or "").strip().splitlines()[0],
+        FAULTS[name] = Fault(
+            name=name,
+            summary=str(break_it.__doc__).strip().splitlines()[0],
             source=source,
             breaks=breaks,
             step=step,
@@ -229,8 +241,15 @@ def fault(
             requests=requests,
             stuck_in=stuck_in,
             lasting=lasting,
-            loop_reference=f"{break_it.__module__}:{break_it.__name__}",
+            loop_reference=reference,
         )
         return broken
 
     return register
+
+
+def _reference(break_it: Callable[[Wiring], None]) -> str:
+    """What ``--loop`` takes: ranks find a file of the user's by its path, whatever module it is here."""
+    module = break_it.__module__
+    place = module if module.startswith("verify.") else break_it.__code__.co_filename
+    return f"{place}:{break_it.__name__}"

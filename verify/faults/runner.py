@@ -126,8 +126,8 @@ def job_of(fault: Fault, base: Job, world_size: int) -> Job:
 def run_fault(fault: Fault, base: Job, world_size: int, hang_limit: float = _HANG_LIMIT) -> Row:
     """Runs one fault and says whether it was caught and placed.
 
-    A fault that hangs is stopped after ``hang_limit`` seconds. What is not as it should be by then is run once more with
-    the job's own limit: a slow machine must not be taken for a wrong verdict.
+    A fault that hangs is stopped after ``hang_limit`` seconds. What is not as it should be by then is run once more
+    with the job's own limit: a slow machine must not be taken for a wrong verdict.
     """
     job = job_of(fault, base, world_size)
     if not fault.hangs:

@@ -26,7 +26,7 @@ def load_object(option: str, reference: str) -> Any:
     place, colon, name = reference.rpartition(":")
     if not colon or not place or not name.isidentifier():
         raise BadInput.of(option, reference, "FILE.py:NAME or PACKAGE.MODULE:NAME", "separate the two by a colon")
-    module = _from_file(option, place) if place.endswith(".py") or "/" in place else _from_name(option, place)
+    module = load_file(option, place) if place.endswith(".py") or "/" in place else _from_name(option, place)
     if not hasattr(module, name):
         own = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__]
         known = [n for n in own if callable(vars(module)[n]) and not n.startswith("_")][:5]
@@ -57,7 +57,12 @@ def load_loop(reference: str) -> Any:
     return loop
 
 
-def _from_file(option: str, place: str) -> ModuleType:
+def load_file(option: str, place: str) -> ModuleType:
+    """The module that a Python file makes; ``option`` is the flag it came from, for messages.
+
+    Raises:
+        BadInput: there is no such file, or it cannot be imported.
+    """
     if not os.path.isfile(place):  # False, too, for a circle of links and for what may not be looked at.
         raise BadInput.of(option, place, "a Python file", "there is no such file; check the path")
     path = os.path.realpath(place)

@@ -1,0 +1,208 @@
+"""The catalogue as its users meet it: written in ten lines, run from a file, described on a page, never hanging."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from verify.cli import main
+from verify.errors import BadInput
+from verify.faults import FAULTS, page, runner
+from verify.faults.registry import Fault, Wiring, fault
+from verify.faults.runner import Row, run_fault
+from verify.job import Job
+from verify.ranks.failure import RankFailure, RankReport, awaited
+from verify.report.document import RunReport
+from verify.runner import _blank_report
+from verify.verdict import Verdict
+
+ROOT = Path(__file__).parents[2]
+# What a hung fault may take beyond its limit: starting Python, ranks and the control, on a busy machine.
+BEYOND = 200.0
+HANGING = [name for name, one in FAULTS.items() if one.hangs]
+
+
+def recipe() -> str:
+    """The fault that CONTRIBUTING shows."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text[text.index("## Adding a fault") :]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
+    return str(code)
+
+
+def test_a_fault_is_written_in_ten_lines_run_caught_and_placed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len([line for line in recipe().splitlines() if line.strip()]) <= 10
+    file, out = tmp_path / "mine.py", tmp_path / "matrix.json"
+    file.write_text(recipe())
+    try:
+        assert main(["faults", "--from", str(file), "--json", str(out)]) == 0
+    finally:
+        registered = FAULTS.pop("slot_zeroed")
+    assert registered.summary == "A gathered slot is lost on rank 0."
+    control, row = json.loads(out.read_text())["faults"]
+    assert (control["fault"], control["verdict"]) == ("clean", "pass")
+    assert (row["fault"], row["fired"][0], row["step"], row["rank"]) == ("slot_zeroed", "ranks_agree", 11, 0)
+    assert row["caught"] and row["placed"]
+    assert "the first tensor that differs in step 11 is gathered slot 1 (text), on rank 0" in row["message"]
+    assert "1 of 1 faults caught, 1 placed, clean control passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected a file that registers faults; decorate one with @fault(...)"),
+        ("raise OSError('no')", "expected something that can be imported; OSError: no"),
+        (None, "there is no such file; check the path"),
+    ],
+)
+def test_a_file_without_faults(text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    if text is not None:
+        file.write_text(text)
+    assert main(["faults", "--from", str(file)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+
+
+def test_a_fault_that_needs_more_ranks_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["faults", "--only", "one_ulp_on_rank_2"]) == 2
+    assert "--world-size is 2, expected 3 for the fault one_ulp_on_rank_2; use that" in capsys.readouterr().err
+
+
+def test_a_fault_that_cannot_be_registered() -> None:
+    def undescribed(wiring: Wiring) -> None: ...
+
+    def weight_changed(wiring: Wiring) -> None:
+        """A name that is taken."""
+
+    right = {"source": "none", "breaks": "loop", "caught_by": "ranks_agree"}
+    with pytest.raises(BadInput, match="the docstring of undescribed is ''"):
+        fault(**right)(undescribed)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="the name of a fault is 'weight_changed', expected one that no other fault has"):
+        fault(**right)(weight_changed)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="caught_by of undescribed is 'rank_agree', expected one of ranks_agree, "):
+        fault(**right | {"caught_by": "rank_agree"})(undescribed)  # type: ignore[arg-type]
+
+
+def test_the_page_is_not_stale() -> None:
+    assert (ROOT / page.PAGE).read_text(encoding="utf-8") == page.rendered(), f"run {page.COMMAND}"
+    assert page.main(["--check", "--root", str(ROOT)]) == 0
+
+
+def test_a_stale_page_is_told_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stale = tmp_path / page.PAGE
+    stale.parent.mkdir(parents=True)
+    stale.write_text("old")
+    assert page.main(["--check", "--root", str(tmp_path)]) == 1
+    assert "is stale" in capsys.readouterr().out
+    assert page.main(["--root", str(tmp_path)]) == 0
+    assert stale.read_text(encoding="utf-8") == page.rendered()
+    assert all(name in stale.read_text(encoding="utf-8") for name in FAULTS)
+
+
+def _row(placed: bool, seconds: float = 1.0) -> Row:
+    return Row(FAULTS["rank_local_skip"], Verdict.UNKNOWN, (), None, None, "", seconds, placed, placed, "")
+
+
+def test_a_hang_judged_too_early_is_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine slower than its clean control foretold must not be told that the suite misses a fault."""
+    limits = []
+
+    def judge(one: Fault, job: Job) -> Row:
+        limits.append(job.timeout)
+        return _row(placed=len(limits) == 2)
+
+    monkeypatch.setattr(runner, "_run", judge)
+    row = run_fault(FAULTS["rank_local_skip"], Job(timeout=90.0), 2, hang_limit=3.0)
+    assert limits == [3.0, 90.0]
+    assert (row.placed, row.seconds) == (True, 2.0)
+    limits.clear()
+    monkeypatch.setattr(runner, "_run", lambda one, job: limits.append(job.timeout) or _row(placed=True))
+    run_fault(FAULTS["rank_local_skip"], Job(timeout=90.0), 2, hang_limit=3.0)
+    assert limits == [3.0]
+
+
+def report_of(*ranks: RankReport) -> RunReport:
+    """A run that ended as these ranks did."""
+    return replace(_blank_report(Job()), failure=RankFailure("a loop", list(ranks), 3.0).to_dict())
+
+
+def test_a_hang_whose_collective_is_not_named_is_not_placed() -> None:
+    compiles = FAULTS["one_rank_compiles"]
+    busy, waits = RankReport(1, "hung", "did not finish in time", 2, trace="sleep"), "all_gather 1 of step 3"
+    row = runner._row(compiles, report_of(busy, RankReport(0, "hung", "is slow", 2, waits, "stack")), 3.0)
+    assert (row.caught, row.placed, row.collective) == (True, True, waits)
+    assert row.message.endswith("; rank 0 waits in all_gather 1 of step 3, which rank 1 never joined")
+    for activity, named in (("all_gather 1 of step 4", "all_gather 1 of step 4"), ("velocity of gen", "")):
+        row = runner._row(compiles, report_of(busy, RankReport(0, "hung", "is slow", 2, activity, "stack")), 3.0)
+        assert (row.caught, row.placed, row.collective) == (True, False, named)
+
+
+def test_ranks_that_all_wait_in_one_collective_miss_nobody() -> None:
+    both = [RankReport(rank, "hung", "did not finish in time", 2, "all_gather 1 of step 3") for rank in (0, 1)]
+    assert "awaited" not in RankFailure("a loop", both, 3.0).to_dict()
+
+
+def test_where_ranks_wait_in_several_collectives_the_first_is_told() -> None:
+    said = awaited(
+        [
+            RankReport(0, "hung", "", 4, "all_gather 1 of step 5"),
+            RankReport(1, "hung", "", 2, "broadcast 1 of step 3"),
+            RankReport(2, "finished", "", 48),
+            RankReport(3, "waiting", "", 2, "broadcast 1 of step 3"),
+        ]
+    )
+    assert str(said) == "ranks 1 and 3 wait in broadcast 1 of step 3, which ranks 0 and 2 never joined"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", HANGING)
+def test_a_fault_that_hangs_leaves_nothing_running(name: str) -> None:
+    """As a user runs it; what is left is read from /proc, whoever its parent is by then."""
+    mark, began = f"verify-test-{uuid.uuid4()}", time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "verify", "faults", "--only", name, "--world-size", str(FAULTS[name].least_ranks)],
+        cwd=ROOT,
+        env=os.environ | {"VERIFY_TEST_MARK": mark},
+        capture_output=True,
+        text=True,
+        timeout=BEYOND,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 faults caught, 1 placed" in done.stdout
+    assert time.monotonic() - began < BEYOND
+    assert _running(mark) == {}
+
+
+def _running(mark: str) -> dict[int, str]:
+    """Processes whose environment holds ``mark``."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if mark.encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_text(errors="replace")
+            except OSError:
+                continue
+    return found
+
+
+def test_what_is_left_running_would_be_seen() -> None:
+    mark = f"verify-test-{uuid.uuid4()}"
+    sleeper = subprocess.Popen(["sleep", "60"], env=os.environ | {"VERIFY_TEST_MARK": mark})
+    try:
+        assert set(_running(mark)) == {sleeper.pid}
+    finally:
+        sleeper.kill()
+        sleeper.wait()

@@ -1,0 +1,67 @@
+"""The catalogue as a page, made from the registry: ``python -m verify.faults.page``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from verify.errors import BadInput
+from verify.faults import FAULTS
+from verify.faults.registry import BEFORE, Fault
+from verify.report.document import write_whole
+from verify.report.tables import Table, markdown_table
+
+COMMAND = "python -m verify.faults.page"
+PAGE = Path("verify/faults/README.md")
+_HEADINGS = ("fault", "what goes wrong", "seen at", "breaks", "step", "rank", "caught by")
+
+
+def rendered() -> str:
+    """The whole page."""
+    two = sum(fault.least_ranks <= 2 for fault in FAULTS.values())
+    return "\n".join(
+        [
+            "# The faults\n",
+            f"Made from the registry by `{COMMAND}`; a test fails while it is stale. How to add one:",
+            "[CONTRIBUTING](../../CONTRIBUTING.md#adding-a-fault).\n",
+            f"`verify faults` injects {two} faults on two ranks, `verify faults --world-size 3` all {len(FAULTS)}.",
+            "Each must be caught by the check named last, at its step, on its rank; the report of one that hangs must",
+            "also name the collective in which ranks are stuck. `unknown`: the loop cannot end, and the report must",
+            "say on which rank and where. vo is vllm-project/vllm-omni, sg sgl-project/sglang, pt pytorch/pytorch.\n",
+            markdown_table(Table(_HEADINGS, [_row(fault) for fault in FAULTS.values()])),
+        ]
+    )
+
+
+def _row(fault: Fault) -> list[str]:
+    step = "any" if fault.step is None else "before 0" if fault.step == BEFORE else str(fault.step)
+    rank = "every" if fault.rank is None else str(fault.rank)
+    check = fault.caught_by + (f", stuck in {fault.stuck_in}" if fault.stuck_in else "")
+    return [fault.name, fault.summary, fault.source, fault.breaks, step, rank, check]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the page, or compares it; 0 if it is up to date, 1 if not, 2 if it cannot be written."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Writes the page of the faults.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the page is stale")
+    parser.add_argument("--root", type=Path, default=Path(), help="the checkout (default: this folder)")
+    parsed = parser.parse_args(arguments)
+    page = parsed.root / PAGE
+    if page.is_file() and page.read_text(encoding="utf-8") == rendered():
+        return 0
+    if parsed.check:
+        print(f"{page} is stale: run {COMMAND}")
+        return 1
+    try:
+        write_whole(page, rendered())
+    except BadInput as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return 2
+    print(f"{page} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
