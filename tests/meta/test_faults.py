@@ -119,23 +119,6 @@ def _others() -> list[RankPool]:
     return [pool_for(place(size, "cpu").spec) for size in (1, 3, 4)]
 
 
-@pytest.mark.parametrize(
-    ("name", "operator", "module", "layer"),
-    [
-        ("weight_changed", "aten::mm", "layers.1.gen.mlp.down_proj", 1),
-        ("gemm_split_differently", "aten::addmm", "layers.0.gen.self_attn.q_proj", 0),
-        ("gemm_in_reduced_precision", "aten::_to_copy", "layers.1.gen.mlp.up_proj", 1),
-        ("kv_row_swapped", "aten::cat", "layers.1", 1),
-    ],
-)
-def test_a_fault_inside_the_network_is_placed_in_its_module(name: str, operator: str, module: str, layer: int) -> None:
-    report = run_job(job_of(FAULTS[name], Job(), 2))
-    (found,) = [f for f in report.findings if f.name == "matches_reference"]
-    location = found.data["location"]
-    assert (location["operator"], location["module"], location["layer"]) == (operator, module, layer)
-    assert location["rank"] == FAULTS[name].rank
-
-
 @pytest.mark.nightly
 @pytest.mark.parametrize("one", ENDING, ids=lambda f: f.name)
 def test_full_and_inductive_modes_agree(one: Fault) -> None:
