@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from verify.checks import LoopRun, judge, judge_finished
@@ -19,7 +19,7 @@ from verify.ranks.pool import PoolSpec, RankPool, Watcher
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.targets.finding import find_target
-from verify.targets.probe import probe_step
+from verify.targets.probe import StepProbe, probe_step
 from verify.targets.protocol import REFERENCE, ModelOptions, Target, explained
 from verify.targets.session import Plan, trace_loop
 from verify.targets.stepwise import recompute, share_out
@@ -57,8 +57,26 @@ def pool_for(spec: PoolSpec) -> RankPool:
     return _pools[spec]
 
 
-def run_job(job: Job, progress: Progress | None = None) -> RunReport:
+@dataclass(frozen=True)
+class References:
+    """What the reference did, for jobs that differ in nothing but the loop: it runs once for all of them.
+
+    Attributes:
+        traces: by target, request, options and ranks.
+        probes: by these and the step.
+    """
+
+    traces: dict[Any, Trace] = field(default_factory=dict)
+    probes: dict[Any, StepProbe] = field(default_factory=dict)
+
+
+def run_job(job: Job, progress: Progress | None = None, kept: References | None = None) -> RunReport:
     """Runs a job and judges it.
+
+    Args:
+        job: what to run.
+        progress: whoever wants to follow.
+        kept: what the reference did in earlier jobs; used where it fits, and added to.
 
     Raises:
         BadInput: the job, a file it names or a loop it names cannot be used.
@@ -66,13 +84,14 @@ def run_job(job: Job, progress: Progress | None = None) -> RunReport:
     job = job.checked()
     began = time.monotonic()
     blank = _blank_report(job)
+    kept = References() if kept is None else kept
     try:
         placement = place(job.ranks, job.device, job.backend)
     except Unjudged as reason:
         return replace(blank, notes=(str(reason),), timings={"total": time.monotonic() - began})
     report = replace(blank, backend=placement.spec.backend, notes=placement.notes)
     try:
-        traces = _trace(job, placement, began + job.timeout, progress)
+        traces = _trace(job, placement, began + job.timeout, progress, kept)
         stepwise = _each_step(job, placement, began + job.timeout, traces) if job.reference == INDUCTIVE else {}
     except RankFailure as failure:
         findings = _of_the_finished(job, failure)
@@ -91,7 +110,7 @@ def run_job(job: Job, progress: Progress | None = None) -> RunReport:
     findings = judge(job.due, judged, reference)
     findings = [stepwise.get(f.loop, f) if f.name == "matches_reference" else f for f in findings]
     verdict = merge(finding.verdict for finding in findings)
-    findings = _located(job, placement, findings, began + job.timeout)
+    findings = _located(job, placement, findings, began + job.timeout, kept)
     findings = [_with_explanation(finding, find_target(job.target)) for finding in findings]
     if not all(_in_step(run.traces) for run in judged.values()):
         # A collective that some rank did not call may still be under way; the next run must not inherit it.
@@ -108,7 +127,14 @@ def _of_the_finished(job: Job, failure: RankFailure) -> list[Finding]:
     return judge_finished(job.due, LoopRun(traces, job.kinds()[traces[0].loop]), job.ranks)
 
 
-def _located(job: Job, placement: Placement, findings: list[Finding], deadline: float) -> list[Finding]:
+def _key(job: Job, placement: Placement) -> tuple[Any, ...]:
+    """What the reference depends on."""
+    return job.target, job.request, job.options, placement.spec
+
+
+def _located(
+    job: Job, placement: Placement, findings: list[Finding], deadline: float, kept: References
+) -> list[Finding]:
     """Adds to each loop that left the reference where in the step it did: that step is run again, under probes."""
     plans = {plan.loop_name: plan for plan in job.plans()}
     located: dict[str, Location | str] = {}
@@ -116,15 +142,17 @@ def _located(job: Job, placement: Placement, findings: list[Finding], deadline: 
         first = finding.first_divergence
         if finding.name != "matches_reference" or first is None or first.step is None or first.step < 0:
             continue
-        pool = pool_for(placement.spec)
+        key, pool = (*_key(job, placement), first.step), pool_for(placement.spec)
+
+        def probes(loop: str, step: int = first.step, pool: RankPool = pool) -> list[StepProbe]:
+            timeout = min(_LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic()))
+            return pool.run(probe_step, plans[loop], step, name=f"locating in {loop}", timeout=timeout)
+
         try:
-            probes = [
-                pool.run(probe_step, plans[loop], first.step, name=f"locating in {loop}",
-                         timeout=min(_LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic())))
-                for loop in (REFERENCE, finding.loop)
-            ]  # fmt: skip
+            if key not in kept.probes:
+                kept.probes[key] = probes(REFERENCE)[0]
             branches = job.due.branches
-            located[finding.loop] = locate(first.step, first.ranks[1], probes[0][0], probes[1], branches)
+            located[finding.loop] = locate(first.step, first.ranks[1], kept.probes[key], probes(finding.loop), branches)
         except (RankFailure, BadInput, AssertionError) as reason:
             located[finding.loop] = f"not located: {reason}"
     return [_with_location(f, located[f.loop]) if f.loop in located and f.name in _LOCATED else f for f in findings]
@@ -150,11 +178,16 @@ def _in_step(traces: Sequence[Trace]) -> bool:
     return all(calls == called[0] for calls in called)
 
 
-def _trace(job: Job, placement: Placement, deadline: float, progress: Progress | None) -> dict[str, list[Trace]]:
-    pool = pool_for(placement.spec)
+def _trace(
+    job: Job, placement: Placement, deadline: float, progress: Progress | None, kept: References
+) -> dict[str, list[Trace]]:
+    pool, key = pool_for(placement.spec), _key(job, placement)
     traces: dict[str, list[Trace]] = {}
     for plan in job.judged_plans() if job.reference == INDUCTIVE else job.plans():
         name = plan.loop_name
+        if plan.loop == REFERENCE and key in kept.traces:
+            traces[name] = [kept.traces[key]]
+            continue
         results = pool.run(
             trace_loop,
             plan,
@@ -165,6 +198,8 @@ def _trace(job: Job, placement: Placement, deadline: float, progress: Progress |
         if progress is not None:
             progress.finish(name)
         traces[name] = [trace for trace in results if trace is not None]
+        if plan.loop == REFERENCE:
+            (kept.traces[key],) = traces[name]
     return traces
 
 

@@ -119,7 +119,7 @@ def test_a_hang_judged_too_early_is_judged_again(monkeypatch: pytest.MonkeyPatch
     """A machine slower than its clean control foretold must not be told that the suite misses a fault."""
     limits = []
 
-    def judge(one: Fault, job: Job) -> Row:
+    def judge(one: Fault, job: Job, kept: object) -> Row:
         limits.append(job.timeout)
         return _row(placed=len(limits) == 2)
 
@@ -128,7 +128,7 @@ def test_a_hang_judged_too_early_is_judged_again(monkeypatch: pytest.MonkeyPatch
     assert limits == [3.0, 90.0]
     assert (row.placed, row.seconds) == (True, 2.0)
     limits.clear()
-    monkeypatch.setattr(runner, "_run", lambda one, job: limits.append(job.timeout) or _row(placed=True))
+    monkeypatch.setattr(runner, "_run", lambda one, job, kept: limits.append(job.timeout) or _row(placed=True))
     run_fault(FAULTS["rank_local_skip"], Job(timeout=90.0), 2, hang_limit=3.0)
     assert limits == [3.0]
 

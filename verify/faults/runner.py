@@ -14,7 +14,7 @@ from verify.ranks.pool import RankPool
 from verify.ranks.worker import Rank
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
-from verify.runner import pool_for, run_job
+from verify.runner import References, pool_for, run_job
 from verify.verdict import Finding, Verdict
 
 # A loop that hangs is given this much of the time that the clean control took, from a cold start and for more loops.
@@ -82,11 +82,12 @@ def run_catalogue(
     faults: Iterable[Fault], base: Job, world_size: int, done: Callable[[Row], None] = lambda row: None
 ) -> list[Row]:
     """The clean control, then every fault, on ``world_size`` ranks: three stand for image guidance, two for text."""
-    rows = [_control(base, world_size)]
+    kept = References()
+    rows = [_control(base, world_size, kept)]
     done(rows[0])
     hang_limit = max(_LEAST_HANG_LIMIT, _TIMES_THE_CONTROL * rows[0].seconds)
     for fault in faults:
-        rows.append(run_fault(fault, base, world_size, hang_limit))
+        rows.append(run_fault(fault, base, world_size, hang_limit, kept))
         done(rows[-1])
     return rows
 
@@ -96,13 +97,13 @@ def _request(base: Job, image: bool) -> DenoiseRequest:
     return replace(base.request, **changes)
 
 
-def _control(base: Job, world_size: int) -> Row:
+def _control(base: Job, world_size: int, kept: References) -> Row:
     request = _request(base, world_size == 3)
     loops = ("broadcast", "local") if len(request.branches) == world_size else ("round_robin",)
     job = replace(base, request=request, world_size=world_size, loops=loops)
     _start_ranks(job)
     began = time.monotonic()
-    report = run_job(job)
+    report = run_job(job, kept=kept)
     passed = report.verdict is Verdict.PASS
     fired = tuple(f.name for f in report.findings if f.verdict is not Verdict.PASS)
     return Row(None, report.verdict, fired, None, None, "", time.monotonic() - began, passed, passed, "")
@@ -123,7 +124,9 @@ def job_of(fault: Fault, base: Job, world_size: int) -> Job:
     )
 
 
-def run_fault(fault: Fault, base: Job, world_size: int, hang_limit: float = _HANG_LIMIT) -> Row:
+def run_fault(
+    fault: Fault, base: Job, world_size: int, hang_limit: float = _HANG_LIMIT, kept: References | None = None
+) -> Row:
     """Runs one fault and says whether it was caught and placed.
 
     A fault that hangs is stopped after ``hang_limit`` seconds. What is not as it should be by then is run once more
@@ -131,20 +134,20 @@ def run_fault(fault: Fault, base: Job, world_size: int, hang_limit: float = _HAN
     """
     job = job_of(fault, base, world_size)
     if not fault.hangs:
-        return _run(fault, job)
-    row = _run(fault, replace(job, timeout=min(hang_limit, job.timeout)))
+        return _run(fault, job, kept)
+    row = _run(fault, replace(job, timeout=min(hang_limit, job.timeout)), kept)
     if row.caught and row.placed:
         return row
-    again = _run(fault, job)
+    again = _run(fault, job, kept)
     return replace(again, seconds=row.seconds + again.seconds)
 
 
-def _run(fault: Fault, job: Job) -> Row:
+def _run(fault: Fault, job: Job, kept: References | None) -> Row:
     pool = _start_ranks(job)
     for earlier in range(fault.requests - 1):
         run_job(replace(job, request=replace(job.request, seed=job.request.seed + 1 + earlier)))
     began = time.monotonic()
-    report = run_job(job)
+    report = run_job(job, kept=kept)
     seconds = time.monotonic() - began
     if fault.lasting:
         pool.stop()
