@@ -257,7 +257,7 @@ def test_another_version(rank: int) -> None:
     environment = traces[rank].environment | {"torch": "2.11.0", "threads": 4}
     assert_fails(
         environments_agree(changed(traces, rank, environment=environment)),
-        f"rank 0 and rank {rank} run with a different threads",
+        f"rank 0 and rank {rank} differ in threads",
         Divergence(None, (0, rank), "environment, threads"),
         (f"threads: 1 on rank 0, 4 on rank {rank}", f"torch: '2.13.0' on rank 0, '2.11.0' on rank {rank}"),
     )
@@ -275,9 +275,12 @@ def test_a_property_that_one_rank_lacks(rank: int) -> None:
 
 
 def test_variables_are_compared_one_by_one() -> None:
-    traces = [replace(t, environment=t.environment | {"variables": {"NCCL_ALGO": "Ring"}}) for t in clean(TWO)]
+    ours = {"NCCL_ALGO": "Ring", "OMP_NUM_THREADS": "1"}
+    traces = [replace(t, environment=t.environment | {"variables": ours}) for t in clean(TWO)]
     assert environments_agree(traces).verdict is Verdict.PASS
-    traces = changed(traces, 1, environment=traces[1].environment | {"variables": {"NCCL_ALGO": "Tree"}})
+    theirs = {"NCCL_ALGO": "Tree", "OMP_NUM_THREADS": "1", "NCCL_PROTO": "LL"}
+    traces = changed(traces, 1, environment=traces[1].environment | {"variables": theirs})
     assert environments_agree(traces).details == (
-        "variables: {'NCCL_ALGO': 'Ring'} on rank 0, {'NCCL_ALGO': 'Tree'} on rank 1",
+        "variables, NCCL_ALGO: 'Ring' on rank 0, 'Tree' on rank 1",
+        "variables, NCCL_PROTO: None on rank 0, 'LL' on rank 1",
     )

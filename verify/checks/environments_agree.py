@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from verify.trace import PRIVATE_ENVIRONMENT, Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
@@ -27,14 +28,22 @@ def environments_agree(traces: Sequence[Trace]) -> Finding:
         if not compared.elements:
             return Finding(NAME, loop, Verdict.UNKNOWN, "no rank said what it runs on", compared)
         return Finding(NAME, loop, Verdict.PASS, f"{len(keys)} properties equal on every rank", compared)
-    details = [f"{key}: {ours!r} on rank 0, {theirs!r} on rank {rank}" for rank, key, ours, theirs in differing]
+    details = [line for rank, key, ours, theirs in differing for line in _differences(rank, key, ours, theirs)]
     rank, key, _, _ = differing[0]
     return Finding(
         NAME,
         loop,
         Verdict.FAIL,
-        f"rank 0 and rank {rank} run with a different {key}",
+        f"rank 0 and rank {rank} differ in {key}",
         compared,
         Divergence(None, (0, rank), f"environment, {key}"),
         tuple(details),
     )
+
+
+def _differences(rank: int, key: str, ours: Any, theirs: Any) -> list[str]:
+    """One line for each entry that differs; of flags and variables, not the many that agree."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        entries = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        return [line for e in entries for line in _differences(rank, f"{key}, {e}", ours.get(e), theirs.get(e))]
+    return [f"{key}: {ours!r} on rank 0, {theirs!r} on rank {rank}"]

@@ -12,16 +12,23 @@ from verify.verdict import Divergence, Finding
 # What a failed check usually means; kept to what has been seen, see verify/faults/.
 USUAL_CAUSES = {
     "ranks_agree": "one rank combined or stepped with other bits: another kernel, dtype, input or order of branches",
-    "matches_reference": "every rank may agree and all be wrong: branch order, scales, schedule or combine",
+    "matches_reference": "branch order, scales, schedule or combine, on every rank alike; or one rank's weights, cache or "
+    "kernels",
     "loops_agree": "one version of the loop departs from the algorithm of the other",
     "schedule": "the terminal 0 counted as a step of its own (vllm-omni issues 4470, 4509, 6359), or the interval's "
     "bound compared in another precision",
     "collectives": "a collective is skipped, added, or called with another tensor; on real GPUs this ends in a hang",
-    "parallelism_engaged": "the parallel setting is ignored, or a rank takes its branch from the wrong group",
+    "parallelism_engaged": "the parallel setting is ignored, a rank takes its branch from the wrong group, or a step "
+    "cache answers in place of the network",
     "cache_frozen": "a cache is updated or shared while denoising, or a rank prefilled it differently",
     "observed": "observe is given a copy from another moment than the x_t the loop goes on with",
     "finite": "an overflow or a division by zero; equal NaNs on every rank are still no image",
     "environments_agree": "ranks run on different hardware, versions or flags; settle this before looking at bits",
+}
+# The same where the difference is there before the first step.
+_USUAL_CAUSES_AT_THE_START = {
+    "ranks_agree": "the initial noise is not shared: broadcast x_0 from rank 0 before the first step",
+    "matches_reference": "noise from another seed, generator, dtype or rank than the request's",
 }
 
 _MOST_DETAILS = 8
@@ -51,7 +58,10 @@ def failure_text(finding: Finding, command: str = "") -> str:
     if len(finding.details) > _MOST_DETAILS:
         lines.append(f"  and {len(finding.details) - _MOST_DETAILS} more")
     if finding.verdict == "fail" and finding.name in USUAL_CAUSES:
-        lines.append(f"  usually: {USUAL_CAUSES[finding.name]}")
+        first = finding.first_divergence
+        at_the_start = first is not None and first.step is not None and first.step < 0
+        causes = USUAL_CAUSES | (_USUAL_CAUSES_AT_THE_START if at_the_start else {})
+        lines.append(f"  usually: {causes[finding.name]}")
     if command:
         lines.append(reproduce_line(command))
     return "\n".join(literal(line, line_breaks=False) for line in lines)
@@ -68,7 +78,7 @@ def rank_failure_text(failure: Mapping[str, Any], command: str = "") -> str:
     if "awaited" in failure:
         lines.append(f"  {failure['awaited']['said']}")
     for r in failure["ranks"]:
-        doing = f", in {r['activity']}" if r["activity"] else ""
+        doing = f", in {r['activity']}" if r["activity"] and r["state"] != "finished" else ""
         step = "before step 0" if r["step"] < 0 else f"last step {r['step']}"
         lines.append(f"  rank {r['rank']} {r['what']} ({step}{doing})")
         lines += _indented(r["trace"])
@@ -87,7 +97,7 @@ def _usual_cause_of_an_ending(failure: Mapping[str, Any]) -> str:
     first = failure["ranks"][0]
     if first["state"] == "died" and " of step " in first["activity"]:  # As collectives are told, and nothing else.
         return "ranks that give one collective tensors of different dtype or shape; or a fault in native code"
-    if first["state"] != "raised" and "awaited" in failure:
+    if first["state"] == "hung" and "awaited" in failure:
         return (
             "a rank decides by itself to skip a step or a collective, returns early, or is busy elsewhere (compiling, "
             "loading); what decides over a collective must be equal on every rank"
