@@ -233,28 +233,10 @@ def loop_raised() -> str:
 CASES: dict[str, Callable[[], str]] = {
     case.__name__: case
     for case in (
-        *(
-            one_bit,
-            sign_of_zero,
-            nan_payload,
-            not_shared,
-            other_noise,
-            located,
-            each_step_alone,
-            loops_differ,
-            step_too_many,
-        ),
-        *(
-            step_too_many,
-            bound_rule,
-            broadcast_added,
-            gather_missing,
-            dtypes_differ,
-            in_parallel_no_more,
-            cache_written,
-        ),
-        *(another_x_t, not_finite, environments_differ, rank_died, dtype_in_a_broadcast, rank_skips_a_collective),
-        *(rank_is_busy, loop_raised),
+        *(one_bit, sign_of_zero, nan_payload, not_shared, other_noise, located, each_step_alone, loops_differ),
+        *(step_too_many, bound_rule, broadcast_added, gather_missing, dtypes_differ, in_parallel_no_more),
+        *(cache_written, another_x_t, not_finite, environments_differ, rank_died, dtype_in_a_broadcast),
+        *(rank_skips_a_collective, rank_is_busy, loop_raised),
     )
 }
 

@@ -12,8 +12,8 @@ from verify.verdict import Divergence, Finding
 # What a failed check usually means; kept to what has been seen, see verify/faults/.
 USUAL_CAUSES = {
     "ranks_agree": "one rank combined or stepped with other bits: another kernel, dtype, input or order of branches",
-    "matches_reference": "branch order, scales, schedule or combine, on every rank alike; or one rank's weights, cache or "
-    "kernels",
+    "matches_reference": "branch order, scales, schedule or combine, on every rank alike; or the weights, cache or "
+    "kernels of one rank",
     "loops_agree": "one version of the loop departs from the algorithm of the other",
     "schedule": "the terminal 0 counted as a step of its own (vllm-omni issues 4470, 4509, 6359), or the interval's "
     "bound compared in another precision",
