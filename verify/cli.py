@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from verify.errors import BadInput, Unjudged
 from verify.interrupts import interrupts
+from verify.text import one_line
 
 # Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
 COMMANDS = {
@@ -23,11 +24,14 @@ COMMANDS = {
 }
 EXIT_BAD_INPUT = 2
 EXIT_UNKNOWN = 3
+_LONGEST_USAGE = 300
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see {self.prog} --help")
+        # The value may be of any length, and the fix must be seen.
+        shown = message if len(message) <= _LONGEST_USAGE else f"{message[:_LONGEST_USAGE]}..."
+        raise BadInput(f"{shown}; see {self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +62,7 @@ def _main(given: list[str]) -> int:
         print(f"verify: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except Unjudged as reason:
-        print(f"verify: {reason}", file=sys.stderr)
+        print(f"verify: {one_line(str(reason))}", file=sys.stderr)
         return EXIT_UNKNOWN
     except BrokenPipeError:
         # Whoever read our output has gone; the verdict has nowhere to go but the exit status of a failure to judge.
@@ -75,4 +79,18 @@ def _parse(given: list[str]) -> argparse.Namespace:
         command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False)
         if name == chosen:  # The others' modules need not be loaded.
             importlib.import_module(f"verify.commands.{name}").configure(command)
-    return parser.parse_args(given)
+    parsed, unknown = parser.parse_known_args(given)
+    command = f"verify {parsed.command}"
+    if unknown:
+        raise BadInput.of("an argument", unknown[0], f"an option of {command}", f"see {command} --help")
+    for name, value in vars(parsed).items():
+        if (
+            value == "" and name != "document"
+        ):  # A variable of a shell script that was never set, most often; never what was meant.
+            raise BadInput.of(_flag(name), value, "a value", f"give one or leave it out; see {command} --help")
+    return parsed
+
+
+def _flag(name: str) -> str:
+    """How an option of that name is written on the command line."""
+    return f"--{name.replace('_', '-')}"

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from verify.text import one_line
+
 
 class BadInput(Exception):
     """What the user handed over cannot be used; exit status 2.
 
     The message is one line that names the value, what was expected and the fix.
     """
+
+    def __init__(self, message: str) -> None:
+        # Whatever a value or a library's own message holds, what is printed stays one readable line.
+        super().__init__(one_line(message))
 
     @classmethod
     def of(cls, name: str, value: Any, expected: str, fix: str) -> BadInput:
@@ -20,7 +26,7 @@ class BadInput(Exception):
             shown = f"<{type(value).__name__} that cannot be shown>"
         if len(shown) > 120:
             shown = shown[:117] + "..."
-        return cls(" ".join(f"{name} is {shown}, expected {expected}; {fix}".split()))
+        return cls(f"{name} is {shown}, expected {expected}; {fix}")
 
 
 class Unjudged(Exception):

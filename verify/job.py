@@ -90,9 +90,11 @@ class Job:
         if self.expect not in (*LOOP_KINDS[1:], ANY):
             raise BadInput.of("expect", self.expect, f"one of {', '.join((*LOOP_KINDS[1:], ANY))}", "choose one")
         known = [name for name in find_target(self.target).loops if name != REFERENCE]
-        for name in self.judged:
+        for place, name in enumerate(self.judged):
             if name not in known:
                 raise BadInput.of("loops", name, f"some of {', '.join(known)}", "separate names by commas")
+            if name in self.judged[:place]:
+                raise BadInput.of("loops", ",".join(self.judged), "each loop once", f"name {name} once")
         if not self.judged and self.loop_reference is None:
             raise BadInput.of("loops", "", f"some of {', '.join(known)}", "name at least one")
         for kind in self.kinds().values():

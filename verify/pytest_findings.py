@@ -11,8 +11,8 @@ import pytest
 
 from verify.errors import BadInput
 from verify.report.document import check_writable, write_whole
-from verify.report.message import literal
 from verify.report.tables import Table, markdown_table
+from verify.text import literal
 from verify.verdict import Finding, Verdict
 
 _RUNNING = pytest.StashKey[pytest.Item]()

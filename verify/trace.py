@@ -235,6 +235,8 @@ class Recorder:
     def _require(self, what: str, x_t: Any) -> None:
         if not isinstance(x_t, Tensor):
             raise BadInput.of(what, describe(x_t), "a tensor", "pass the latent itself")
+        if x_t.layout != torch.strided:
+            raise BadInput.of(what, f"a {x_t.layout} tensor", "a dense one, as x_0", "pass x_t.to_dense()")
         if (x_t.shape, x_t.dtype, x_t.device) != (self._shape, self._dtype, self._device):
             expected = torch.empty(self._shape, dtype=self._dtype, device="meta")
             raise BadInput(

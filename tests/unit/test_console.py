@@ -16,7 +16,8 @@ from rich.console import Console
 from verify.bits import Difference
 from verify.report.console import print_report
 from verify.report.document import RunReport
-from verify.report.message import failure_text, literal, rank_failure_text
+from verify.report.message import failure_text, rank_failure_text
+from verify.text import literal
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")

@@ -212,7 +212,7 @@ def test_autocast_is_on_where_engines_have_it() -> None:
         (["run", "--seed", "1.5"], "argument --seed: invalid int value: '1.5'; see verify run --help"),
         (["run", "--cfg-interval", "0.4"], "argument --cfg-interval: expected 2 arguments; see verify run --help"),
         (["run", "--height"], "argument --height: expected one argument; see verify run --help"),
-        (["run", "--heigh", "32"], "unrecognized arguments: --heigh 32; see verify --help"),
+        (["run", "--heigh", "32"], "an argument is '--heigh', expected an option of verify run; see verify run --help"),
         (["run", "--seed", "-1"],
          "seed is -1, expected an integer from 0 to 9223372036854775807; choose one in that range"),
         (["run", "--height", "40"], "height is 40, expected a multiple of 16 pixels; use 32 or 48"),

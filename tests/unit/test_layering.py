@@ -17,6 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Whatever is named later may import what is named before it, never the reverse.
 ORDER = [
+    "text",
     *["errors", "interrupts", "schedule", "request", "combine", "bits", "verdict", "protocols", "bagel", "loops"],
     *[
         "ranks",
@@ -117,7 +118,7 @@ def test_loops_know_a_denoiser_and_a_group() -> None:
 
 def test_the_report_knows_verdicts_only() -> None:
     parts = {part_of(name) for name in within(imports_of("report"), "verify")}
-    assert parts <= {"", "bits", "errors", "report", "verdict"}
+    assert parts <= {"", "bits", "errors", "report", "text", "verdict"}
     assert within(imports_of("report"), "torch") == set()
 
 

@@ -32,7 +32,7 @@ def on_a_terminal() -> tuple[io.StringIO, Clock, ProgressReport]:
     return file, clock, ProgressReport(console, clock)
 
 
-def test_a_log_gets_a_line_at_each_end_and_few_between() -> None:
+def test_a_log_gets_few_lines_and_one_at_the_end() -> None:
     file, clock, progress = in_a_log()
     with progress:
         progress.start("local", 50)
@@ -41,7 +41,6 @@ def test_a_log_gets_a_line_at_each_end_and_few_between() -> None:
             progress.update("local", step + 1)
         progress.finish("local")
     assert file.getvalue().splitlines() == [
-        "local: 0 of 50",
         "local: 20 of 50, about 15 s left",
         "local: 40 of 50, about 5 s left",
         "local: 50 of 50 in 25.0 s",
@@ -53,7 +52,18 @@ def test_a_log_says_nothing_of_time_before_the_first_step() -> None:
     progress.start("local", 49)
     clock.now += 30.0
     progress.update("local", 0)
-    assert file.getvalue().splitlines() == ["local: 0 of 49", "local: 0 of 49"]
+    assert file.getvalue().splitlines() == ["local: 0 of 49"]
+
+
+def test_a_log_gets_nothing_from_what_is_soon_over() -> None:
+    """What a short command has to say, a refusal in one line say, stands alone."""
+    file, clock, progress = in_a_log()
+    with progress:
+        progress.start("local", 49)
+        clock.now += 9.0
+        progress.update("local", 40)
+        progress.finish("local")
+    assert file.getvalue() == ""
 
 
 def test_a_log_holds_no_control_codes() -> None:
@@ -62,7 +72,7 @@ def test_a_log_holds_no_control_codes() -> None:
         progress.start("[red]a\x1b[1m\n", 2)
         clock.now += 60.0
         progress.update("[red]a\x1b[1m\n", 1)
-    assert file.getvalue() == "[red]a\\x1b[1m\\n: 0 of 2\n[red]a\\x1b[1m\\n: 1 of 2, about 60 s left\n"
+    assert file.getvalue() == "[red]a\\x1b[1m\\n: 1 of 2, about 60 s left\n"
 
 
 def test_a_terminal_shows_a_bar_and_the_time_left() -> None:
@@ -118,6 +128,6 @@ def test_parts_follow_each_other() -> None:
     with progress:
         for name in ("broadcast", "local"):
             progress.start(name, 3)
-            clock.now += 1.0
+            clock.now += 11.0
             progress.finish(name)
-    assert file.getvalue().splitlines()[1::2] == ["broadcast: 3 of 3 in 1.0 s", "local: 3 of 3 in 1.0 s"]
+    assert file.getvalue().splitlines() == ["broadcast: 3 of 3 in 11.0 s", "local: 3 of 3 in 11.0 s"]

@@ -66,9 +66,9 @@ def test_the_summary_says_the_verdict_first_and_every_failure(name: str) -> None
     [
         ("{", [], "JSON"),
         ("[]", [], "JSON object"),
-        ('{"kind": "prophecy"}', [], "kind of document"),
-        ('{"checks": []}', [], "required property"),
-        ('{"points": [{}]}', [], "bench document"),
+        ('{"schema": 1, "kind": "prophecy"}', [], "kind of document"),
+        ('{"schema": 1, "checks": []}', [], "required property"),
+        ('{"schema": 1, "points": [{}]}', [], "bench document"),
         (json.dumps(BENCH), ["--png", "x"], "--png"),
         (json.dumps(build_document(dead_and_hung())), ["--png", "x"], "compared none"),
         (json.dumps(build_document(clean())), ["--html", "no/such/folder/x.html"], "folder"),

@@ -160,8 +160,8 @@ def test_a_missed_fault_and_a_misplaced_one_are_told_apart() -> None:
         ("x.json", '{"schema": 1}', "kind of document"),
         ("x.json", "[]", "JSON object"),
         ("x.json", "{", "JSON"),
-        ("x.json", '{"points": [{}]}', "KeyError"),
-        ("x.json", '{"checks": []}', "required"),
+        ("x.json", '{"schema": 1, "points": [{}]}', "KeyError"),
+        ("x.json", '{"schema": 1, "checks": []}', "required"),
         ("x.csv", "1,2", ".json or a .md"),
     ],
 )

@@ -144,9 +144,9 @@ def _points(arguments: argparse.Namespace) -> list[Point]:
         raise BadInput.of("--time-limit", arguments.time_limit, "seconds above 0 and up to 86400", "choose one")
     if arguments.cuda_graph and arguments.device != "cuda":
         raise BadInput.of("--cuda-graph with --device", arguments.device, "cuda", "leave --cuda-graph out")
-    sides = _listed("--sizes", arguments.sizes, int, "pixels a side separated by commas, such as 256,512")
-    alternations = _listed("--alternations", arguments.alternations, int, "an integer of at least 1, or one a size")
-    if not alternations or min(alternations) < 1 or len(alternations) not in (1, len(sides)):
+    sides = _listed("--sizes", arguments.sizes, int, "different numbers of pixels separated by commas, such as 256,512")
+    alternations = _listed("--alternations", arguments.alternations, int, "an integer of at least 1, or one a size", True)
+    if min(alternations) < 1 or len(alternations) not in (1, len(sides)):
         expected = "an integer of at least 1, or one for each of --sizes"
         raise BadInput.of("--alternations", arguments.alternations, expected, "choose one")
     graphed = None
@@ -157,10 +157,10 @@ def _points(arguments: argparse.Namespace) -> list[Point]:
     jobs = settings(
         job_of(arguments),
         sides,
-        _listed("--presets", arguments.presets, str, "names of presets"),
-        _listed("--world-sizes", arguments.world_sizes, int, "numbers of ranks separated by commas, such as 2,3"),
-        _listed("--cfg-intervals", arguments.cfg_intervals, _interval, "LO:HI separated by commas, such as 0.4:1.0"),
-        _listed("--timestep-counts", arguments.timestep_counts, int, "integers separated by commas, such as 25,50"),
+        _listed("--presets", arguments.presets, str, "different names of presets"),
+        _listed("--world-sizes", arguments.world_sizes, int, "different numbers of ranks separated by commas, such as 2,3"),
+        _listed("--cfg-intervals", arguments.cfg_intervals, _interval, "different LO:HI separated by commas, such as 0.4:1.0"),
+        _listed("--timestep-counts", arguments.timestep_counts, int, "different integers separated by commas, such as 25,50"),
     )
     return [
         Point(
@@ -172,11 +172,18 @@ def _points(arguments: argparse.Namespace) -> list[Point]:
     ]
 
 
-def _listed(option: str, text: str | None, read: Callable[[str], _Item], expected: str) -> list[_Item]:
+def _listed(
+    option: str, text: str | None, read: Callable[[str], _Item], expected: str, repeated: bool = False
+) -> list[_Item]:
+    if text is None:
+        return []
     try:
-        return [read(item) for item in (text or "").split(",") if item]
+        items = [read(item) for item in text.split(",")]
+        if repeated or len(set(items)) == len(items):
+            return items
     except ValueError:
-        raise BadInput.of(option, text, expected, "correct it") from None
+        pass
+    raise BadInput.of(option, text, expected, "correct it")
 
 
 def _interval(text: str) -> tuple[float, float]:

@@ -119,4 +119,6 @@ def _named(arguments: argparse.Namespace, world_size: int) -> list[str]:
             raise BadInput.of("--only", name, "names of faults", "verify faults --list shows them")
         if known[name].least_ranks > world_size:
             raise BadInput.of("--world-size", world_size, f"{known[name].least_ranks} for the fault {name}", "use that")
+        if names.count(name) > 1:
+            raise BadInput.of("--only", arguments.only, "each fault once", f"name {name} once")
     return names

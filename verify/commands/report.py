@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from verify.errors import BadInput
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +29,25 @@ def add_outputs(parser: argparse._ActionsContainer) -> None:
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
-    """Finds out before a long run whether its reports can be written.
+    """Finds out before a long run whether what it is to write can be written, each to a place of its own.
 
     Raises:
         BadInput: one cannot.
     """
     from verify.report.document import check_writable
 
-    for path in (arguments.html, arguments.markdown):
-        if path and path != "-":
+    taken = {os.path.realpath(arguments.document): "the document"} if hasattr(arguments, "document") else {}
+    for option in ("json", "html", "markdown"):
+        path = getattr(arguments, option, None)
+        if not path:
+            continue
+        if path != "-" or option == "json":
             check_writable(path)
+        place = path if path == "-" else os.path.realpath(path)
+        if place in taken:
+            raise BadInput.of(f"--{option}", path, f"another file than {taken[place]}", "give each a name of its own")
+        if place == "-" or not os.path.exists(place) or os.path.isfile(place):  # A device takes everything.
+            taken[place] = f"--{option}"
 
 
 def write_outputs(document: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -43,6 +56,12 @@ def write_outputs(document: dict[str, Any], arguments: argparse.Namespace) -> No
     Raises:
         BadInput: the document cannot be used, or a file cannot be written.
     """
+    for path, text in _made(document, arguments):
+        _write(path, text)
+
+
+def _made(document: dict[str, Any], arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """Where to and what; all of it is made before any of it is written."""
     from verify.report.document import report_of
     from verify.report.html import run_page, section_page
     from verify.report.markdown import run_markdown
@@ -57,9 +76,7 @@ def write_outputs(document: dict[str, Any], arguments: argparse.Namespace) -> No
     else:
         section = section_of(document)
         page, summary = partial(section_page, section), partial(markdown_section, section)
-    for path, text in ((arguments.html, page), (arguments.markdown, summary)):
-        if path:
-            _write(path, text())
+    return [(path, text()) for path, text in ((arguments.html, page), (arguments.markdown, summary)) if path]
 
 
 def _write(path: str, text: str) -> None:
@@ -73,13 +90,9 @@ def _write(path: str, text: str) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Writes what was asked for, or prints the report; returns 0: it judges nothing anew."""
-    from rich.console import Console
-
-    from verify.errors import BadInput
-    from verify.report.console import print_report, say
-    from verify.report.document import load_json, report_of, validate
-    from verify.report.sections import kind_of, section_of
-    from verify.report.tables import markdown_section
+    from verify.report.document import load_json, validate
+    from verify.report.mismatch import as_document
+    from verify.report.sections import kind_of
 
     document = load_json(arguments.document)
     kind = kind_of(document)
@@ -87,33 +100,54 @@ def execute(arguments: argparse.Namespace) -> int:
         validate(document)
     if arguments.png and kind != "run":
         raise BadInput.of("--png", arguments.png, f"a run's document, not one of kind {kind}", "leave it out")
+    if arguments.png and importlib.util.find_spec("matplotlib") is None:
+        raise BadInput.of("--png", arguments.png, "matplotlib to be installed", "install it or use --html")
+    if arguments.png and arguments.trend:
+        raise BadInput("--trend and --png were both given, expected one of them; leave one out")
     check_outputs(arguments)
-    if arguments.trend:
-        return _trend(document, arguments)
-    write_outputs(document, arguments)
-    if arguments.png:
-        from verify.report.plots import write_plots
-
-        write_plots(report_of(document), Path(arguments.png))
-    if not (arguments.html or arguments.markdown or arguments.png):
-        if kind == "run":
-            print_report(report_of(document), Console())
+    with as_document(kind):
+        if arguments.trend:
+            _trend(document, arguments)
+        elif arguments.html or arguments.markdown or arguments.png:
+            _write_all(document, arguments)
         else:
-            say(Console(), markdown_section(section_of(document)))
+            _print(document, kind)
     return 0
 
 
-def _trend(document: Any, arguments: argparse.Namespace) -> int:
-    from verify.errors import BadInput
+def _write_all(document: Any, arguments: argparse.Namespace) -> None:
+    made = _made(document, arguments)
+    if arguments.png:
+        from verify.report.document import report_of
+        from verify.report.plots import write_plots
+
+        write_plots(report_of(document), Path(arguments.png))
+    for path, text in made:
+        _write(path, text)
+
+
+def _print(document: Any, kind: str) -> None:
+    from rich.console import Console
+
+    from verify.report.console import print_report, say
+    from verify.report.document import report_of
+    from verify.report.sections import section_of
+    from verify.report.tables import markdown_section
+
+    if kind == "run":
+        print_report(report_of(document), Console())
+    else:
+        say(Console(), markdown_section(section_of(document)))
+
+
+def _trend(document: Any, arguments: argparse.Namespace) -> None:
     from verify.report.html import section_page
     from verify.report.tables import markdown_section
     from verify.report.trend import earlier, trend
 
-    if arguments.png:
-        raise BadInput("--trend and --png were both given, expected one of them; leave one out")
     section = trend(document, earlier(Path(arguments.trend)))
+    page, summary = section_page(section), markdown_section(section)
     if arguments.html:
-        _write(arguments.html, section_page(section))
+        _write(arguments.html, page)
     if arguments.markdown or not arguments.html:
-        _write(arguments.markdown or "-", markdown_section(section))
-    return 0
+        _write(arguments.markdown or "-", summary)

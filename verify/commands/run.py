@@ -116,7 +116,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from verify.report.console import print_report
-    from verify.report.document import build_document, check_writable, write_document
+    from verify.report.document import build_document, write_document
     from verify.report.progress import ProgressReport
     from verify.runner import run_job
 
@@ -124,8 +124,6 @@ def execute(arguments: argparse.Namespace) -> int:
         from verify.errors import BadInput
 
         raise BadInput("--loops and --loop were both given, expected one of them; leave one out")
-    if arguments.json:
-        check_writable(arguments.json)
     check_outputs(arguments)
     job = job_of(arguments)
     # A page or summary on standard output has it to itself.

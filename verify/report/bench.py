@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from verify.report.headed import headed
+from verify.report.headed import headed, listed
 from verify.report.tables import Section, Table
 
 Document = Mapping[str, Any]
@@ -23,7 +23,7 @@ _PARTS = {
 def bench_section(d: Document) -> Section:
     """Two tables a point, seconds of each loop and where they go on each rank; then what may be said."""
     tables, sentences = [], []
-    for p in d["points"]:
+    for p in listed(d, "points"):
         tables += [_seconds(p), _parts(p)] if p["loops"] else []
         sentences += [f"{_size(p)}: {said}" for said in _said(p)]
     return headed(d, "Loop versions against each other", tables, sentences, [*_incomplete(d), *_notes(d["points"])])
@@ -32,7 +32,7 @@ def bench_section(d: Document) -> Section:
 def overhead_section(d: Document) -> Section:
     """A row for each point and loop: bare, recorded and verified; then how often the host waits inside the loop."""
     rows, sentences = [], []
-    for p in d["overhead"]:
+    for p in listed(d, "overhead"):
         for name, loop in p["loops"].items():
             seconds = [f"{loop[key]['p50']:.3f}" for key in ("bare_s", "recorded_s", "verified_s")]
             ratios = [_percent(loop.get(key)) for key in ("recorded_over_bare", "verified_over_bare")]
@@ -49,7 +49,7 @@ def overhead_section(d: Document) -> Section:
 def forwards_section(d: Document) -> Section:
     """A row for each network; the seconds of the target's over the built-in one's with their interval."""
     rows = []
-    for row in d["forwards"]:
+    for row in listed(d, "forwards"):
         ratio = row.get("over_builtin")
         said = ["-"] * 2 if ratio is None else [f"{ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
                                                 f"{row['velocities_apart']:.2e}"]  # fmt: skip

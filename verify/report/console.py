@@ -10,8 +10,9 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from verify.report.document import RunReport
-from verify.report.message import failure_text, literal, rank_failure_text, reproduce_line
+from verify.report.message import failure_text, rank_failure_text, reproduce_line
 from verify.report.tables import Section
+from verify.text import literal
 from verify.verdict import Finding, Verdict
 
 # Words and shapes carry the meaning; colour only repeats it.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from verify.bits import Difference
 from verify.errors import BadInput
+from verify.report.disk import replace_file, require_writable
+from verify.report.mismatch import mismatch
 from verify.verdict import EXIT_STATUS, Compared, Divergence, Finding, Verdict
 
 SCHEMA_VERSION = 1
@@ -170,16 +171,18 @@ def schema() -> dict[str, Any]:
 
 
 def validate(document: Any) -> None:
-    """Checks a document against the schema.
+    """Checks a document against the schema, where ``jsonschema`` is installed.
 
     Raises:
         BadInput: it does not fit; the message names the place.
     """
+    if importlib.util.find_spec("jsonschema") is None:
+        return
     import jsonschema
 
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(document))
     if error is not None:
-        raise BadInput(f"the document at {error.json_path}: {error.message[:200]}; make it with this version's --json")
+        raise mismatch(error)
 
 
 def load_json(path: str | Path) -> Any:
@@ -189,11 +192,22 @@ def load_json(path: str | Path) -> Any:
         BadInput: no such file, or no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_refuse_number, parse_float=_finite_number)
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput.of("the document", str(path), "a readable file", f"{type(error).__name__}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise BadInput.of("the document", str(path), "JSON", f"it is not: {error}") from None
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)
+
+
+def _refuse_number(text: str) -> NoReturn:
+    """Python takes these for numbers, JSON does not, and a document has them as strings."""
+    raise ValueError(f"{text} is no number in JSON")
 
 
 def read_document(path: str | Path) -> dict[str, Any]:
@@ -215,12 +229,17 @@ def check_writable(path: str | Path) -> None:
         BadInput: the folder does not exist or cannot be written to, or ``path`` is a folder.
     """
     target = Path(path)
-    if target.is_dir():
-        raise BadInput.of("the output file", str(path), "a file name", "it is a folder; name a file in it")
-    if not target.parent.is_dir():
-        raise BadInput.of("the output file", str(path), "a file in a folder that exists", "create the folder first")
-    if not os.access(target if _is_stream(target) else _behind_links(target).parent, os.W_OK):
-        raise BadInput.of("the output file", str(path), "a file in a writable folder", "choose another place")
+    try:
+        if target.is_dir():
+            raise BadInput.of("the output file", str(path), "a file name", "it is a folder; name a file in it")
+        if not target.parent.is_dir():
+            raise BadInput.of("the output file", str(path), "a file in a folder that exists", "create the folder first")
+        require_writable(target)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInput.of(
+            "the output file", str(path), "a file in a writable folder", f"choose another place ({why})"
+        ) from None
 
 
 def write_document(document: Mapping[str, Any], path: str | Path) -> None:
@@ -232,8 +251,8 @@ def write_document(document: Mapping[str, Any], path: str | Path) -> None:
     write_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Writes ``text`` beside ``path`` and moves it there once it is complete. Pipes and devices are written to.
+def write_whole(path: str | Path, text: str | bytes) -> None:
+    """Writes ``text``, UTF-8, beside ``path`` and moves it there once it is complete. Pipes and devices are written to.
 
     Raises:
         BadInput: it cannot be written.
@@ -241,42 +260,6 @@ def write_whole(path: str | Path, text: str) -> None:
     check_writable(path)
     target = Path(path)
     try:
-        if _is_stream(target):
-            target.write_text(text, encoding="utf-8")
-        else:
-            _replace(_behind_links(target), text)
+        replace_file(target, text.encode() if isinstance(text, str) else text)
     except (OSError, ValueError) as error:
         raise BadInput.of("the output file", str(path), "a place that can be written", str(error)) from None
-
-
-def _replace(target: Path, text: str) -> None:
-    temporary = target.with_name(f".verify-{secrets.token_hex(8)}")
-    try:
-        _create(temporary, text)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _create(path: Path, text: str) -> None:
-    """Makes a file that has no name until it is complete, where the file system can: a killed writer leaves nothing."""
-    try:
-        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
-    except OSError:
-        path.write_text(text, encoding="utf-8")
-        return
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        # The folder's descriptor is not looked at; given one, Python follows the link under /proc.
-        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
-
-
-def _behind_links(path: Path) -> Path:
-    """What a link points at is replaced, not the link."""
-    return Path(os.path.realpath(path))
-
-
-def _is_stream(path: Path) -> bool:
-    """Whether ``path`` is a pipe or a device, which must not be replaced by a file: ``/dev/stdout``."""
-    return path.exists() and not path.is_file()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from verify.report.headed import headed
+from verify.report.headed import headed, listed
 from verify.report.tables import Section, Table, shown
 
 Document = Mapping[str, Any]
@@ -19,12 +19,13 @@ _HEADINGS = ["subject", "condition", "dtype", "verdict", "worst case", "variants
 
 def envelope_section(d: Document) -> Section:
     """Rows that differ, lie within a bound or are unknown; for the others a sentence a subject and dtype."""
-    telling = [row for row in d["rows"] if row["verdict"] != _BITWISE and row.get("applies", True)]
+    rows = listed(d, "rows")
+    telling = [row for row in rows if row["verdict"] != _BITWISE and row.get("applies", True)]
     telling.sort(key=lambda row: _ORDER.index(row["verdict"]) if row["verdict"] in _ORDER else len(_ORDER))
     tables = [_table(telling, "settings that change bits, or may")] if telling else []
-    others = [row for row in d["rows"] if row not in telling]
+    others = [row for row in rows if row not in telling]
     tables += [_table(others, f"the other {len(others)} rows", folded=True)] if others else []
-    sentences = [*_bitwise(d["rows"]), *_missing(d["rows"])]
+    sentences = [*_bitwise(rows), *_missing(rows)]
     return headed(d, "Which settings must match across ranks", tables, sentences, d.get("notes", ()))
 
 

@@ -20,3 +20,14 @@ def headed(
     command = document.get("command") or "the command was not recorded"
     environment = one_line(document["environment"])
     return Section(title, command, environment, notes, tables, sentences, document.get("verdict", ""))
+
+
+def listed(document: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
+    """The results that a document keeps under ``part``.
+
+    Raises:
+        ValueError: they are no list, or there are none.
+    """
+    if not isinstance(document[part], list) or not document[part]:
+        raise ValueError(f"{part} is no list of results")
+    return list(document[part])

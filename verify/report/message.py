@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from verify.bits import Difference
+from verify.text import literal
 from verify.verdict import Divergence, Finding
 
 # What a failed check usually means; kept to what has been seen, see verify/faults/.
@@ -33,15 +34,6 @@ _USUAL_CAUSES_AT_THE_START = {
 
 _MOST_DETAILS = 8
 _MOST_LINES_AT_EACH_END = 20
-
-
-def literal(text: str, line_breaks: bool = True) -> str:
-    """``text`` as it may be shown anywhere: characters that a terminal acts on or hides are written as escapes.
-
-    Loops, files and the output of ranks are named and written by users, and may hold any character.
-    """
-    kept = "\n\t" if line_breaks else ""
-    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def failure_text(finding: Finding, command: str = "") -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verify.errors import BadInput
 from verify.report import evidence
 from verify.report.console import header
-from verify.report.document import RunReport
-from verify.report.message import literal
+from verify.report.document import RunReport, write_whole
+from verify.text import literal
 from verify.verdict import Finding, Verdict
 
 if TYPE_CHECKING:
@@ -41,10 +42,12 @@ def write_plots(report: RunReport, folder: Path) -> list[Path]:
         figures[f"map-{number}.png"] = _map(tokens)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            figure.savefig(folder / name, dpi=_DOTS_PER_INCH, metadata={"Software": None})
     except OSError as error:
         raise BadInput.of("--png", str(folder), "a folder that can be written to", str(error)) from None
+    for name, figure in figures.items():
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+        write_whole(folder / name, content.getvalue())
     return [folder / name for name in figures]
 
 

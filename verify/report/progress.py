@@ -1,4 +1,4 @@
-"""Progress of a long command: bars on a terminal, plain lines elsewhere."""
+"""Progress of a long command: bars on a terminal, plain lines elsewhere, there for parts that take long only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from verify.report.message import literal
+from verify.text import literal
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_REFRESHES = 0.1
@@ -58,9 +58,7 @@ class ProgressReport:
         """A part begins that has ``total`` units."""
         now = self._clock()
         part = self._parts[name] = _Part(total, now, now)
-        if self._bars is None:
-            self._say(f"{name}: 0 of {total}")
-        else:
+        if self._bars is not None:
             part.task = self._bars.add_task(literal(name, line_breaks=False), total=total)
             self._draw(part, now)
 
@@ -80,10 +78,10 @@ class ProgressReport:
         """The part is complete."""
         part, now = self._parts[name], self._clock()
         part.done = part.total
-        if self._bars is None:
-            self._say(f"{name}: {part.total} of {part.total} in {now - part.began:.1f} s")
-        else:
+        if self._bars is not None:
             self._draw(part, now)
+        elif part.spoke > part.began or now - part.began >= _SECONDS_BETWEEN_LINES:
+            self._say(f"{name}: {part.total} of {part.total} in {now - part.began:.1f} s")
 
     def _draw(self, part: _Part, now: float) -> None:
         assert self._bars is not None

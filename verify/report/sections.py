@@ -7,9 +7,11 @@ from typing import Any
 
 from verify.errors import BadInput
 from verify.report.bench import bench_section, forwards_section, overhead_section
+from verify.report.document import SCHEMA_VERSION
 from verify.report.envelope import envelope_section
 from verify.report.environment import whose
-from verify.report.headed import headed
+from verify.report.headed import headed, listed
+from verify.report.mismatch import as_document
 from verify.report.tables import Section, Table, shown
 
 Document = Mapping[str, Any]
@@ -26,6 +28,8 @@ def kind_of(document: Any) -> str:
     """
     if not isinstance(document, Mapping):
         raise BadInput.of("the document", type(document).__name__, "a JSON object", "write it with --json")
+    if document.get("schema") != SCHEMA_VERSION:
+        raise BadInput.of("the document's schema", document.get("schema"), str(SCHEMA_VERSION), "write it with --json")
     kind = document.get("kind", next((kind for key, kind in _BY_KEY.items() if key in document), None))
     if not isinstance(kind, str) or kind not in _SECTIONS:
         raise BadInput.of("the kind of document", kind, f"one of {', '.join(_SECTIONS)}", "write it with --json")
@@ -39,13 +43,8 @@ def section_of(document: Any) -> Section:
         BadInput: its kind is not known, or something that the kind needs is missing.
     """
     kind = kind_of(document)
-    try:
+    with as_document(kind):
         return _SECTIONS[kind](document)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        said = f"{type(error).__name__}: {error}"
-        raise BadInput.of(
-            f"the {kind} document", said, "every part of one", "write it with this version's --json"
-        ) from None
 
 
 def _run(d: Document) -> Section:
@@ -91,7 +90,7 @@ def _verdict(check: Document) -> str:
 
 def _faults(d: Document) -> Section:
     rows, open_questions = [], []
-    for row in d["faults"]:
+    for row in listed(d, "faults"):
         due = row["expected"] or {"check": "", "step": None, "rank": None}
         outcome = "caught, placed" if row["caught"] and row["placed"] else "caught" if row["caught"] else "MISSED"
         if row["expected"] is None:

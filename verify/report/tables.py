@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from verify.report.message import literal
+from verify.text import literal
 
 _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+( to [\d.]+)?( ?%)?|-|")
 # What Markdown, or HTML inside it, would act on.

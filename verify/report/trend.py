@@ -10,6 +10,7 @@ from typing import Any
 from verify.errors import BadInput
 from verify.report.document import load_json
 from verify.report.environment import one_line
+from verify.report.mismatch import as_document
 from verify.report.sections import kind_of
 from verify.report.tables import Section, Table
 
@@ -36,7 +37,11 @@ def trend(document: Any, before: Sequence[tuple[str, Any]]) -> Section:
         BadInput: the document is of no known kind.
     """
     kind = kind_of(document)
-    alike = [(name, d) for name, d in before if kind_of(d) == kind and _setting(d) == _setting(document)]
+    alike = []
+    for name, d in before:
+        with as_document(f"earlier {name}"):
+            if kind_of(d) == kind and _setting(d) == _setting(document) and _seconds(d):
+                alike.append((name, d))
     now = _seconds(document)
     shown = alike[-_MOST_EARLIER:]
     rows = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from verify.errors import BadInput
 from verify.schedule import LOOP_KINDS
-from verify.targets.loading import load_object
+from verify.targets.loading import in_words, load_object
 from verify.targets.protocol import REFERENCE, Target, default_loops
 
 # Loaded only when named: neither may make the other's imports a requirement.
@@ -39,7 +39,7 @@ def find_target(name: str) -> Target:
         except Exception as error:
             raise BadInput.of(
                 "--target", name, "a target, or a class or function that makes one of no arguments",
-                f"calling it raised {type(error).__name__}: {error}",
+                f"calling it raised {in_words(error)}",
             ) from error  # fmt: skip
     return _checked(name, found)
 

@@ -27,12 +27,15 @@ def load_object(option: str, reference: str) -> Any:
     if not colon or not place or not name.isidentifier():
         raise BadInput.of(option, reference, "FILE.py:NAME or PACKAGE.MODULE:NAME", "separate the two by a colon")
     module = load_file(option, place) if place.endswith(".py") or "/" in place else _from_name(option, place)
-    if not hasattr(module, name):
+    try:
+        return getattr(module, name)
+    except AttributeError:
         own = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__]
         known = [n for n in own if callable(vars(module)[n]) and not n.startswith("_")][:5]
         has = f"it defines {', '.join(known)}" if known else "it defines no public function"
-        raise BadInput.of(option, reference, f"a name that {place} defines", f"{has}; correct the name")
-    return getattr(module, name)
+        raise BadInput.of(option, reference, f"a name that {place} defines", f"{has}; correct the name") from None
+    except Exception as error:  # A module may have a __getattr__ of its own.
+        raise BadInput.of(option, reference, f"a name that {place} defines", in_words(error)) from error
 
 
 def load_loop(reference: str) -> Any:
@@ -76,8 +79,10 @@ def load_file(option: str, place: str) -> ModuleType:
     try:
         with _first_on_path(os.path.dirname(path)):
             spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         sys.modules.pop(name, None)
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise _unimportable(option, place, error) from error
     return module
 
@@ -87,7 +92,9 @@ def _from_name(option: str, place: str) -> ModuleType:
     try:
         with _first_on_path(os.getcwd()):
             return importlib.import_module(place)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _unimportable(option, place, error) from error
 
 
@@ -102,4 +109,12 @@ def _first_on_path(folder: str) -> Iterator[None]:
 
 
 def _unimportable(option: str, place: str, error: BaseException) -> BadInput:
-    return BadInput.of(option, place, "something that can be imported", f"{type(error).__name__}: {error}")
+    return BadInput.of(option, place, "something that can be imported", in_words(error))
+
+
+def in_words(error: BaseException) -> str:
+    """An exception by name and text; its own code may fail at the text."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__

@@ -1,0 +1,22 @@
+"""Text that users wrote, as it may be shown anywhere."""
+
+from __future__ import annotations
+
+# A name may be as long as a file; a line is for reading.
+_LONGEST_LINE = 1000
+
+
+def literal(text: str, line_breaks: bool = True) -> str:
+    """``text`` as it may be shown anywhere: characters that a terminal acts on or hides are written as escapes.
+
+    Loops, files and the output of ranks are named and written by users, and may hold any character.
+    """
+    kept = "\n\t" if line_breaks else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def one_line(text: str) -> str:
+    """``text`` literally, in one line of at most 1000 characters: its middle is left out where it is longer."""
+    line = literal(" ".join(text.split()), line_breaks=False)
+    half = _LONGEST_LINE // 2 - 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]}...{line[-half:]}"
