@@ -12,6 +12,7 @@ from typing import NoReturn
 from verify.errors import BadInput, Unjudged
 from verify.interrupts import interrupts
 from verify.text import one_line
+from verify.variables import check_threads
 
 # Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
 COMMANDS = {
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(given: list[str]) -> int:
     try:
         parsed = _parse(given)
+        check_threads()
         execute = importlib.import_module(f"verify.commands.{parsed.command}").execute
         return int(execute(parsed))
     except BadInput as error:
@@ -84,9 +86,8 @@ def _parse(given: list[str]) -> argparse.Namespace:
     if unknown:
         raise BadInput.of("an argument", unknown[0], f"an option of {command}", f"see {command} --help")
     for name, value in vars(parsed).items():
-        if (
-            value == "" and name != "document"
-        ):  # A variable of a shell script that was never set, most often; never what was meant.
+        # Most often a variable of a shell script that was never set; a positional argument says so by itself.
+        if value == "" and name != "document":
             raise BadInput.of(_flag(name), value, "a value", f"give one or leave it out; see {command} --help")
     return parsed
 

@@ -45,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _require("--backend", option.backend, (None, "gloo", "nccl"))
         if option.world_size is not None and not 1 <= option.world_size <= 64:
             raise BadInput.of("--world-size", option.world_size, "an integer from 1 to 64", "choose one in that range")
+        if not 0 <= option.require_gpus <= 64:
+            raise BadInput.of("--require-gpus", option.require_gpus, "a number from 0 to 64", "choose one")
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
     if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):

@@ -17,8 +17,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Whatever is named later may import what is named before it, never the reverse.
 ORDER = [
-    "text",
-    *["errors", "interrupts", "schedule", "request", "combine", "bits", "verdict", "protocols", "bagel", "loops"],
+    *["text", "errors", "variables", "interrupts"],
+    *["schedule", "request", "combine", "bits", "verdict", "protocols", "bagel", "loops"],
     *[
         "ranks",
         "caches",

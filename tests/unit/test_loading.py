@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,3 +219,25 @@ def test_what_is_no_loop(tmp_path: Path, text: str, said: str) -> None:
 def test_what_can_be_called_with_five_is_a_loop(tmp_path: Path, text: str) -> None:
     write(tmp_path / "loops.py", text)
     assert callable(load_loop("loops.py:mine"))
+
+
+def test_a_file_is_run_as_it_is_now_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    """Python takes bytecode of the same second and size for that of the file."""
+    path = write(tmp_path / "loops.py", "VALUE = 3\n")
+    moment = path.stat()
+    compileall.compile_file(path, quiet=1)
+    assert (tmp_path / "__pycache__").is_dir()
+    path.write_text("VALUE = 4\n")
+    os.utime(path, ns=(moment.st_atime_ns, moment.st_mtime_ns))
+    assert load_object("--loop", "loops.py:VALUE") == 4
+    shutil.rmtree(tmp_path / "__pycache__")
+    assert load_object("--loop", "loops.py:VALUE") == 4
+    assert [entry.name for entry in tmp_path.iterdir()] == ["loops.py"]
+
+
+def test_exceptions_that_cannot_be_shown_and_odd_modules(tmp_path: Path) -> None:
+    odd = "class Odd(BaseException):\n    def __str__(self):\n        raise RuntimeError\n"
+    write(tmp_path / "loops.py", odd + "raise Odd\n")
+    assert refusal("loops.py:mine") == "--loop is 'loops.py', expected something that can be imported; Odd"
+    write(tmp_path / "loops.py", "def __getattr__(name):\n    raise RuntimeError('no ' + name)\n")
+    assert refusal("loops.py:mine").endswith("expected a name that loops.py defines; RuntimeError: no mine")

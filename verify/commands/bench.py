@@ -145,9 +145,9 @@ def _points(arguments: argparse.Namespace) -> list[Point]:
     if arguments.cuda_graph and arguments.device != "cuda":
         raise BadInput.of("--cuda-graph with --device", arguments.device, "cuda", "leave --cuda-graph out")
     sides = _listed("--sizes", arguments.sizes, int, "different numbers of pixels separated by commas, such as 256,512")
-    alternations = _listed("--alternations", arguments.alternations, int, "an integer of at least 1, or one a size", True)
+    expected = "an integer of at least 1, or one for each of --sizes"
+    alternations = _listed("--alternations", arguments.alternations, int, expected, repeated=True)
     if min(alternations) < 1 or len(alternations) not in (1, len(sides)):
-        expected = "an integer of at least 1, or one for each of --sizes"
         raise BadInput.of("--alternations", arguments.alternations, expected, "choose one")
     graphed = None
     if arguments.cuda_graph and arguments.cuda_graph != "all":
@@ -158,9 +158,9 @@ def _points(arguments: argparse.Namespace) -> list[Point]:
         job_of(arguments),
         sides,
         _listed("--presets", arguments.presets, str, "different names of presets"),
-        _listed("--world-sizes", arguments.world_sizes, int, "different numbers of ranks separated by commas, such as 2,3"),
-        _listed("--cfg-intervals", arguments.cfg_intervals, _interval, "different LO:HI separated by commas, such as 0.4:1.0"),
-        _listed("--timestep-counts", arguments.timestep_counts, int, "different integers separated by commas, such as 25,50"),
+        _listed("--world-sizes", arguments.world_sizes, int, "different numbers of ranks, such as 2,3"),
+        _listed("--cfg-intervals", arguments.cfg_intervals, _interval, "different intervals, such as 0.4:1.0,0.0:1.0"),
+        _listed("--timestep-counts", arguments.timestep_counts, int, "different integers, such as 25,50"),
     )
     return [
         Point(

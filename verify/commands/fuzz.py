@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     if arguments.json:
         check_writable(arguments.json)
+    _keep_nothing()
     if arguments.envelope:
         return _envelope(arguments)
     if arguments.mutants:
@@ -73,6 +75,13 @@ def execute(arguments: argparse.Namespace) -> int:
     print_fuzz(report, Console())
     _write(arguments.json, report.to_dict())
     return report.exit_status
+
+
+def _keep_nothing() -> None:
+    """Cases follow from the seed alone, and the folder that a command is called in stays as it is."""
+    from hypothesis.configuration import set_hypothesis_home_dir
+
+    set_hypothesis_home_dir(os.devnull)
 
 
 def _mutants(arguments: argparse.Namespace) -> int:

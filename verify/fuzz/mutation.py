@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from verify.errors import BadInput, Unjudged
+from verify.errors import Unjudged
 from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, decide, judge_boundary
 from verify.fuzz.engine import PROFILES, Fuzzer, draw
 from verify.fuzz.mutants import MUTANTS
-from verify.fuzz.session import Progress
+from verify.fuzz.session import FuzzJob, Progress
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, describe
 from verify.ranks.plan import place
@@ -83,13 +83,7 @@ class MutantReport:
 
 
 def hunt(pool: RankPool, mutant: str, profile: str, seed: int) -> Caught:
-    """Runs the profile on a mutant until some property fails.
-
-    Raises:
-        BadInput: no such mutant or profile.
-    """
-    if profile not in PROFILES:
-        raise BadInput.of("--profile", profile, f"one of {', '.join(PROFILES)}", "choose one")
+    """Runs the profile on a mutant until some property fails."""
     if mutant == HOST_ON_ONE_RANK:
         return _hunt_boundary(pool, profile, seed)
     fuzzer = Fuzzer(pool, MUTANT + mutant)
@@ -111,7 +105,12 @@ def _hunt_boundary(pool: RankPool, profile: str, seed: int) -> Caught:
 def run_mutants(
     profile: str, seed: int, device: str, backend: str | None, progress: Progress | None = None
 ) -> MutantReport:
-    """Hunts every mutant on two ranks."""
+    """Hunts every mutant on two ranks.
+
+    Raises:
+        BadInput: no such profile, seed, device or backend.
+    """
+    FuzzJob(profile=profile, seed=seed).checked()
     began = time.monotonic()
     names = [*MUTANTS, HOST_ON_ONE_RANK]
     caught: list[Caught] = []

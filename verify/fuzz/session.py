@@ -78,7 +78,10 @@ class FuzzJob:
         if not 0 <= self.seed < 2**63:
             raise BadInput.of("--seed", self.seed, "an integer from 0 to 2**63 - 1", "choose one in that range")
         if self.combine != OWN and not self.combine.startswith(MUTANT):
-            load_object("--combine", self.combine)
+            combine = load_object("--combine", self.combine)
+            if not callable(combine):
+                fix = f"it is a {type(combine).__name__}"
+                raise BadInput.of("--combine", self.combine, "a function with combine_cfg's arguments", fix)
         return self
 
     @property

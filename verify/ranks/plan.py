@@ -9,6 +9,7 @@ import torch
 
 from verify.errors import BadInput, Unjudged
 from verify.ranks.pool import PoolSpec
+from verify.variables import check_gpus, check_network
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,21 @@ def place(world_size: int, device: str, backend: str | None = None, threads: int
         raise BadInput.of("device", device, "cpu or cuda", "choose one")
     if backend not in (None, "gloo", "nccl"):
         raise BadInput.of("backend", backend, "gloo or nccl", "choose one or leave it out")
+    if backend != "nccl":
+        check_network()
     if device == "cpu":
         if backend == "nccl":
             raise BadInput.of("backend", backend, "gloo on the cpu, since NCCL moves GPU memory", "use --device cuda")
         cores = len(os.sched_getaffinity(0))
         return Placement(PoolSpec(("cpu",) * world_size, "gloo", threads or max(1, cores // world_size)))
+    check_gpus()
     gpus = torch.cuda.device_count()
     if gpus == 0:
-        raise Unjudged("device is 'cuda' and this machine shows no GPU; use --device cpu or a machine that has one")
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        among = "" if shown is None else f" among CUDA_VISIBLE_DEVICES={shown!r}"
+        raise Unjudged(
+            f"device is 'cuda' and this machine shows no GPU{among}; use --device cpu or a machine that has one"
+        )
     if backend == "nccl" and gpus < world_size:
         raise Unjudged(
             f"NCCL needs a GPU for each of {world_size} ranks and this machine has {gpus}; "

@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from importlib.machinery import SourceFileLoader
+from types import CodeType, ModuleType
 from typing import Any
 
 from verify.errors import BadInput
@@ -60,6 +61,13 @@ def load_loop(reference: str) -> Any:
     return loop
 
 
+class _AsWritten(SourceFileLoader):
+    """Runs a file as it is now, as Python runs a script: bytecode of another moment is neither looked for nor left."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def load_file(option: str, place: str) -> ModuleType:
     """The module that a Python file makes; ``option`` is the flag it came from, for messages.
 
@@ -70,9 +78,11 @@ def load_file(option: str, place: str) -> ModuleType:
         raise BadInput.of(option, place, "a Python file", "there is no such file; check the path")
     path = os.path.realpath(place)
     name = f"_loop_file_{abs(hash(path))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if not path.endswith(".py"):
         raise BadInput.of(option, place, "a Python file", "name one that ends in .py")
+    spec = importlib.util.spec_from_file_location(name, path, loader=_AsWritten(name, path))
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     # A file's own imports find its neighbours, as when it is run as a script.
