@@ -20,8 +20,11 @@ ROOT = Path(__file__).parents[2]
 
 SESSION = '''
 import pytest
-from example_reports import clean, dead_and_hung, one_bit
+from example_reports import clean, dead_and_hung, one_bit, ranks_differ, report
 from verify.pytest_plugin import Verifier
+
+
+HOSTILE = "<script>|```&'\\x1b\\x00]]>"
 
 
 class Job:
@@ -51,6 +54,11 @@ def test_fail(seen):
 def test_unknown(seen):
     verifier, job = seen(dead_and_hung())
     verifier.assert_pass(job, "ranks_agree", "local")
+
+
+def test_hostile(seen):
+    verifier, job = seen(report([ranks_differ(1.0, 2.0, 3, HOSTILE)]))
+    verifier.assert_pass(job, "ranks_agree", HOSTILE)
 
 
 @pytest.mark.gpu(count=65)
@@ -107,6 +115,18 @@ def test_the_junit_file_holds_the_findings(session: tuple[Path, Any]) -> None:
     assert "rank 2 was killed by SIGKILL" in unknown["message"]
 
 
+def test_markup_and_control_characters_of_a_name_are_text(session: tuple[Path, Any]) -> None:
+    found = dict(cases(session[0])["test_hostile"])
+    assert found["loop"].startswith("<script>|```&'")
+    assert "<script>|```&'\\x1b\\x00]]>" in found["message"]
+    text = (session[0] / "summary.md").read_text()
+    assert "\x1b" not in text and "\x00" not in text
+    block = next(part for part in text.split("\n\n") if "test_hostile" in part)
+    fence = block.split("text", 1)[0]
+    assert set(fence) == {"`"} and len(fence) > 3  # Longer than any run of them inside.
+    assert block.rstrip().endswith(fence)
+
+
 def test_the_terminal_says_what_want_of_gpus_left_out(session: tuple[Path, Any]) -> None:
     found = torch.cuda.device_count()
     line = f"verify: not run for want of GPUs: 1 that need 65, found {found} (1 in test_session.py)"
@@ -116,11 +136,10 @@ def test_the_terminal_says_what_want_of_gpus_left_out(session: tuple[Path, Any])
 def test_the_summary_renders_on_its_own(session: tuple[Path, Any]) -> None:
     text = (session[0] / "summary.md").read_text()
     assert text.startswith("## ✗ fail\n")
-    for row in ("| passed | 1 |", "| failed | 2 |", "| skipped | 1 |"):
+    for row in ("| passed | 1 |", "| failed | 3 |", "| skipped | 1 |"):
         assert row in text
     assert "FAIL ranks_agree (local)" in text
     assert "- not run for want of GPUs: 1 that need 65" in text
-    assert text.count("```") == 4
 
 
 @pytest.mark.parametrize("status", [2, 5])

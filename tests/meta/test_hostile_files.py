@@ -1,0 +1,98 @@
+"""Files that would run code or pass for markup: never unpickled, and shown as what they are."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pickle
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+
+import bad_files
+import pytest
+
+from verify.cli import main
+from verify.report.document import validate
+
+PACKAGE = Path(__file__).parents[2] / "verify"
+# What turns bytes into calls. The one that is there reads a socket pair that no user's file reaches.
+LOADERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+ALLOWED = {("ranks/wire.py", "pickle")}
+
+
+def test_nothing_but_the_private_socket_is_unpickled() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            place = str(path.relative_to(PACKAGE))
+            found |= {(place, name) for name in names if name.split(".")[0] in LOADERS}
+            found |= {(place, called)} if called in ("torch.load", "numpy.load", "np.load", "eval", "exec") else set()
+    assert found == ALLOWED
+
+
+def test_the_trap_that_the_table_sets_does_spring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(bad_files.BOMB)
+    assert (tmp_path / "sprung").is_dir()
+
+
+@pytest.mark.parametrize("command", ["report x", "fuzz --replay x", "run --loop ./x.py:loop", "run --target ./x.py:T"])
+def test_a_pickle_named_anywhere_is_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "x.py"):
+        (tmp_path / name).write_bytes(bad_files.BOMB)
+    assert main(command.split()) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "sprung").exists()
+
+
+NAME = "<img src=x onerror=alert(1)>|`*_[x](y) \x1b[31m"
+SAID = "<script>alert(2)</script>|```\\n`"
+BODY = "if group.rank == 1: raise ValueError({said!r})\n    return " + bad_files.ALL
+
+
+class Tags(HTMLParser):
+    """Every element of a page, and every attribute that a browser would run."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.handlers: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.handlers |= {name for name, value in attrs if name.startswith("on") or "javascript:" in (value or "")}
+
+
+def test_a_loop_that_looks_like_markup_is_text_in_every_report(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loop = tmp_path / f"{NAME}.py"
+    loop.write_text(bad_files.HEAD + BODY.format(said=SAID))
+    html, markdown, document = (tmp_path / f"out.{kind}" for kind in ("html", "md", "json"))
+    outputs = ["--html", str(html), "--markdown", str(markdown), "--json", str(document)]
+    assert main(["run", "--loop", f"{loop}:loop", *shlex.split(bad_files.SHORT), *outputs]) == 3
+    shown = capfd.readouterr().out
+    assert "\x1b" not in shown
+    assert SAID in shown
+    page = Tags(html.read_text())
+    assert not page.tags & {"script", "img"}
+    assert not page.handlers
+    text = markdown.read_text()
+    assert "\x1b" not in text
+    fence = re.compile(r"^(`{3,})text\n.*?^\1$", re.M | re.S)
+    outside = re.sub(r"(`+)[^\n]*?\1", "", fence.sub("", text))  # Without blocks and spans of code.
+    assert not re.search(r"(?<!\\)<", outside)
+    inside = "".join(match[0] for match in fence.finditer(text))
+    assert SAID in inside
+    held = json.loads(document.read_text())
+    validate(held)
+    assert SAID in held["failure"]["ranks"][0]["what"]
