@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from verify.errors import BadInput, Unjudged
 from verify.interrupts import interrupts
+from verify.ranks.launch import launched, speaks
 from verify.text import one_line
 from verify.variables import check_threads
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "report": "turn a JSON document into a page, a summary or plots",
     "doctor": "show what this machine can run",
 }
+_STARTS_RANKS = ("faults", "fuzz", "bench")
 EXIT_BAD_INPUT = 2
 EXIT_UNKNOWN = 3
 _LONGEST_USAGE = 300
@@ -58,10 +60,12 @@ def _main(given: list[str]) -> int:
     try:
         parsed = _parse(given)
         check_threads()
+        _require_own_ranks(parsed.command)
         execute = importlib.import_module(f"verify.commands.{parsed.command}").execute
         return int(execute(parsed))
     except BadInput as error:
-        print(f"verify: {error}", file=sys.stderr)
+        if speaks():  # Of many processes with the same command line, one is enough.
+            print(f"verify: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except Unjudged as reason:
         print(f"verify: {one_line(str(reason))}", file=sys.stderr)
@@ -70,6 +74,15 @@ def _main(given: list[str]) -> int:
         # Whoever read our output has gone; the verdict has nowhere to go but the exit status of a failure to judge.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_UNKNOWN
+
+
+def _require_own_ranks(command: str) -> None:
+    """Commands that start ranks themselves would each do so in every process of a launch."""
+    if command in _STARTS_RANKS and (launch := launched()) is not None:
+        raise BadInput(
+            f"verify {command} was started by {launch.launcher} in {launch.world_size} processes, expected one, "
+            "since it starts its ranks itself; start it without a launcher (verify run takes one)"
+        )
 
 
 def _parse(given: list[str]) -> argparse.Namespace:

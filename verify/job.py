@@ -16,6 +16,7 @@ from verify.schedule import LOOP_KINDS
 from verify.targets.finding import find_target
 from verify.targets.protocol import REFERENCE, ModelOptions, default_loops, understood
 from verify.targets.session import Plan
+from verify.window import Window, windows_of
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 DEFAULT_TIMEOUT = 300.0
@@ -40,6 +41,7 @@ class Job:
         timeout: seconds for all loops together.
         reference: ``full``: the reference is one loop from the noise on; ``inductive``: each step of it starts from the
             ``x_t`` recorded before it, so that several wrong steps are all told.
+        window: how many steps' ``x_t`` are kept at a time; None for all. See :attr:`windows`.
     """
 
     request: DenoiseRequest = field(default_factory=DenoiseRequest)
@@ -53,6 +55,7 @@ class Job:
     backend: str | None = None
     timeout: float = DEFAULT_TIMEOUT
     reference: str = FULL
+    window: int | None = None
 
     @property
     def ranks(self) -> int:
@@ -71,6 +74,20 @@ class Job:
         """The request with the schedule and branches that the target makes of it: what its loops are held to."""
         return understood(find_target(self.target), self.request)
 
+    @property
+    def windows(self) -> list[Window | None]:
+        """The windows of steps that are kept, a pass over every loop for each; one that keeps all without ``window``.
+
+        A window's ``x_t`` are judged byte for byte and let go before the next pass. It costs time: a pass for each
+        window. The two cheaper ways were not taken. A digest of each step on the device, and full bytes only where
+        digests differ, would let a pass rest on a hash. Copying finished windows to the host while the loop goes on
+        would put traffic into the loop whose timing is measured, and hold the whole trace there. That all passes
+        computed the same is checked (``windows_agree``).
+        """
+        if self.window is None or self.window >= self.due.schedule.steps:
+            return [None]
+        return [*windows_of(self.due.schedule.steps, self.window)]
+
     def checked(self) -> Job:
         """This job, if it can be run.
 
@@ -87,6 +104,13 @@ class Job:
             raise BadInput.of("timeout", self.timeout, "seconds above 0 and up to 86400", "choose one in that range")
         if self.reference not in REFERENCE_MODES:
             raise BadInput.of("reference", self.reference, f"one of {', '.join(REFERENCE_MODES)}", "choose one")
+        if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
+            raise BadInput.of("window", self.window, "an integer from 1", "give the steps to keep at a time")
+        if self.window is not None and self.reference == INDUCTIVE:
+            raise BadInput(
+                "--window and --reference inductive were both given, expected one of them, since each step is computed "
+                "anew from the x_t before it, and a window does not hold the first; leave one out"
+            )
         if self.expect not in (*LOOP_KINDS[1:], ANY):
             raise BadInput.of("expect", self.expect, f"one of {', '.join((*LOOP_KINDS[1:], ANY))}", "choose one")
         known = [name for name in find_target(self.target).loops if name != REFERENCE]
@@ -121,6 +145,7 @@ class Job:
         words += ["--checkpoint", self.options.checkpoint] if self.options.checkpoint else []
         words += ["--no-autocast"] if self.device == "cuda" and not self.options.autocast else []
         words += ["--reference", self.reference] if self.reference != FULL else []
+        words += ["--window", str(self.window)] if self.window is not None else []
         words += ["--timeout", f"{self.timeout:g}"] if self.timeout != DEFAULT_TIMEOUT else []
         default = DenoiseRequest()
         for name, value in self.request.to_dict().items():

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from verify.checks import LoopRun, judge, judge_finished
 from verify.checks.each_step import each_step
-from verify.errors import BadInput, Unjudged
+from verify.checks.merging import over_replicas, over_windows
+from verify.checks.replicas_agree import replicas_agree
+from verify.checks.windows_agree import windows_agree
+from verify.errors import Unjudged
 from verify.job import INDUCTIVE, Job
-from verify.locate import Location, locate
 from verify.ranks.board import Place
 from verify.ranks.failure import RankFailure
-from verify.ranks.plan import Placement, place
+from verify.ranks.plan import place
 from verify.ranks.pool import PoolSpec, RankPool, Watcher
+from verify.ranks.replica import Ranks
+from verify.replay import References, located, reference_key
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.targets.finding import find_target
-from verify.targets.probe import StepProbe, probe_step
 from verify.targets.protocol import REFERENCE, ModelOptions, Target, explained
 from verify.targets.session import Plan, trace_loop
 from verify.targets.stepwise import recompute, share_out
 from verify.trace import Trace
 from verify.verdict import Finding, Verdict, merge
-
-_LOCATE_TIMEOUT = 120.0
-# What a location explains.
-_LOCATED = ("ranks_agree", "matches_reference", "loops_agree")
+from verify.window import Window
 
 
 class Progress(Protocol):
@@ -57,19 +57,6 @@ def pool_for(spec: PoolSpec) -> RankPool:
     return _pools[spec]
 
 
-@dataclass(frozen=True)
-class References:
-    """What the reference did, for jobs that differ in nothing but the loop: it runs once for all of them.
-
-    Attributes:
-        traces: by target, request, options and ranks.
-        probes: by these and the step.
-    """
-
-    traces: dict[Any, Trace] = field(default_factory=dict)
-    probes: dict[Any, StepProbe] = field(default_factory=dict)
-
-
 def run_job(job: Job, progress: Progress | None = None, kept: References | None = None) -> RunReport:
     """Runs a job and judges it.
 
@@ -83,40 +70,81 @@ def run_job(job: Job, progress: Progress | None = None, kept: References | None 
     """
     job = job.checked()
     began = time.monotonic()
-    blank = _blank_report(job)
-    kept = References() if kept is None else kept
+    blank = blank_report(job)
     try:
         placement = place(job.ranks, job.device, job.backend)
     except Unjudged as reason:
         return replace(blank, notes=(str(reason),), timings={"total": time.monotonic() - began})
     report = replace(blank, backend=placement.spec.backend, notes=placement.notes)
+    pool = pool_for(placement.spec)
+    report, traces = run_on(job, pool, report, began, progress, kept)
+    if not all(_in_step(of_loop) for of_loop in traces.values()):
+        # A collective that some rank did not call may still be under way; the next run must not inherit it.
+        pool.stop()
+    return report
+
+
+Traces = dict[str, list[Trace]]
+
+
+def run_on(
+    job: Job,
+    ranks: Ranks,
+    report: RunReport,
+    began: float,
+    progress: Progress | None = None,
+    kept: References | None = None,
+) -> tuple[RunReport, Traces]:
+    """Runs a checked job's loops on ``ranks``, judges them and completes ``report``; also the last pass's traces."""
+    deadline = began + job.timeout
+    kept = References() if kept is None else kept
+    traces: Traces = {}
+    passes, ends = [], []
     try:
-        traces = _trace(job, placement, began + job.timeout, progress, kept)
-        stepwise = _each_step(job, placement, began + job.timeout, traces) if job.reference == INDUCTIVE else {}
+        for window in job.windows:
+            traces = _trace(job, ranks, deadline, progress, window, kept)
+            judging = time.monotonic()
+            passes.append(_findings(job, ranks, deadline, traces))
+            ends.append({loop: [replace(trace, x_t=trace.x_t[:0]) for trace in traces[loop]] for loop in job.kinds()})
     except RankFailure as failure:
         findings = _of_the_finished(job, failure)
-        return replace(
+        report = replace(
             report,
             verdict=merge(f.verdict for f in findings),
             findings=findings,
             timings={"total": time.monotonic() - began},
             failure=failure.to_dict(),
         )
+        return report, {}
     except Unjudged as reason:
-        return replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})
-    judging = time.monotonic()
-    reference = next(iter(traces.pop(REFERENCE, [])), None)
-    judged = {loop: LoopRun(traces[loop], kind) for loop, kind in job.kinds().items()}
-    findings = judge(job.due, judged, reference)
-    findings = [stepwise.get(f.loop, f) if f.name == "matches_reference" else f for f in findings]
+        report = replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})
+        return report, {}
+    findings = passes[0]
+    if len(passes) > 1:
+        findings = over_windows(passes) + [windows_agree([end[loop] for end in ends]) for loop in job.kinds()]
     verdict = merge(finding.verdict for finding in findings)
-    findings = _located(job, placement, findings, began + job.timeout, kept)
+    findings = located(job, ranks, findings, deadline, kept)
     findings = [_with_explanation(finding, find_target(job.target)) for finding in findings]
-    if not all(_in_step(run.traces) for run in judged.values()):
-        # A collective that some rank did not call may still be under way; the next run must not inherit it.
-        pool_for(placement.spec).stop()
     ended = time.monotonic()
-    return _judged(report, findings, verdict, reference, judged, {"judging": ended - judging, "total": ended - began})
+    timings = {"judging": ended - judging, "total": ended - began}
+    return _judged(report, findings, verdict, traces, timings), {loop: traces[loop] for loop in job.kinds()}
+
+
+def _findings(job: Job, ranks: Ranks, deadline: float, traces: Traces) -> list[Finding]:
+    """What the checks say of one pass over every loop: of each CFG group, then of the groups together."""
+    of_groups = [
+        {loop: [trace for trace in of_loop if trace.replica in (None, number)] for loop, of_loop in traces.items()}
+        for number in range(len(ranks.groups))
+    ]
+    findings = []
+    for group, own in zip(ranks.groups, of_groups, strict=True):
+        stepwise = _each_step(job, group, deadline, own) if job.reference == INDUCTIVE else {}
+        runs = {loop: LoopRun(own[loop], kind) for loop, kind in job.kinds().items()}
+        found = judge(job.due, runs, next(iter(own.get(REFERENCE, [])), None))
+        findings.append([stepwise.get(f.loop, f) if f.name == "matches_reference" else f for f in found])
+    if len(findings) == 1:
+        return findings[0]
+    return over_replicas(findings) + [replicas_agree([own[loop] for own in of_groups]) for loop in job.kinds()]
 
 
 def _of_the_finished(job: Job, failure: RankFailure) -> list[Finding]:
@@ -125,44 +153,6 @@ def _of_the_finished(job: Job, failure: RankFailure) -> list[Finding]:
     if not traces or traces[0].loop not in job.kinds():
         return []
     return judge_finished(job.due, LoopRun(traces, job.kinds()[traces[0].loop]), job.ranks)
-
-
-def _key(job: Job, placement: Placement) -> tuple[Any, ...]:
-    """What the reference depends on."""
-    return job.target, job.request, job.options, placement.spec
-
-
-def _located(
-    job: Job, placement: Placement, findings: list[Finding], deadline: float, kept: References
-) -> list[Finding]:
-    """Adds to each loop that left the reference where in the step it did: that step is run again, under probes."""
-    plans = {plan.loop_name: plan for plan in job.plans()}
-    located: dict[str, Location | str] = {}
-    for finding in findings:
-        first = finding.first_divergence
-        if finding.name != "matches_reference" or first is None or first.step is None or first.step < 0:
-            continue
-        key, pool = (*_key(job, placement), first.step), pool_for(placement.spec)
-
-        def probes(loop: str, step: int = first.step, pool: RankPool = pool) -> list[StepProbe]:
-            timeout = min(_LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic()))
-            return pool.run(probe_step, plans[loop], step, name=f"locating in {loop}", timeout=timeout)
-
-        try:
-            if key not in kept.probes:
-                kept.probes[key] = probes(REFERENCE)[0]
-            branches = job.due.branches
-            located[finding.loop] = locate(first.step, first.ranks[1], kept.probes[key], probes(finding.loop), branches)
-        except (RankFailure, BadInput, AssertionError) as reason:
-            located[finding.loop] = f"not located: {reason}"
-    return [_with_location(f, located[f.loop]) if f.loop in located and f.name in _LOCATED else f for f in findings]
-
-
-def _with_location(finding: Finding, where: Location | str) -> Finding:
-    if finding.verdict is not Verdict.FAIL:
-        return finding
-    data = finding.data | ({"location": where.to_dict()} if isinstance(where, Location) else {})
-    return replace(finding, details=(str(where), *finding.details), data=data)
 
 
 def _with_explanation(finding: Finding, target: Target) -> Finding:
@@ -179,18 +169,18 @@ def _in_step(traces: Sequence[Trace]) -> bool:
 
 
 def _trace(
-    job: Job, placement: Placement, deadline: float, progress: Progress | None, kept: References
-) -> dict[str, list[Trace]]:
-    pool, key = pool_for(placement.spec), _key(job, placement)
-    traces: dict[str, list[Trace]] = {}
+    job: Job, ranks: Ranks, deadline: float, progress: Progress | None, window: Window | None, kept: References
+) -> Traces:
+    key = (*reference_key(job), window)
+    traces: Traces = {}
     for plan in job.judged_plans() if job.reference == INDUCTIVE else job.plans():
         name = plan.loop_name
         if plan.loop == REFERENCE and key in kept.traces:
-            traces[name] = [kept.traces[key]]
+            traces[name] = kept.traces[key]
             continue
-        results = pool.run(
+        results = ranks.run(
             trace_loop,
-            plan,
+            replace(plan, window=window),
             name=name,
             timeout=max(0.1, deadline - time.monotonic()),
             watch=_reporter(progress, plan),
@@ -199,16 +189,16 @@ def _trace(
             progress.finish(name)
         traces[name] = [trace for trace in results if trace is not None]
         if plan.loop == REFERENCE:
-            (kept.traces[key],) = traces[name]
+            kept.traces[key] = traces[name]
     return traces
 
 
-def _each_step(job: Job, placement: Placement, deadline: float, traces: dict[str, list[Trace]]) -> dict[str, Finding]:
+def _each_step(job: Job, ranks: Ranks, deadline: float, traces: Traces) -> dict[str, Finding]:
     """The inductive reference's finding on each loop: every step computed anew, on another rank than it came from."""
     findings = {}
     for plan in job.judged_plans():
         shares = share_out(traces[plan.loop_name])
-        results = pool_for(placement.spec).run(
+        results = ranks.run(
             recompute,
             plan,
             each=[([share for share in shares if share.checker == rank],) for rank in range(job.ranks)],
@@ -233,7 +223,7 @@ def _reporter(progress: Progress | None, plan: Plan) -> Watcher | None:
     return watch
 
 
-def _blank_report(job: Job) -> RunReport:
+def blank_report(job: Job) -> RunReport:
     schedule = job.due.schedule
     return RunReport(
         verdict=Verdict.UNKNOWN,
@@ -255,25 +245,19 @@ def _blank_report(job: Job) -> RunReport:
 
 
 def _judged(
-    report: RunReport,
-    findings: list[Finding],
-    verdict: Verdict,
-    reference: Trace | None,
-    runs: dict[str, LoopRun],
-    timings: dict[str, float],
+    report: RunReport, findings: list[Finding], verdict: Verdict, traces: Traces, timings: dict[str, float]
 ) -> RunReport:
-    first = next(iter(runs.values())).traces
-    names = sorted({c.name for run in runs.values() for t in run.traces for step in t.collectives for c in step})
+    loops = {loop: of_loop for loop, of_loop in traces.items() if loop != REFERENCE}
+    first = next(iter(loops.values()))
+    names = sorted({c.name for of_loop in loops.values() for t in of_loop for step in t.collectives for c in step})
     return replace(
         report,
         verdict=verdict,
         findings=findings,
         notes=(*report.notes, *first[0].notes),
-        environment=[{"rank": trace.rank, **trace.environment} for trace in first],
-        collectives={loop: {name: run.traces[0].count(name) for name in names} for loop, run in runs.items()},
-        timings=({} if reference is None else {reference.loop: reference.seconds})
-        | {loop: max(trace.seconds for trace in run.traces) for loop, run in runs.items()}
-        | timings,
+        environment=[{"rank": number, **trace.environment} for number, trace in enumerate(first)],
+        collectives={loop: {name: of_loop[0].count(name) for name in names} for loop, of_loop in loops.items()},
+        timings={loop: max(trace.seconds for trace in of_loop) for loop, of_loop in traces.items()} | timings,
     )
 
 

@@ -20,10 +20,12 @@ from verify.caches import CacheRecord, CacheWatch
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Observe
 from verify.request import DenoiseRequest
-from verify.schedule import ALL_GATHER, BROADCAST, Schedule
+from verify.schedule import Schedule
+from verify.watched import WatchedDenoiser, WatchedGroup
+from verify.window import Window
 
 # What may differ between two ranks' environments without making their bits differ.
-PRIVATE_ENVIRONMENT = frozenset({"host", "gpu_index", "gpu_uuid"})
+PRIVATE_ENVIRONMENT = frozenset({"host", "gpu_index", "gpu_uuid", "replica", "visible_gpus"})
 
 
 class Collective(NamedTuple):
@@ -48,7 +50,7 @@ class Trace:
         rank: this rank.
         world_size: ranks in the group.
         start: the ``x_t`` that the first branch evaluation of step 0 was given; None if this rank made none there.
-        x_t: ``x_t`` after each step.
+        x_t: ``x_t`` after each step, or after those of a window of steps.
         final: what the loop returned.
         branches: the branches evaluated in each step, in order.
         foreign: for each step, elements of the evaluated ``x_t`` that are not those observed after the step before.
@@ -58,13 +60,16 @@ class Trace:
         seconds: the loop's duration, device included.
         followed: the schedule that the target found its loops to follow; None if it did not look.
         notes: what the target wants a reader to know.
+        first: the step that ``x_t`` begins with.
+        taken: steps observed, where ``x_t`` holds a window of them; None where it holds all.
+        replica: which group of several the rank belongs to; None where there is one.
     """
 
     loop: str
     rank: int
     world_size: int
     start: Float[Tensor, "tokens channels"] | None
-    x_t: Float[Tensor, "steps tokens channels"]
+    x_t: Float[Tensor, "kept tokens channels"]
     final: Float[Tensor, "tokens channels"]
     branches: tuple[tuple[str, ...], ...]
     foreign: tuple[int, ...]
@@ -74,16 +79,33 @@ class Trace:
     seconds: float = 0.0
     followed: Schedule | None = None
     notes: tuple[str, ...] = ()
+    first: int = 0
+    taken: int | None = None
+    replica: int | None = None
 
     @property
     def name(self) -> str:
         """``rank 1 of local``."""
-        return f"rank {self.rank} of {self.loop}"
+        return f"rank {self.rank} of {self.loop}" + ("" if self.replica is None else f" in replica {self.replica}")
 
     @property
     def steps(self) -> int:
         """Steps observed."""
-        return len(self.x_t)
+        return len(self.x_t) if self.taken is None else self.taken
+
+    @property
+    def kept(self) -> range:
+        """The steps whose ``x_t`` is here."""
+        return range(self.first, self.first + len(self.x_t))
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the last step's ``x_t`` is here: with it belongs what the loop returned."""
+        return self.first < self.steps <= self.kept.stop or not self.steps
+
+    def after(self, step: int) -> Float[Tensor, "tokens channels"]:
+        """``x_t`` after ``step``, which must be among those kept."""
+        return self.x_t[step - self.first]
 
     def count(self, name: str) -> int:
         """How often collective ``name`` was called."""
@@ -113,14 +135,21 @@ class Recorder:
         request: DenoiseRequest,
         caches: CacheWatch,
         pen: Pen,
+        window: Window | None = None,
     ) -> None:
-        """Recording starts here: what has been written to ``caches`` so far is forgiven."""
+        """Recording starts here: what has been written to ``caches`` so far is forgiven.
+
+        ``window``: the steps whose ``x_t`` to keep; all if None. The steps outside it are watched in every other way.
+        """
         steps = request.schedule.steps
-        self.denoiser = _WatchedDenoiser(self, denoiser)
-        self.group = _WatchedGroup(self, group)
+        self.denoiser = WatchedDenoiser(self, denoiser)
+        self.group = WatchedGroup(self, group)
         self._pen = pen
         self._steps = steps
         self._shape, self._dtype, self._device = x_0.shape, x_0.dtype, x_0.device
+        self._window = window
+        self._done = 0
+        self._last: Tensor | None = None
         self._x_t: list[Tensor] = []
         self._start: Tensor | None = None
         # One entry for each step and one for what follows the last.
@@ -129,11 +158,6 @@ class Recorder:
         self._collectives: list[list[Collective]] = [[]]
         self._caches = caches
         self._caches.begin()
-
-    @property
-    def _done(self) -> int:
-        """Steps observed so far."""
-        return len(self._x_t)
 
     def _nothing(self) -> Tensor:
         return torch.zeros((), dtype=torch.int64, device=self._device)
@@ -159,7 +183,10 @@ class Recorder:
             expected = f"{self._done}" if self._done < 2 * self._steps else f"fewer steps than twice {self._steps}"
             raise BadInput.of("the step given to observe", step, expected, "call it once after each step, in order")
         self._require("the x_t given to observe", x_t)
-        self._x_t.append(x_t.detach().clone(memory_format=torch.contiguous_format))
+        self._last = x_t.detach().clone(memory_format=torch.contiguous_format)
+        if self._window is None or self._window.keeps(step):
+            self._x_t.append(self._last)
+        self._done += 1
         self._foreign.append(self._nothing())
         self._branches.append([])
         self._collectives.append([])
@@ -174,13 +201,14 @@ class Recorder:
         environment: dict[str, Any],
         followed: Schedule | None = None,
         notes: tuple[str, ...] = (),
+        replica: int | None = None,
     ) -> Trace:
         """The trace of a loop that has returned ``final``.
 
         Raises:
             BadInput: the loop observed nothing, or returned no final latent.
         """
-        if not self._x_t:
+        if not self._done:
             raise BadInput.of(
                 "the number of steps observed", self._done, f"{self._steps}", "call observe(step, x_t) after each step"
             )
@@ -194,7 +222,7 @@ class Recorder:
             rank=self.group.rank,
             world_size=self.group.world_size,
             start=self._start,
-            x_t=torch.stack(self._x_t),
+            x_t=torch.stack(self._x_t) if self._x_t else final.new_empty((0, *self._shape)),
             final=final.detach(),
             branches=tuple(map(tuple, self._branches)),
             foreign=tuple(torch.stack(self._foreign[:-1]).tolist()),
@@ -204,6 +232,9 @@ class Recorder:
             seconds=seconds,
             followed=followed,
             notes=notes,
+            first=0 if self._window is None else self._window.first,
+            taken=None if self._window is None else self._done,
+            replica=replica,
         )
 
     def evaluated(self, x_t: Tensor, branch: str) -> None:
@@ -216,7 +247,8 @@ class Recorder:
                 self._start = x_t.detach().clone()
             previous = self._start
         else:
-            previous = self._x_t[step - 1]
+            assert self._last is not None
+            previous = self._last
         if x_t.shape == previous.shape and x_t.dtype == previous.dtype:
             self._foreign[step] += (bits_of(x_t) != bits_of(previous)).sum()
         else:
@@ -243,49 +275,6 @@ class Recorder:
                 f"{what} is {describe(x_t)} on {x_t.device}, expected {describe(expected)} on {self._device}, as x_0; "
                 "keep x_t in x_0's shape, dtype and device"
             )
-
-
-class _WatchedDenoiser:
-    """A denoiser that reports each evaluation; everything else is the denoiser's own."""
-
-    def __init__(self, recorder: Recorder, denoiser: Denoiser) -> None:
-        self._recorder, self._denoiser = recorder, denoiser
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._denoiser, name)
-
-    def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
-        self._recorder.evaluated(x_t, branch)
-        v_t = self._denoiser.velocity(x_t, step, branch)
-        self._recorder.between()
-        return v_t
-
-
-class _WatchedGroup:
-    """A group that reports each collective."""
-
-    def __init__(self, recorder: Recorder, group: Group) -> None:
-        self._recorder, self._group = recorder, group
-
-    @property
-    def rank(self) -> int:
-        return self._group.rank
-
-    @property
-    def world_size(self) -> int:
-        return self._group.world_size
-
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        self._recorder.collective(ALL_GATHER, tensor)
-        gathered = self._group.all_gather(tensor)
-        self._recorder.between()
-        return gathered
-
-    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
-        self._recorder.collective(BROADCAST, tensor, src)
-        self._group.broadcast(tensor, src)
-        self._recorder.between()
-        return tensor
 
 
 def synchronise(device: torch.device) -> None:

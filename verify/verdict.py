@@ -49,6 +49,7 @@ class Divergence:
         tensor: what differs, in words: ``x_t``, ``gen cache, layer 3, keys``.
         sides: what the two ranks stand for where that is not plain: ``("local", "reference")``.
         difference: index, bits, values and counts; None where shapes, dtypes or counts differ.
+        replicas: the replicas that the two ranks belong to; None where there is one replica.
     """
 
     step: int | None
@@ -56,6 +57,7 @@ class Divergence:
     tensor: str
     sides: tuple[str, str] | None = None
     difference: Difference | None = None
+    replicas: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; NaN and infinities become strings, because JSON has neither."""
@@ -72,7 +74,7 @@ class Divergence:
             "max_ulp": None if d is None else d.max_ulp,
             "mismatched": None if d is None else d.mismatched,
             "of": None if d is None else d.of,
-        }
+        } | ({} if self.replicas is None else {"replicas": list(self.replicas)})
 
 
 @dataclass(frozen=True)

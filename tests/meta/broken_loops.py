@@ -216,3 +216,13 @@ def wrong_signature(denoiser: Any, request: Any) -> None:
 
 
 NOT_A_LOOP = 3
+
+
+def another_each_time(denoiser: Any, request: Any, x_0: Tensor, group: Any, observe: Any) -> Tensor:
+    """Ends otherwise each time it runs in a process, on every rank alike."""
+    runs = int(os.environ.get("RUNS", "0")) + 1
+    os.environ["RUNS"] = str(runs)
+    last = len(request.schedule.timesteps) - 1
+    return denoise(
+        denoiser, request, x_0, group, observe, after_step=lambda step, x_t: x_t + runs if step == last else x_t
+    )

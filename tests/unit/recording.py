@@ -13,6 +13,7 @@ from verify.caches import CacheWatch
 from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
 from verify.trace import Recorder, Trace
+from verify.window import Window
 
 REQUEST = small_request()
 
@@ -20,12 +21,14 @@ REQUEST = small_request()
 class Bench:
     """A recorder with a loop's three things at hand."""
 
-    def __init__(self, request: DenoiseRequest = REQUEST, x_0: Tensor | None = None) -> None:
+    def __init__(
+        self, request: DenoiseRequest = REQUEST, x_0: Tensor | None = None, window: Window | None = None
+    ) -> None:
         self.x_0 = torch.arange(float(ELEMENTS)).view(TOKENS, CHANNELS) if x_0 is None else x_0
         self.inner = LinearDenoiser(request.branches)
         self.pen = Notes()
         caches = {branch: {"context": tensor} for branch, tensor in self.inner.contexts.items()}
-        self.recorder = Recorder(self.inner, Alone(), self.x_0, request, CacheWatch(caches), self.pen)
+        self.recorder = Recorder(self.inner, Alone(), self.x_0, request, CacheWatch(caches), self.pen, window)
         self.denoiser, self.group, self.observe = self.recorder.denoiser, self.recorder.group, self.recorder.observe
 
     def rest(self, start: int, x_t: Tensor | None = None) -> None:

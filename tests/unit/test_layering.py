@@ -22,6 +22,8 @@ ORDER = [
     *[
         "ranks",
         "caches",
+        "window",
+        "watched",
         "trace",
         "checks",
         "oracle",
@@ -29,6 +31,7 @@ ORDER = [
         "targets",
         "locate",
         "job",
+        "replay",
         "runner",
         "fuzz",
         "faults",

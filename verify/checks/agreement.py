@@ -24,19 +24,37 @@ class Pair:
 
     def compared(self) -> Compared:
         """How much can be compared: the final latent, each step, and the start where both have it."""
-        both_start = self.right.start is not None and self.other.start is not None
-        steps = min(self.right.steps, self.other.steps)
-        tensors = steps + 1 + both_start
+        both_start = self._begins and self.right.start is not None and self.other.start is not None
+        steps = len(self._steps)
+        tensors = steps + self._ends + both_start
         return Compared(steps, tensors * self.right.final.numel())
+
+    @property
+    def _steps(self) -> range:
+        """The steps whose ``x_t`` both hold."""
+        a, b = self.right.kept, self.other.kept
+        return range(max(a.start, b.start), min(a.stop, b.stop))
+
+    @property
+    def _begins(self) -> bool:
+        """Whether where the loop began is compared here: with the first step, of whatever steps the traces hold."""
+        return self.right.first == self.other.first == 0
+
+    @property
+    def _ends(self) -> bool:
+        """Whether how the loop ended is compared here: with the last step that either took."""
+        return max(self.right, self.other, key=lambda trace: trace.steps).is_last
 
     def divergence(self) -> Divergence | None:
         """The first place where they differ, structure before values; None if every byte agrees."""
         a, b = self.right, self.other
-        if a.start is not None and b.start is not None and not same_bits(a.start, b.start):
+        if self._begins and a.start is not None and b.start is not None and not same_bits(a.start, b.start):
             return self._at(BEFORE_THE_LOOP, "x_t", a.start, b.start)
-        for step in range(min(a.steps, b.steps)):
-            if not same_bits(a.x_t[step], b.x_t[step]):
-                return self._at(step, "x_t", a.x_t[step], b.x_t[step])
+        for step in self._steps:
+            if not same_bits(a.after(step), b.after(step)):
+                return self._at(step, "x_t", a.after(step), b.after(step))
+        if not self._ends:
+            return None
         if a.steps != b.steps:
             return self._where(min(a.steps, b.steps), f"number of steps: {a.steps} and {b.steps}")
         if not same_bits(a.final, b.final):
@@ -49,8 +67,12 @@ class Pair:
         return replace(self._where(step, tensor), difference=first_difference(a, b))
 
     def _where(self, step: int, tensor: str) -> Divergence:
-        sides = None if self.right.loop == self.other.loop else (self.right.loop, self.other.loop)
-        return Divergence(step, (self.right.rank, self.other.rank), tensor, sides)
+        a, b = self.right, self.other
+        sides = None if a.loop == b.loop else (a.loop, b.loop)
+        replicas = None if a.replica is None or b.replica is None else (a.replica, b.replica)
+        if replicas is not None and a.replica != b.replica:
+            sides = (f"replica {a.replica}", f"replica {b.replica}")
+        return Divergence(step, (a.rank, b.rank), tensor, sides, replicas=replicas)
 
     def mismatched_by_step(self) -> list[int]:
         """For each step, how many elements differ."""
@@ -82,7 +104,7 @@ def _tensor_at(trace: Trace, divergence: Divergence) -> Tensor | None:
     step = _step(divergence)
     if step == BEFORE_THE_LOOP:
         return trace.start
-    return trace.x_t[step] if step < trace.steps else None
+    return trace.after(step) if step in trace.kept else None
 
 
 def _max_ulp(a: Tensor, b: Tensor) -> int | None:

@@ -16,7 +16,8 @@ def observed(traces: Sequence[Trace]) -> Finding:
     loop = traces[0].loop
     evaluations = sum(len(step) for trace in traces for step in trace.branches)
     elements = traces[0].final.numel()
-    compared = Compared(traces[0].steps, (evaluations + len(traces)) * elements)
+    returned = sum(trace.steps - 1 in trace.kept for trace in traces)
+    compared = Compared(traces[0].steps, (evaluations + returned) * elements)
     if not all(trace.steps for trace in traces):
         return Finding(NAME, loop, Verdict.UNKNOWN, "a rank showed no step: there was nothing to compare")
     for step in range(max(trace.steps for trace in traces)):
@@ -29,7 +30,7 @@ def observed(traces: Sequence[Trace]) -> Finding:
                 divergence = Divergence(step, (trace.rank, trace.rank), "x_t evaluated", ("observed", "evaluated"))
                 return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
     for trace in traces:
-        last = trace.x_t[-1]
+        last = trace.after(trace.steps - 1) if trace.steps - 1 in trace.kept else trace.final
         if not same_bits(last, trace.final):
             summary = f"rank {trace.rank} returned another latent than the one observed after step {trace.steps - 1}"
             divergence = Divergence(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.ranks.family import family
+from verify.ranks.launch import launched
 
 if TYPE_CHECKING:
     from verify.job import Job
+    from verify.report.document import RunReport
     from verify.request import DenoiseRequest
+    from verify.runner import Progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--reference", default="full", help="full (default), or inductive: each step from the x_t recorded before it"
+    )
+    what.add_argument(
+        "--window",
+        type=int,
+        metavar="K",
+        help="keep x_t of K steps at a time, in a pass for each K steps (default all)",
     )
     add_placement(parser)
     add_request(parser)
@@ -84,10 +94,17 @@ def request_of(arguments: argparse.Namespace) -> DenoiseRequest:
 
 
 def job_of(arguments: argparse.Namespace) -> Job:
-    """The job that the options describe."""
+    """The job that the options describe.
+
+    Raises:
+        BadInput: options that contradict each other, or a request that cannot be one.
+    """
+    from verify.errors import BadInput
     from verify.job import Job
     from verify.targets.protocol import ModelOptions
 
+    if arguments.loop and arguments.loops:
+        raise BadInput("--loops and --loop were both given, expected one of them; leave one out")
     options = ModelOptions(
         preset=arguments.preset,
         dtype=arguments.dtype,
@@ -107,29 +124,36 @@ def job_of(arguments: argparse.Namespace) -> Job:
         backend=arguments.backend,
         timeout=arguments.timeout,
         reference=getattr(arguments, "reference", "full"),
+        window=getattr(arguments, "window", None),
     )
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the job, prints the report and returns the exit status."""
+    launch = launched()
+    if launch is not None:
+        from verify.commands.launched import execute as execute_launched
+
+        execute_launched(launch, arguments, job_of, show)
     family()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
+    from verify.runner import run_job
+
+    return show(arguments, job_of(arguments), run_job)
+
+
+def show(arguments: argparse.Namespace, job: Job, run: Callable[[Job, Progress], RunReport]) -> int:
+    """Has ``run`` run the job, prints and writes what it reports, and returns the exit status."""
     from rich.console import Console
 
     from verify.report.console import print_report
     from verify.report.document import build_document, write_document
     from verify.report.progress import ProgressReport
-    from verify.runner import run_job
 
-    if arguments.loop and arguments.loops:
-        from verify.errors import BadInput
-
-        raise BadInput("--loops and --loop were both given, expected one of them; leave one out")
     check_outputs(arguments)
-    job = job_of(arguments)
     # A page or summary on standard output has it to itself.
     console = Console(stderr="-" in (arguments.html, arguments.markdown))
     with ProgressReport(Console(stderr=True)) as progress:
-        report = run_job(job, progress)
+        report = run(job, progress)
     print_report(report, console)
     document = build_document(report)
     if arguments.json:

@@ -12,9 +12,10 @@ from verify.job import Job
 from verify.ranks.plan import place
 from verify.ranks.pool import RankPool
 from verify.ranks.worker import Rank
+from verify.replay import References
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
-from verify.runner import References, pool_for, run_job
+from verify.runner import pool_for, run_job
 from verify.verdict import Finding, Verdict
 
 # A loop that hangs is given this much of the time that the clean control took, from a cold start and for more loops.

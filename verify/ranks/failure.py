@@ -22,6 +22,7 @@ class RankReport:
         activity: what it was doing: a branch evaluation, a collective.
         trace: its traceback, or the stack of each of its threads.
         output: the end of what it printed.
+        where: its replica and host, where there are several; empty where there is one.
     """
 
     rank: int
@@ -31,10 +32,16 @@ class RankReport:
     activity: str = ""
     trace: str = ""
     output: str = ""
+    where: str = ""
+
+    @property
+    def name(self) -> str:
+        """``rank 1``, and where that is."""
+        return f"rank {self.rank}" + (f" ({self.where})" if self.where else "")
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "where" or value}
 
 
 @dataclass(frozen=True)
@@ -123,4 +130,4 @@ class RankFailure(Unjudged):
         first = self.reports[0]
         where = "before step 0" if first.step < 0 else f"after step {first.step}"
         doing = f" in {first.activity}" if first.activity else ""
-        return f"rank {first.rank} {first.what} {where}{doing}"
+        return f"{first.name} {first.what} {where}{doing}"

@@ -37,15 +37,10 @@ def place(world_size: int, device: str, backend: str | None = None, threads: int
     """
     if isinstance(world_size, bool) or not isinstance(world_size, int) or not 1 <= world_size <= 64:
         raise BadInput.of("world size", world_size, "an integer from 1 to 64", "choose one in that range")
-    if device not in ("cpu", "cuda"):
-        raise BadInput.of("device", device, "cpu or cuda", "choose one")
-    if backend not in (None, "gloo", "nccl"):
-        raise BadInput.of("backend", backend, "gloo or nccl", "choose one or leave it out")
+    require_fitting(device, backend)
     if backend != "nccl":
         check_network()
     if device == "cpu":
-        if backend == "nccl":
-            raise BadInput.of("backend", backend, "gloo on the cpu, since NCCL moves GPU memory", "use --device cuda")
         cores = len(os.sched_getaffinity(0))
         return Placement(PoolSpec(("cpu",) * world_size, "gloo", threads or max(1, cores // world_size)))
     check_gpus()
@@ -71,6 +66,20 @@ def place(world_size: int, device: str, backend: str | None = None, threads: int
             "but times say nothing about them",
         )
     return Placement(PoolSpec(devices, chosen, threads or 1), notes)
+
+
+def require_fitting(device: str, backend: str | None) -> None:
+    """Checks that device and backend exist and go together.
+
+    Raises:
+        BadInput: they do not.
+    """
+    if device not in ("cpu", "cuda"):
+        raise BadInput.of("device", device, "cpu or cuda", "choose one")
+    if backend not in (None, "gloo", "nccl"):
+        raise BadInput.of("backend", backend, "gloo or nccl", "choose one or leave it out")
+    if (device, backend) == ("cpu", "nccl"):
+        raise BadInput.of("backend", backend, "gloo on the cpu, since NCCL moves GPU memory", "use --device cuda")
 
 
 def _worker_number() -> int:

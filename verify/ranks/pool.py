@@ -72,6 +72,11 @@ class RankPool:
         self._shared: list[AnonymousFile] = []
         self._board: Board | None = None
 
+    @property
+    def groups(self) -> tuple[RankPool, ...]:
+        """Its ranks are one CFG group."""
+        return (self,)
+
     def __enter__(self) -> RankPool:
         return self
 

@@ -8,6 +8,7 @@ is left behind whoever is killed.
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import os
 import pickle
@@ -30,10 +31,11 @@ class Unreadable(Exception):
 
 
 class _Pickler(pickle.Pickler):
-    """Small tensors become bytes; large ones become an offset into shared memory."""
+    """Small tensors become bytes; those of ``large`` bytes and more become an offset into shared memory."""
 
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(self, file: io.BytesIO, large: float = _LARGE) -> None:
         super().__init__(file, protocol=5)
+        self._least = large
         self.large: list[tuple[int, Tensor]] = []
         self.size = 0
 
@@ -42,7 +44,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         if obj.layout != torch.strided or obj.is_quantized or obj.device.type == "meta":
             raise TypeError(f"a {obj.layout} tensor on {obj.device} does not travel; send a dense one with values")
-        if obj.nbytes < _LARGE:
+        if obj.nbytes < self._least:
             return _from_bytes, (_flat(obj).cpu().numpy().tobytes(), obj.dtype, tuple(obj.shape))
         offset = self.size
         self.large.append((offset, obj))
@@ -110,6 +112,18 @@ def pack(message: Any) -> Packed:
         packed.__exit__(None, None, None)
         raise
     return packed
+
+
+def to_bytes(message: Any) -> bytes:
+    """A message for another machine: as :func:`pack`, with every tensor's bytes in it. Raises what pickling raises."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, math.inf).dump(message)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes) -> Any:
+    """What :func:`to_bytes` was given, tensors on the CPU."""
+    return _Unpickler(io.BytesIO(data), None).load()
 
 
 def send(connection: Connection, packed: Packed, receiver: int) -> None:

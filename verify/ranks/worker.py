@@ -46,6 +46,7 @@ class Rank:
         group: the CFG-parallel group.
         marker: to say where it is.
         memo: what tasks keep between calls: models, denoisers.
+        replica: which CFG-parallel group of several this is; None where there is one.
     """
 
     rank: int
@@ -55,6 +56,7 @@ class Rank:
     group: ProcessGroup
     marker: Marker
     memo: dict[Any, Any] = field(default_factory=dict)
+    replica: int | None = None
 
     def environment(self) -> dict[str, Any]:
         """What this rank runs on."""
@@ -87,7 +89,7 @@ def main(rank: int, nursery: int, descriptors: tuple[int, ...], order: dict[str,
         try:
             context = _join(rank, order, board, rendezvous)
         except Exception as error:
-            _reply(connection, _raised(error, traceback.format_exc()), order["controller"])
+            _reply(connection, raised(error, traceback.format_exc()), order["controller"])
             os._exit(1)
         _reply(connection, ("ready", os.getpid(), ""), order["controller"])
         while True:
@@ -125,11 +127,11 @@ def _serve(connection: Connection, context: Rank) -> tuple[str, Any, str]:
     context.marker.begin(name)
     with contextlib.suppress(OSError):
         os.chdir(folder)  # File names that a task is given are meant from where the controller is.
-    _seed(context.rank)
-    return _run(task, context, arguments)
+    seed(context.rank)
+    return run_task(task, context, arguments)
 
 
-def _seed(rank: int) -> None:
+def seed(rank: int) -> None:
     """Seeds every generator that a loop might draw from, on each rank differently.
 
     Ranks are forked from one process and would otherwise all draw the same: a loop that forgets to share its noise
@@ -140,7 +142,7 @@ def _seed(rank: int) -> None:
     torch.manual_seed(rank)
 
 
-def _run(task: Task, context: Rank, arguments: tuple[Any, ...]) -> tuple[str, Any, str]:
+def run_task(task: Task, context: Rank, arguments: tuple[Any, ...]) -> tuple[str, Any, str]:
     """The reply to one task. Nothing that a task raises ends the rank: the controller decides that."""
     try:
         return "done", task(context, *arguments), ""
@@ -149,10 +151,10 @@ def _run(task: Task, context: Rank, arguments: tuple[Any, ...]) -> tuple[str, An
     except Unjudged as reason:
         return "unjudged", str(reason), ""
     except BaseException as error:  # SystemExit of a loop is a failure of that loop.
-        return _raised(error, _own_traceback(error))
+        return raised(error, _own_traceback(error))
 
 
-def _raised(error: BaseException, trace: str) -> tuple[str, Any, str]:
+def raised(error: BaseException, trace: str) -> tuple[str, Any, str]:
     """The reply to an exception: its last line in words, notes and nested exceptions in the trace only."""
     lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
     return "raised", lines[0] if not isinstance(error, SyntaxError) else lines[-1], trace
@@ -163,7 +165,7 @@ def _reply(connection: Connection, reply: tuple[str, Any, str], controller: int)
     try:
         packed = wire.pack(reply)
     except BaseException as error:  # A result's own code runs while it is pickled.
-        kind, what, trace = _raised(error, traceback.format_exc())
+        kind, what, trace = raised(error, traceback.format_exc())
         packed = wire.pack((kind, f"{what} (the result could not be sent)", trace))
     with packed:
         wire.send(connection, packed, controller)

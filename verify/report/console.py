@@ -74,6 +74,10 @@ def header(report: RunReport) -> str:
     guided_by = [name for name in ("text", "img") if r[f"cfg_{name}_scale"] > 1.0]
     guidance = f"guided by {' and '.join(guided_by)}" if guided_by else "not guided"
     ranks = f"{report.world_size} rank{'s' * (report.world_size != 1)}"
+    if report.replicas:
+        hosts = {host for replica in report.replicas for host in replica["hosts"]} - {"unknown"}
+        ranks = f"{len(report.replicas)} replica{'s' * (len(report.replicas) != 1)} of {ranks}"
+        ranks += f" on {len(hosts)} host{'s' * (len(hosts) != 1)}"
     over = f" over {report.backend}" if report.backend else ""
     return (
         f"{' '.join(str(word) for word in words if word)}, {guidance}\n"

@@ -40,6 +40,8 @@ class RunReport:
         notes: what a reader must know beside the verdict.
         failure: for a run that did not finish: the task, its cause, and a report for each rank.
         command: what reproduces the run.
+        replicas: for a run of several processes that a launcher started: each replica's global ranks and their hosts,
+            in rank order. ``world_size`` is then the size of one replica, and ``environment`` has one entry a process.
     """
 
     verdict: Verdict
@@ -57,6 +59,7 @@ class RunReport:
     notes: Sequence[str] = ()
     failure: Mapping[str, Any] | None = None
     command: str = ""
+    replicas: Sequence[Mapping[str, Any]] = ()
 
     @property
     def exit_status(self) -> int:
@@ -84,6 +87,7 @@ def build_document(report: RunReport) -> dict[str, Any]:
             "failure": None if report.failure is None else dict(report.failure),
             "command": report.command,
         }
+        | ({"replicas": [dict(replica) for replica in report.replicas]} if report.replicas else {})
     )
     return document
 
@@ -128,6 +132,7 @@ def report_of(document: Mapping[str, Any]) -> RunReport:
         notes=d["notes"],
         failure=d["failure"],
         command=d["command"],
+        replicas=d.get("replicas", ()),
     )
 
 
@@ -161,7 +166,8 @@ def _divergence_of(d: Mapping[str, Any]) -> Divergence:
             max_ulp=d["max_ulp"],
         )
     sides = None if d["sides"] is None else (d["sides"][0], d["sides"][1])
-    return Divergence(d["step"], (d["ranks"][0], d["ranks"][1]), d["tensor"], sides, difference)
+    replicas = (d["replicas"][0], d["replicas"][1]) if "replicas" in d else None
+    return Divergence(d["step"], (d["ranks"][0], d["ranks"][1]), d["tensor"], sides, difference, replicas)
 
 
 def schema() -> dict[str, Any]:

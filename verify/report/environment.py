@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # What may differ between ranks without making their bits differ.
-MAY_DIFFER = ("host", "gpu_index", "gpu_uuid")
+MAY_DIFFER = ("host", "gpu_index", "gpu_uuid", "replica", "visible_gpus")
 
 _VERSIONS = {
     "vllm_omni": "vllm-omni",

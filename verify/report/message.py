@@ -24,6 +24,8 @@ USUAL_CAUSES = {
     "cache_frozen": "a cache is updated or shared while denoising, or a rank prefilled it differently",
     "observed": "observe is given a copy from another moment than the x_t the loop goes on with",
     "finite": "an overflow or a division by zero; equal NaNs on every rank are still no image",
+    "replicas_agree": "one replica holds other weights, contexts or settings, or its host computes otherwise",
+    "windows_agree": "the loop or its target keeps something from one run to the next; judge it without --window",
     "environments_agree": "ranks run on different hardware, versions or flags; settle this before looking at bits",
 }
 # The same where the difference is there before the first step.
@@ -72,7 +74,8 @@ def rank_failure_text(failure: Mapping[str, Any], command: str = "") -> str:
     for r in failure["ranks"]:
         doing = f", in {r['activity']}" if r["activity"] and r["state"] != "finished" else ""
         step = "before step 0" if r["step"] < 0 else f"last step {r['step']}"
-        lines.append(f"  rank {r['rank']} {r['what']} ({step}{doing})")
+        place = f" ({r['where']})" if r.get("where") else ""
+        lines.append(f"  rank {r['rank']}{place} {r['what']} ({step}{doing})")
         lines += _indented(r["trace"])
         if r["output"].strip():
             lines += ["    it printed:", *_indented(r["output"])]
@@ -108,6 +111,9 @@ def _place(divergence: Divergence) -> list[str]:
         where.append("before step 0" if divergence.step < 0 else f"step {divergence.step}")
     a, b = divergence.ranks
     where.append(f"rank {a}" if a == b else f"ranks {a} and {b}")
+    if divergence.replicas is not None:
+        one, other = divergence.replicas
+        where.append(f"replica {one}" if one == other else f"replicas {one} and {other}")
     d = divergence.difference
     if d is None:
         return ["  where: " + ", ".join(where)]

@@ -17,6 +17,7 @@ from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
 from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, understood
 from verify.trace import Recorder, Trace
+from verify.window import Window
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Plan:
         target: whose loops; a name as given to ``--target``.
         loop: one of the target's loops, or empty when ``loop_reference`` is given.
         loop_reference: ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME`` of a loop of the user's own.
+        window: the steps whose ``x_t`` is kept; None for all.
     """
 
     request: DenoiseRequest
@@ -36,6 +38,7 @@ class Plan:
     target: str = "builtin"
     loop: str = ""
     loop_reference: str | None = None
+    window: Window | None = None
 
     @property
     def loop_name(self) -> str:
@@ -58,7 +61,7 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
         return None
     request = request_for(plan, prepared, rank)
     group = group_for(plan, prepared, rank)
-    recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.marker)
+    recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.marker, plan.window)
 
     def run(denoiser: Denoiser, group: Group, observe: object) -> object:
         # The loop may do as it likes with its x_0, but the next loop begins with the same.
@@ -67,7 +70,7 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
     with torch.no_grad(), autocast(plan.options, rank.device):
         final, seconds = recorder.run(run)
     environment = rank.environment() | describe(plan.options) | dict(prepared.environment)
-    return recorder.trace(plan.loop_name, final, seconds, environment, prepared.followed, prepared.notes)
+    return recorder.trace(plan.loop_name, final, seconds, environment, prepared.followed, prepared.notes, rank.replica)
 
 
 def request_for(plan: Plan, prepared: Prepared, rank: Rank) -> DenoiseRequest:

@@ -1,0 +1,109 @@
+"""Findings on parts of a run, told as one: on several replicas, or on several windows of steps. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from verify.verdict import Compared, Finding, Verdict, merge
+
+# Checks that see only the steps of a window; every other check sees the whole loop in every pass.
+_BY_STEP = ("ranks_agree", "matches_reference", "loops_agree", "replicas_agree", "finite")
+_WORST_FIRST = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.PASS)
+
+
+def over_replicas(replicas: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """One finding for each check and loop: what is worst in any replica, else what holds in all of them.
+
+    Args:
+        replicas: the findings of each replica, on the same checks and loops in the same order.
+    """
+    if len(replicas) == 1:
+        return [_placed(finding, 0) for finding in replicas[0]]
+    merged = []
+    for findings in zip(*replicas, strict=True):
+        worst = min((_WORST_FIRST.index(f.verdict), _step(f), r) for r, f in enumerate(findings))[2]
+        found = findings[worst]
+        compared = Compared(min(f.compared.steps for f in findings), sum(f.compared.elements for f in findings))
+        if found.verdict is Verdict.PASS:
+            summary = f"{found.summary}, in each of {len(findings)} replicas"
+            merged.append(replace(found, summary=summary, compared=compared))
+            continue
+        others = tuple(
+            f"replica {r}: {f.verdict}" + ("" if f.verdict is Verdict.PASS else f": {f.summary}")
+            for r, f in enumerate(findings)
+            if r != worst
+        )
+        told = _placed(found, worst)
+        merged.append(
+            replace(
+                told,
+                summary=f"replica {worst}: {found.summary}",
+                compared=compared,
+                details=(*others, *found.details),
+                data={**found.data, "replica": worst},
+            )
+        )
+    return merged
+
+
+def _step(finding: Finding) -> int:
+    """Where it broke, for ordering; before everything where no step is known."""
+    first = finding.first_divergence
+    return -2 if first is None or first.step is None else first.step
+
+
+def _placed(finding: Finding, replica: int) -> Finding:
+    first = finding.first_divergence
+    if first is None:
+        return finding
+    return replace(finding, first_divergence=replace(first, replicas=(replica, replica)))
+
+
+def over_windows(passes: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """One finding for each check and loop, as if every step had been kept at once.
+
+    A check that sees all of a loop in each pass is told as it stands in the pass where it is worst. One that sees a
+    window is told as it stands in the first window where it is worst; steps and elements are counted together.
+
+    Args:
+        passes: the findings of each pass, on the same checks and loops in the same order, windows in order of steps.
+    """
+    merged = []
+    for findings in zip(*passes, strict=True):
+        verdict = _verdict(findings)
+        found = min((f for f in findings if f.verdict is verdict), key=_step)
+        if found.name not in _BY_STEP:
+            # The pass that keeps the last step also compares it with what the loop returned.
+            told = found if verdict is not Verdict.PASS else findings[-1]
+            merged.append(replace(told, compared=findings[-1].compared))
+            continue
+        compared = Compared(sum(f.compared.steps for f in findings), sum(f.compared.elements for f in findings))
+        merged.append(replace(found, compared=compared, data=_data(findings, found)))
+    return merged
+
+
+def _verdict(findings: Sequence[Finding]) -> Verdict:
+    """A window beyond the last step that some rank took holds nothing, and says nothing about those that do."""
+    seen = [f.verdict for f in findings if f.compared.steps or f.verdict is not Verdict.UNKNOWN]
+    return merge(seen or [f.verdict for f in findings])
+
+
+def _data(findings: Sequence[Finding], found: Finding) -> dict[str, Any]:
+    """The evidence of each window, joined: where nothing failed nothing differs."""
+    pairs = found.data.get("pairs")
+    if not pairs:
+        return found.data
+    if len({f.data["replica"] for f in findings if "replica" in f.data}) > 1:
+        return {name: value for name, value in found.data.items() if name != "pairs"}  # Of different ranks.
+    joined = [dict(pair) for pair in pairs]
+    for number, pair in enumerate(joined):
+        for name in ("mismatched_by_step", "max_ulp_by_step"):
+            pair[name] = [n for finding in findings for n in _by_step(finding, number, name)]
+    return {**found.data, "pairs": joined}
+
+
+def _by_step(finding: Finding, number: int, name: str) -> Sequence[int | None]:
+    pairs: Sequence[Mapping[str, Any]] = finding.data.get("pairs", ())
+    return pairs[number][name] if pairs else [0] * finding.compared.steps

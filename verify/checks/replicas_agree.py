@@ -1,0 +1,72 @@
+"""Claim: the same request gives the same bits on every replica, and so on every host.
+
+What replicas run on is compared first: other hardware, versions or flags explain other bits, so they are named before
+any byte is blamed. Equal bytes do not excuse them: another request may show what this one did not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from verify.checks.agreement import Pair, agreement
+from verify.trace import PRIVATE_ENVIRONMENT, Trace
+from verify.verdict import Compared, Divergence, Finding, Verdict
+
+NAME = "replicas_agree"
+# The likeliest causes first: a host with another GPU differs in its driver and its number of cores as well.
+_TELLING = ("gpu", "cpu", "driver", "torch", "cuda", "nccl", "cudnn", "flags", "variables")
+
+
+def replicas_agree(replicas: Sequence[Sequence[Trace]]) -> Finding:
+    """Compares each rank of every replica with the same rank of the first: environments, then every ``x_t``.
+
+    Args:
+        replicas: the traces of one loop, one a rank, in rank order; one sequence a replica.
+    """
+    first, *others = replicas
+    pairs = [Pair(a, b) for traces in others for a, b in zip(first, traces, strict=True)]
+    bits = agreement(
+        NAME,
+        first[0].loop,
+        pairs,
+        f"{len(replicas)} replicas on {_hosts(replicas)} hold the same bytes on every rank after every step",
+        "one replica has no other to agree with; start twice as many processes",
+    )
+    differing = [
+        (a, b, key)
+        for a, b in ((pair.right, pair.other) for pair in pairs)
+        for key in sorted({*a.environment, *b.environment} - PRIVATE_ENVIRONMENT, key=_order)
+        if a.environment.get(key) != b.environment.get(key)
+    ]
+    if not differing:
+        return bits
+    a, b, key = differing[0]
+    summary = f"{_place(a)} and {_place(b)} run with a different {key}"
+    if bits.verdict is Verdict.FAIL:
+        summary += f", which can explain that {bits.summary}"
+        told = bits.details
+    else:
+        summary += "; their bytes agree in this request" if bits.verdict is Verdict.PASS else ""
+        told = ()
+    details = [
+        f"{key}: {a.environment.get(key)!r} in {_place(a)}, {b.environment.get(key)!r} in {_place(b)}"
+        for a, b, key in differing
+    ]
+    assert a.replica is not None and b.replica is not None
+    divergence = Divergence(None, (a.rank, b.rank), f"environment, {key}", replicas=(a.replica, b.replica))
+    compared = Compared(bits.compared.steps, bits.compared.elements)
+    return Finding(NAME, a.loop, Verdict.FAIL, summary, compared, divergence, (*details, *told), bits.data)
+
+
+def _order(key: str) -> tuple[int, str]:
+    return (_TELLING.index(key) if key in _TELLING else len(_TELLING)), key
+
+
+def _place(trace: Trace) -> str:
+    host = trace.environment.get("host")
+    return f"rank {trace.rank} of replica {trace.replica}" + (f" (on {host})" if host else "")
+
+
+def _hosts(replicas: Sequence[Sequence[Trace]]) -> str:
+    count = len({trace.environment.get("host") for traces in replicas for trace in traces})
+    return f"{count} host{'s' * (count != 1)}"

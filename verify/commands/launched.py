@@ -1,0 +1,137 @@
+"""``verify run`` in processes that a launcher started: who judges, who follows, and how all of them end alike."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import fcntl
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
+
+from verify.errors import BadInput, Unjudged
+from verify.ranks.launch import Launch
+
+if TYPE_CHECKING:
+    from verify.job import Job
+    from verify.ranks.anonymous import AnonymousFile
+    from verify.ranks.crew import Crew
+    from verify.report.document import RunReport
+    from verify.runner import Progress
+
+_BAD_INPUT, _UNKNOWN, _INTERRUPTED = 2, 3, 128
+# Beyond the command's own limit: starting, locating a divergence and writing the report.
+_ALLOWANCE = 300.0
+
+Runner = Callable[["Job", "Progress"], "RunReport"]
+
+
+def execute(
+    launch: Launch,
+    arguments: argparse.Namespace,
+    job_of: Callable[[argparse.Namespace], Job],
+    show: Callable[[argparse.Namespace, Job, Runner], int],
+) -> NoReturn:
+    """Runs this process's part and ends it; every process of the launch ends with the same status.
+
+    Args:
+        launch: what the launcher says of this process.
+        arguments: of the command.
+        job_of: the job that they describe.
+        show: runs the job, prints and writes what is found, and returns the status; on global rank 0 only.
+    """
+    from verify.ranks.crew import Crew
+
+    # The kernel ends this process if native code keeps the interpreter's lock, so that no thread of ours can.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(arguments.timeout + 2 * _ALLOWANCE) if 0 < arguments.timeout <= 86400 else 86400)
+    spoken, output = _redirect_output(launch.rank == 0)
+    crew: Crew | None = None
+    status, said = _UNKNOWN, ""
+    try:
+        crew = Crew(launch, output)
+        if launch.rank == 0:
+            job = _prepared(job_of(arguments), crew)
+            status = show(arguments, job, lambda job, progress: _run(job, crew, progress))
+        else:
+            status, said = _follow(crew, arguments, job_of)
+    except BadInput as error:
+        status, said = _BAD_INPUT, str(error)
+    except Unjudged as reason:
+        said = str(reason)
+    except KeyboardInterrupt:
+        by = signal.SIGTERM if crew is not None and crew.terminated else signal.SIGINT
+        status, said = _INTERRUPTED + by, "" if launch.rank else "interrupted"
+    except BrokenPipeError:
+        pass  # Whoever read our output has gone.
+    except BaseException:
+        said = traceback.format_exc()
+    if said:
+        with contextlib.suppress(OSError):
+            os.write(spoken, f"verify: {said}\n".encode(errors="replace"))
+    if crew is not None and launch.rank == 0:
+        crew.end(status)
+    _leave(status)
+
+
+def _prepared(job: Job, crew: Crew) -> Job:
+    """The job, once it can be run, with this process's rank on its way."""
+    from verify.ranks.plan import require_fitting
+
+    job = job.checked()
+    require_fitting(job.device, job.backend)
+    crew.start(job.ranks, job.device, job.backend)
+    return job
+
+
+def _run(job: Job, crew: Crew, progress: Progress) -> RunReport:
+    from verify.runner import blank_report, run_on
+
+    report = replace(blank_report(job), command=crew.launch.command(job.command))
+    report, _ = run_on(job, crew, report, time.monotonic(), progress)
+    return replace(report, backend=crew.backend, notes=(*crew.notes, *report.notes), replicas=crew.described())
+
+
+def _follow(crew: Crew, arguments: argparse.Namespace, job_of: Callable[[argparse.Namespace], Job]) -> tuple[int, str]:
+    from verify.ranks.diagnosis import BAD_INPUT, UNJUDGED, Answer
+
+    try:
+        _prepared(job_of(arguments), crew)
+    except (BadInput, Unjudged) as error:
+        crew.answer(Answer(BAD_INPUT if isinstance(error, BadInput) else UNJUDGED, str(error)))
+    status, why = crew.follow(arguments.timeout + _ALLOWANCE)
+    return (_UNKNOWN if status is None else status), why
+
+
+def _redirect_output(keeps: bool) -> tuple[int, AnonymousFile]:
+    """Sends what loops and libraries print to memory, for the report; returns where stderr went, and that memory.
+
+    ``keeps``: whether what Python prints in this process still goes where it should.
+    """
+    from verify.ranks.anonymous import AnonymousFile
+
+    output = AnonymousFile("verify-output")
+    fcntl.fcntl(output.descriptor, fcntl.F_SETFL, fcntl.fcntl(output.descriptor, fcntl.F_GETFL) | os.O_APPEND)
+    kept = [os.dup(1), os.dup(2)]
+    for name, descriptor, was in zip(("stdout", "stderr"), (1, 2), kept, strict=True):
+        stream = getattr(sys, name)
+        stream.flush()
+        os.dup2(output.descriptor, descriptor)
+        if keeps:
+            setattr(sys, name, os.fdopen(was, "w", 1, encoding=stream.encoding, errors=stream.errors))
+    faulthandler.enable(kept[1])  # A crash is told at once: nobody may be left to ask.
+    return kept[1], output
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process without waiting for a rank that may be stuck in a collective."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

@@ -1,0 +1,50 @@
+"""From what launched processes last said of themselves to a report of each. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from verify.ranks.board import Place
+from verify.ranks.diagnosis import Answer
+from verify.ranks.failure import RankReport
+
+
+def place_of(said: Mapping[str, Any]) -> Place:
+    """Where a process was when it said so."""
+    return Place(said.get("step", -1), said.get("marks", 0), said.get("task", ""), said.get("activity", ""))
+
+
+def answer_of(said: Mapping[str, Any]) -> Answer | None:
+    """Why a process cannot go on; None if it can."""
+    return Answer(*said["answer"]) if said.get("answer") else None
+
+
+def report_of(
+    rank: int, said: Mapping[str, Any], where: str, stacks: str, silence: float | None, others_failed: bool
+) -> RankReport:
+    """One process's report.
+
+    Args:
+        rank: its global rank.
+        said: its last word; empty if there was none.
+        where: its replica and host.
+        stacks: of its threads; empty if it did not show them.
+        silence: seconds since its last word, where they are too many.
+        others_failed: whether a peer has died or raised, so that this one only waits.
+    """
+    place, answer = place_of(said), answer_of(said)
+    state, what, trace = "hung", "did not finish in time", stacks
+    if others_failed:
+        state, what = "waiting", "was still waiting"
+    elif said.get("terminated"):
+        state, what = "died", "was told to end by its launcher (SIGTERM)"
+    if silence is not None:
+        state = "died"
+        # What it did after its last word nobody knows.
+        what = f"has said nothing for {silence:.0f} s (dead, stopped or cut off), last heard"
+        if not said:
+            what = "never reported (not started, or cut off)"
+    elif answer is not None:
+        state, what, trace = "raised", f"raised {answer.value}", answer.trace
+    return RankReport(rank, state, what, place.step, place.activity, trace, said.get("output", ""), where=where)
