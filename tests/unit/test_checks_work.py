@@ -113,7 +113,12 @@ def test_the_same_names_with_other_tensors() -> None:
         "in step 2 rank 0 called broadcast of float32 (4, 3) from rank 0 where rank 1 called broadcast of float32 "
         "(4, 3) from rank 1"
     )
-    assert_fails(collectives(traces, due("broadcast")), summary, 2, (0, 1), "collectives", "broadcast")
+    finding = collectives(traces, due("broadcast"))
+    assert_fails(finding, summary, 2, (0, 1), "collectives", "broadcast")
+    assert finding.details == (
+        "in the whole loop, all_gather: 6 on rank 0, 6 on rank 1, expected 6",
+        "in the whole loop, broadcast: 8 on rank 0, 8 on rank 1, expected 8",
+    )
 
 
 @pytest.mark.parametrize("shorter", [0, 1])
