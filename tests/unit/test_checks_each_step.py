@@ -165,6 +165,6 @@ def test_a_step_computed_anew_twice_is_compared_twice() -> None:
     traces = clean(TWO)
     flip(traces[1].x_t, (3, 0, 0))
     anew = recomputed()
-    finding = each_step(traces, noise(), [*anew, anew[3]])
+    finding = each_step(traces, noise(), [*anew, (3, (0, 1), anew[3][2].clone())])
     assert finding.data == {"wrong_steps": [[3, 1], [3, 1]]}
     assert finding.summary.startswith("rank 1 of local takes step 3 otherwise")

@@ -163,7 +163,7 @@ def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if
 
 
 def _step(divergence: Divergence) -> int:
-    assert divergence.step is not None, "of two traces it is always known"
+    assert divergence.step is not None  # Between two traces it is always known.
     return divergence.step
 
 
