@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
+from torch import Tensor
+
 from verify.bits import same_bits
 from verify.targets.probe import Operator, StepProbe, hash_of
 
@@ -84,7 +86,7 @@ def locate(
             if known and not same_bits(slot, probes[source].sent[round_]):
                 return Location(step, rank, f"gathered slot {source} ({branches[owner]})")
     if seen.received is not None and seen.received[0] != rank:
-        return _after_broadcast(step, rank, reference, probes, branches)
+        return _after_broadcast(step, rank, *seen.received, reference, probes, branches)
     if seen.rest and reference.rest:
         found, counterpart = _first_difference(seen.rest, reference.rest)
         if found is not None:
@@ -97,11 +99,15 @@ def locate(
 
 
 def _after_broadcast(
-    step: int, rank: int, reference: StepProbe, probes: Sequence[StepProbe], branches: Sequence[str]
+    step: int,
+    rank: int,
+    source: int,
+    received: Tensor,
+    reference: StepProbe,
+    probes: Sequence[StepProbe],
+    branches: Sequence[str],
 ) -> Location:
     """For a rank that is given its ``x_t`` instead of computing it."""
-    assert probes[rank].received is not None
-    source, received = probes[rank].received
     sent = probes[source].received
     if sent is not None and not same_bits(sent[1], received):
         return Location(step, rank, f"x_t as received by broadcast from rank {source}")

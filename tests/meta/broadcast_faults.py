@@ -11,9 +11,9 @@ from verify.protocols import Loop
 
 
 def _in_broadcast(broken: Loop) -> Loop:
-    def loop(*given: Any) -> Any:
+    def loop(denoiser: Any, request: Any, x_0: Any, group: Any, observe: Any) -> Any:
         with mock.patch.dict(LOOPS, {"local": LOOPS["broadcast"]}):
-            return broken(*given)
+            return broken(denoiser, request, x_0, group, observe)
 
     return loop
 

@@ -22,6 +22,7 @@ from verify.ranks.failure import RankFailure, RankReport
 from verify.report.message import failure_text, rank_failure_text
 from verify.schedule import ALL_GATHER, BROADCAST
 from verify.trace import Collective, Trace
+from verify.verdict import Finding
 
 MESSAGES = Path(__file__).with_name("messages")
 LOOP = "my_loop.py:loop"
