@@ -94,8 +94,8 @@ def _usual_cause_of_an_ending(failure: Mapping[str, Any]) -> str:
         return "ranks that give one collective tensors of different dtype or shape; or a fault in native code"
     if first["state"] == "hung" and "awaited" in failure:
         return (
-            "a rank skips a collective by a decision of its own, here or earlier (they pair up in order), returns early, "
-            "or is busy elsewhere (compiling, loading); or all are slow: raise --timeout"
+            "a rank skips a collective by a decision of its own, here or earlier (they pair up in order), returns "
+            "early, or is busy elsewhere (compiling, loading); or all are slow: raise --timeout"
         )
     return ""
 
