@@ -147,6 +147,8 @@ def test_a_hang_whose_collective_is_not_named_is_not_placed() -> None:
     for activity, named in (("all_gather 1 of step 4", "all_gather 1 of step 4"), ("velocity of gen", "")):
         row = runner._row(compiles, report_of(busy, RankReport(0, "hung", "is slow", 2, activity, "stack")), 3.0)
         assert (row.caught, row.placed, row.collective) == (True, False, named)
+    over_nccl = replace(report_of(busy, RankReport(0, "hung", "is slow", 5, "finishing", "stack")), backend="nccl")
+    assert runner._row(compiles, over_nccl, 3.0).placed
 
 
 def test_ranks_that_all_wait_in_one_collective_miss_nobody() -> None:

@@ -1,6 +1,6 @@
 """The whole report of real failures, as a user reads it; what no two machines share is left out.
 
-``python tests/meta/test_real_messages.py`` writes the texts anew.
+``PYTHONPATH=. python tests/meta/test_real_messages.py`` writes the texts anew.
 """
 
 from __future__ import annotations

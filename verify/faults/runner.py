@@ -179,7 +179,9 @@ def _row(fault: Fault, report: RunReport, seconds: float) -> Row:
     collective = _stuck_in(report)
     if fault.hangs and report.failure is not None and "awaited" in report.failure:
         message += f"; {report.failure['awaited']['said']}"
-    placed = caught and fault.step in (step, None) and fault.rank in (rank, None) and fault.stuck_in in (collective, "")
+    # NCCL's calls return before the peers have come: a hung host stands somewhere after the collective, in none.
+    due = "" if report.backend == "nccl" else fault.stuck_in
+    placed = caught and fault.step in (step, None) and fault.rank in (rank, None) and due in (collective, "")
     return Row(fault, report.verdict, fired, step, rank, collective, seconds, caught, placed, message)
 
 
