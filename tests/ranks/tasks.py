@@ -248,3 +248,8 @@ class _OneModule:
 
     def __exit__(self, *_: object) -> None:
         """Nor to take down."""
+
+
+def has_imported(rank: Rank, module: str) -> bool:
+    """Whether a module is there already."""
+    return module in sys.modules

@@ -1,0 +1,24 @@
+"""What the nursery has imported, ranks need not import; what it cannot import harms nobody."""
+
+from __future__ import annotations
+
+import pytest
+import tasks
+
+from verify.ranks.family import family
+from verify.ranks.pool import PoolSpec, RankPool
+
+
+@pytest.mark.parametrize(
+    ("function", "module", "there"),
+    [
+        ("fileinput:nothing", "fileinput", True),
+        ("colorsys:rgb_to_hsv", "colorsys", True),
+        ("no_such_module:f", "netrc", False),
+    ],
+)
+def test_ranks_inherit_what_the_nursery_imports(function: str, module: str, there: bool) -> None:
+    """Whether or not the function can be called: ``fileinput`` has no such function, ``rgb_to_hsv`` takes arguments."""
+    family().warm_up(function)
+    with RankPool(PoolSpec(("cpu",))) as pool:
+        assert pool.run(tasks.has_imported, module) == [there]
