@@ -91,7 +91,7 @@ def locate(
         found, counterpart = _first_difference(seen.rest, reference.rest)
         if found is not None:
             foreign = ", which the reference does not call" if counterpart is None else ""
-            tensor = _in_combine(found, counterpart, seen, reference, branches)
+            tensor = _in_combine(seen, reference, branches)
             return Location(step, rank, tensor, found.name + foreign)
     if seen.after is not None and reference.after is not None and not same_bits(seen.after, reference.after):
         return Location(step, rank, "x_t")
@@ -117,25 +117,31 @@ def _after_broadcast(
     return locate(step, source, reference, probes, branches)
 
 
-def _in_combine(
-    found: Operator, counterpart: Operator | None, seen: StepProbe, reference: StepProbe, branches: Sequence[str]
-) -> str:
-    """What differs at the first operator between the gather and ``x_t`` that is not the reference's."""
-    if counterpart is None:
-        return "x_t"
-    # What came between may have changed what the reference's operator reads: look at that operator, not at this one.
-    reader = next((op for op in seen.rest[seen.rest.index(found) :] if op.name == counterpart.name), None)
-    if reader is not None and len(reader.inputs) == len(counterpart.inputs):
-        pairs = list(zip(reader.inputs, counterpart.inputs, strict=True))
-        agree = any(ours == theirs for ours, theirs in pairs)
-        inputs = _known_inputs(reference, branches)
-        velocities = {hash_of(velocity): branch for branch, velocity in reference.velocities.items()}
-        for ours, theirs in pairs:
+def _in_combine(seen: StepProbe, reference: StepProbe, branches: Sequence[str]) -> str:
+    """What differs where the operators between the gather and ``x_t`` are no longer the reference's."""
+    inputs = _known_inputs(reference, branches)
+    velocities = {hash_of(velocity): branch for branch, velocity in reference.velocities.items()}
+    ours, theirs = list(seen.rest), list(reference.rest)
+    while True:
+        found, counterpart = _first_difference(ours, theirs)
+        if found is None or counterpart is None:
+            return "x_t"
+        alike = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if (a, b) == (found, counterpart))
+        # What came between may have changed what the reference's operator reads: look at that one, not at this.
+        reader = next((i for i in range(alike, len(ours)) if ours[i].name == counterpart.name), None)
+        if reader is None or len(ours[reader].inputs) != len(counterpart.inputs):
+            break
+        if (ours[reader].inputs, ours[reader].outputs) == (counterpart.inputs, counterpart.outputs):
+            ours, theirs = ours[reader + 1 :], theirs[alike + 1 :]
+            continue
+        pairs = list(zip(ours[reader].inputs, counterpart.inputs, strict=True))
+        agree = any(mine == right for mine, right in pairs)
+        for mine, right in pairs:
             # Where nothing agrees and the operator is a later one, it is another call of the same name.
-            if ours != theirs and theirs in inputs and (agree or reader is found):
-                return inputs[theirs] + (
-                    f", which holds the velocity of {velocities[ours]}" if ours in velocities else ""
-                )
+            if mine != right and right in inputs and (agree or reader == alike):
+                holds = f", which holds the velocity of {velocities[mine]}" if mine in velocities else ""
+                return inputs[right] + holds
+        break
     return "x_t" if found is seen.rest[-1] else "combined velocity"
 
 

@@ -82,7 +82,7 @@ def test_a_fault_in_the_broadcast_loop(name: str, rank: int, step: int, tensor: 
 @pytest.mark.parametrize(
     ("name", "tensor", "module"),
     [
-        ("kv_leaked_into_img_branch", "velocity of img", "layers.0"),
+        ("kv_leaked_into_img_branch", "velocity of img", ""),
         ("img_velocity_one_ulp_off_at_its_owner", "velocity of img as sent into all_gather", ""),
         ("gathered_img_slot_lost", "gathered slot 2 (img)", ""),
         ("third_branch_dropped", "combined velocity", ""),

@@ -96,6 +96,19 @@ def test_what_happens_after_the_gather(ours: list[Operator], tensor: str, operat
     assert where(replace(rank(1), rest=ours)) == Location(4, 1, tensor, operator)
 
 
+def test_a_slot_that_is_read_later() -> None:
+    """What is put in img's place is made before gen and text are read, rightly."""
+    img = torch.full((2, 2), 4.0)
+    guided = Operator("aten::sub.Tensor", "", (20, hash_of(img)), (25,))
+    right = replace(reference(), velocities={**reference().velocities, "img": img})
+    right.rest.insert(2, guided)
+    lost = replace(guided, inputs=(20, hash_of(ELSE)), outputs=(26,))
+    ours = [Operator("aten::zeros_like", "", (hash_of(img),), (hash_of(ELSE),)), *rest()[:2], lost, *rest()[2:]]
+    probes = [replace(rank(0), rest=list(right.rest)), replace(rank(1), rest=ours)]
+    found = locate(4, 1, right, probes, (*BRANCHES, "img"))
+    assert found == Location(4, 1, "gathered slot 2 (img)", "aten::zeros_like")
+
+
 def test_an_x_t_that_comes_by_broadcast() -> None:
     right = reference().after
     assert right is not None
