@@ -32,10 +32,8 @@ HANGING = [name for name, one in FAULTS.items() if one.hangs]
 
 
 def recipe() -> str:
-    """The fault that CONTRIBUTING shows."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text[text.index("## Adding a fault") :]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
+    """The fault that the page shows."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page.PAGE).read_text(encoding="utf-8"), re.S)
     return str(code)
 
 

@@ -18,21 +18,52 @@ PAGE = Path("verify/faults/README.md")
 _HEADINGS = ("fault", "what goes wrong", "seen at", "breaks", "step", "rank", "caught by")
 
 
+RECIPE = """
+import torch
+from verify.faults.registry import Wiring, fault
+
+@fault(source="engine issue 123", breaks="group", step=11, rank=0, caught_by="ranks_agree")
+def slot_zeroed(wiring: Wiring) -> None:
+    \"\"\"A gathered slot is lost on rank 0.\"\"\"
+    def lose(slots):
+        return [slots[0], torch.zeros_like(slots[1]), *slots[2:]] if wiring.at(11, 0) else slots
+    wiring.on_gather(lose)
+""".lstrip()
+
+_TEXT = """# The faults
+
+Made from the registry by `{command}`; a test fails while it is stale.
+
+## Adding one
+
+A fault is a function that replaces something a loop is given; loops and model know nothing of it. What may be replaced
+is in [registry.py](registry.py) (`Wiring`).
+
+```python
+{recipe}```
+
+1. `verify faults --from FILE.py` injects it from any file and says whether `ranks_agree` caught it, at step 11, on rank
+   0; `verify run --loop FILE.py:slot_zeroed` prints the message that its victim would read.
+2. To keep it, move it to the file of this folder that fits, with the report it comes from as `source`, and run
+   `{command}`. A fault that needs image guidance takes `image=True`, one that strikes rank 2 also
+   `least_ranks=3`, one that hangs `stuck_in="all_gather 1 of step 11"`.
+3. If it is missed, the suite has a hole: do not weaken the fault, add or mend the check.
+
+## Those there are
+
+`verify faults` injects {two} faults on two ranks, `verify faults --world-size 3` all {all}. Each must be caught by the
+check named last, at its step, on its rank; the report of one that hangs must also name the collective in which ranks
+are stuck. `unknown`: the loop cannot end, and the report must say on which rank and where. vo is
+vllm-project/vllm-omni, sg sgl-project/sglang, pt pytorch/pytorch.
+
+{table}"""
+
+
 def rendered() -> str:
     """The whole page."""
     two = sum(fault.least_ranks <= 2 for fault in FAULTS.values())
-    return "\n".join(
-        [
-            "# The faults\n",
-            f"Made from the registry by `{COMMAND}`; a test fails while it is stale. How to add one:",
-            "[CONTRIBUTING](../../CONTRIBUTING.md#adding-a-fault).\n",
-            f"`verify faults` injects {two} faults on two ranks, `verify faults --world-size 3` all {len(FAULTS)}.",
-            "Each must be caught by the check named last, at its step, on its rank; the report of one that hangs must",
-            "also name the collective in which ranks are stuck. `unknown`: the loop cannot end, and the report must",
-            "say on which rank and where. vo is vllm-project/vllm-omni, sg sgl-project/sglang, pt pytorch/pytorch.\n",
-            markdown_table(Table(_HEADINGS, [_row(fault) for fault in FAULTS.values()])),
-        ]
-    )
+    table = markdown_table(Table(_HEADINGS, [_row(fault) for fault in FAULTS.values()]))
+    return _TEXT.format(command=COMMAND, recipe=RECIPE, two=two, all=len(FAULTS), table=table)
 
 
 def _row(fault: Fault) -> list[str]:

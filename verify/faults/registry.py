@@ -1,19 +1,7 @@
 """How a fault is written and registered.
 
 A fault is a loop: the ``local`` loop, or another version, with something it is given replaced. Neither loops nor model
-know of it. Ten lines make a new one::
-
-    @fault(source="engine issue 123", breaks="group", step=11, rank=0, caught_by="ranks_agree")
-    def slot_zeroed(wiring: Wiring) -> None:
-        \"\"\"A gathered slot is lost on rank 0.\"\"\"
-
-        def lose(slots: list[Tensor]) -> list[Tensor]:
-            return [slots[0], torch.zeros_like(slots[1]), *slots[2:]] if wiring.at(11, 0) else slots
-
-        wiring.on_gather(lose)
-
-``verify faults --from FILE.py`` runs those of a file, ``verify run --loop FILE.py:slot_zeroed`` shows the message, and
-CONTRIBUTING has the recipe.
+know of it. README.md in this folder has the recipe.
 """
 
 from __future__ import annotations
