@@ -158,6 +158,6 @@ _SECTIONS: dict[str, Callable[[Document], Section]] = {
     "mutants": _generic("Combines with one thing wrong", "verify fuzz --mutants"),
     "envelope": envelope_section,
     "forwards": forwards_section,
-    "upstream": _generic("vllm-omni's releases", "tests/upstream"),
+    "upstream": _generic("vllm-omni's own loop with one thing wrong", "tests/upstream/verdicts.py"),
     "mutation": _generic("The verifier's own code with one thing wrong", "tox run -e mutation"),
 }
