@@ -20,6 +20,13 @@ cd "$(dirname "$0")/../.." || exit 2
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 status=0
+# Nothing is asked of a network, and of other frameworks than torch nothing is imported.
+export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 USE_TF=0 USE_FLAX=0
+
+unpack() { # archive, folder; not every image has xz
+    tar xJf "$1" -C "$2" 2>/dev/null ||
+        python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter="data")' "$1" "$2"
+}
 
 attempt() { # name, most seconds, what the exit status may be, command
     local name=$1 most=$2 fine=$3 began=$SECONDS code
@@ -35,7 +42,7 @@ for archive in "${archives[@]}"; do
     version=$(basename "$archive" .tar.xz) && version=${version#upstream-}
     site=$scratch/$version
     mkdir "$site"
-    tar xJf "$archive" -C "$site" || { status=1; continue; }
+    unpack "$archive" "$site" || { status=1; continue; }
     export PYTHONPATH=$site
     name=upstream-$version-$device
     common=(--target vllm_omni --device "$device" --timeout 240)
