@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from verify.errors import BadInput, Unjudged
 from verify.interrupts import interrupts
 from verify.ranks.launch import launched, speaks
+from verify.surroundings import check_surroundings
 from verify.text import one_line
-from verify.variables import check_threads
 
 # Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
 COMMANDS = {
@@ -28,6 +30,7 @@ _STARTS_RANKS = ("faults", "fuzz", "bench")
 EXIT_BAD_INPUT = 2
 EXIT_UNKNOWN = 3
 _LONGEST_USAGE = 300
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,7 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BaseException as error:
             # A library may have made something else of the interrupt while it was being imported.
             if signals.received is None and not isinstance(error, KeyboardInterrupt):
-                raise
+                if not isinstance(error, Exception):
+                    raise
+                # Python would end with 1, which says that a check failed.
+                traceback.print_exc()
+                print("verify: the above is a fault of verify itself; nothing was judged", file=sys.stderr)
+                return EXIT_UNKNOWN
             if (family := sys.modules.get("verify.ranks.family")) is not None:
                 family.close_family()
             print("verify: interrupted", file=sys.stderr)
@@ -59,10 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(given: list[str]) -> int:
     try:
         parsed = _parse(given)
-        check_threads()
+        check_surroundings()
         _require_own_ranks(parsed.command)
         execute = importlib.import_module(f"verify.commands.{parsed.command}").execute
-        return int(execute(parsed))
+        try:
+            return int(execute(parsed))
+        except SystemExit:  # So rich answers a reader that has gone: with 1, which says that a check failed.
+            return EXIT_UNKNOWN
     except BadInput as error:
         if speaks():  # Of many processes with the same command line, one is enough.
             print(f"verify: {error}", file=sys.stderr)
@@ -72,8 +83,25 @@ def _main(given: list[str]) -> int:
         return EXIT_UNKNOWN
     except BrokenPipeError:
         # Whoever read our output has gone; the verdict has nowhere to go but the exit status of a failure to judge.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return EXIT_UNKNOWN
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _discard_output()
+        place = f" to {error.filename}" if error.filename else ""
+        print(f"verify: nothing more could be written{place}: {error.strerror}; make room and start again",
+              file=sys.stderr)  # fmt: skip
+        return EXIT_UNKNOWN
+
+
+def _discard_output() -> None:
+    """What standard output does not take goes nowhere, rather than into an error when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _require_own_ranks(command: str) -> None:

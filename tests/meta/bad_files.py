@@ -22,7 +22,7 @@ Make = Callable[[Path], object]
 
 # Loops
 
-SHORT = "--height 32 --width 32 --num-timesteps 4 --timeout 60"
+SHORT = "--height 32 --width 32 --num-timesteps 4 --timeout 240"
 HEAD = "import torch\nfrom verify.loops.local import local\ndef loop(denoiser, request, x_0, group, observe):\n    "
 ALL = "local(denoiser, request, x_0, group, observe)"
 

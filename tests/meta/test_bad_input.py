@@ -25,7 +25,7 @@ from verify.request import DenoiseRequest
 
 ROOT = Path(__file__).parents[2]
 ROWS = [*bad_rows.ROWS, *bad_files.ROWS]
-SECONDS = 60.0
+SECONDS = 240.0
 # The value, what was expected and the fix; or the same in the words of argparse, which ends in where to look.
 FORM = re.compile(r".+, expected .+; .+|.+(invalid \w+ value|invalid choice|expected|required).+; see verify.* --help")
 

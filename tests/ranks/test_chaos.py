@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import tasks
+from patience import patient
 from pools import alive, shared_pool
 
 from verify.job import Job
@@ -83,9 +84,9 @@ def struck_from_outside(draw: random.Random) -> str:
         if places[victim].marks and timer.ident is None:
             timer.start()
 
+    timeout = patient(TIMEOUT) if number == signal.SIGSTOP else 60.0
     began = time.monotonic()
     try:
-        timeout = TIMEOUT if number == signal.SIGSTOP else 60.0
         pool.run(tasks.loop_until_killed, 10**7, timeout=timeout, watch=strike)
         return "the run did not fail"
     except RankFailure as failure:
@@ -96,7 +97,7 @@ def struck_from_outside(draw: random.Random) -> str:
     context = f"{number.name} to rank {victim} of {world_size} after {moment:.4f} s: {first} after {seconds:.1f} s"
     if (first.rank, first.what) != (victim, SIGNALS[number]):
         return f"reported wrongly: {context}"
-    if seconds > TIMEOUT + BEYOND:
+    if seconds > timeout * (number == signal.SIGSTOP) + patient(BEYOND):
         return f"late: {context}"
     return f"left running: {context}" if pool.pids or any(map(alive, pids)) else ""
 
@@ -110,6 +111,7 @@ def failed_from_within(draw: random.Random, folder: Path, timeout: float) -> str
     path.write_text(LOOP.format(victim=victim, step=step, way=way))
     pids = shared_pool(world_size).pids
     hangs = "sleep" in way or "SIGSTOP" in way
+    timeout = patient(timeout)
     began = time.monotonic()
     report = run_job(Job(request=request, loops=(), loop_reference=f"{path}:loop", timeout=timeout if hangs else 60.0))
     seconds = time.monotonic() - began
@@ -119,7 +121,7 @@ def failed_from_within(draw: random.Random, folder: Path, timeout: float) -> str
     first = report.failure["ranks"][0]
     if (first["rank"], first["what"], first["step"]) != (victim, WAYS[way], step):
         return f"reported wrongly: {context}"
-    if seconds > timeout + BEYOND:
+    if seconds > timeout * hangs + patient(BEYOND):
         return f"late: {context}"
     return f"left running: {context}" if any(map(alive, pids)) else ""
 
@@ -140,7 +142,8 @@ def all_right(runs: int, seed: int, folder: Path, timeout: float) -> None:
     before = len(os.listdir("/proc/self/fd"))
     nursery = family().process.pid
     outcomes = chaos(runs, seed, folder, timeout)
-    assert outcomes == {"right": runs}, f"seed {seed}"
+    wrong = "\n".join(f"{count} x {outcome}" for outcome, count in outcomes.items() if outcome != "right")
+    assert outcomes["right"] == runs, f"seed {seed}: {outcomes['right']} of {runs} right\n{wrong}"
     assert family().process.pid == nursery
     for world_size in (1, 2, 3):
         pool = shared_pool(world_size)

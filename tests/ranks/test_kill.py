@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import patient
 from pools import marked, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -84,10 +85,10 @@ def kill_a_rank(folder: Path, device: str, preset: str) -> Killed:
         used = before - free_memory() if on_gpu else 0
         os.kill(int(loop.with_suffix(".pid").read_text()), signal.SIGKILL)
         began = time.monotonic()
-        said, _ = command.communicate(timeout=SECONDS)
+        said, _ = command.communicate(timeout=SECONDS if on_gpu else patient(SECONDS))
         seconds = time.monotonic() - began
         assert command.returncode == 3, said
-        assert wait_until(lambda: not marked(mark), LEFTOVER), marked(mark)
+        assert wait_until(lambda: not marked(mark), patient(LEFTOVER)), marked(mark)
     finally:
         command.kill()
         for pid in marked(mark):

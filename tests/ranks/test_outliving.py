@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from patience import patient
 from pools import alive, marked, wait_until
 
 HERE = Path(__file__).parent
@@ -45,7 +46,7 @@ class Tree:
         return marked(self.mark)
 
     def all_gone(self) -> None:
-        assert wait_until(lambda: not self.left(), SECONDS), self.left()
+        assert wait_until(lambda: not self.left(), patient(SECONDS)), self.left()
         assert list(self.folder.iterdir()) == []
 
 
@@ -68,11 +69,11 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
         assert len(ranks) == 2
         grown = Tree(controller, nursery, ranks, mark, tmp_path)
         # The controller, the nursery, two ranks and what each of the ranks started.
-        assert wait_until(lambda: len(grown.left()) == 6, 20.0), grown.left()
+        assert wait_until(lambda: len(grown.left()) == 6, 120.0), grown.left()
         yield grown
     finally:
         controller.kill()
-        controller.communicate(timeout=20)
+        controller.communicate(timeout=120)
         for pid in marked(mark):
             os.kill(pid, signal.SIGKILL)
 
@@ -81,7 +82,7 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
 def test_a_signal_to_the_controller(tree: Tree, number: signal.Signals) -> None:
     os.kill(tree.ranks[1], signal.SIGSTOP)  # One that is stopped is the hardest to end.
     tree.controller.send_signal(number)
-    _, errors = tree.controller.communicate(timeout=10)
+    _, errors = tree.controller.communicate(timeout=patient(10))
     assert tree.controller.returncode == -number
     assert errors.count("Traceback") == (number == signal.SIGINT)
     tree.all_gone()
@@ -91,14 +92,14 @@ def test_the_controller_is_killed_while_the_nursery_is_stopped(tree: Tree) -> No
     os.kill(tree.nursery, signal.SIGSTOP)
     os.kill(tree.ranks[0], signal.SIGSTOP)
     tree.controller.kill()
-    tree.controller.wait(10)
+    tree.controller.wait(patient(10))
     tree.all_gone()
 
 
 def test_the_nursery_is_killed(tree: Tree) -> None:
     os.kill(tree.ranks[1], signal.SIGSTOP)
     os.kill(tree.nursery, signal.SIGKILL)
-    _, errors = tree.controller.communicate(timeout=15)
+    _, errors = tree.controller.communicate(timeout=patient(15))
     assert tree.controller.returncode == 1
     assert "was killed together with the process that ranks are forked from" in errors
     assert not any(map(alive, tree.ranks))
@@ -109,7 +110,7 @@ def test_the_nursery_is_killed(tree: Tree) -> None:
 def test_the_nursery_is_stopped_and_then_the_controller_interrupted(tree: Tree) -> None:
     os.kill(tree.nursery, signal.SIGSTOP)
     tree.controller.send_signal(signal.SIGINT)
-    _, errors = tree.controller.communicate(timeout=15)
+    _, errors = tree.controller.communicate(timeout=patient(15))
     assert tree.controller.returncode == -signal.SIGINT
     assert errors.count("Traceback") == 1
     assert not any(map(alive, [tree.nursery, *tree.ranks]))

@@ -115,7 +115,7 @@ def test_tensors_are_views_of_the_mapped_file_and_at_most_one_is_alive(monkeypat
 
 
 def test_a_hundred_megabytes_load_in_a_second(tmp_path: Path) -> None:
-    """Measured: 0.07 s on two cores. The bound leaves room for a busy machine, not for work on every element."""
+    """Measured: 0.07 s. By the processor's time, not the clock: the bound is for work on every element."""
     with torch.device("meta"):
         model = BagelModel(PRESETS["small"].config).to(torch.bfloat16)
     model = model.to_empty(device=CPU).requires_grad_(False)
@@ -125,8 +125,8 @@ def test_a_hundred_megabytes_load_in_a_second(tmp_path: Path) -> None:
     assert (tmp_path / WEIGHTS).stat().st_size > 100e6
     seconds = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         load_model(tmp_path, torch.bfloat16, CPU)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     (tmp_path / WEIGHTS).unlink()
     assert min(seconds) < 1.0

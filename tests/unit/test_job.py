@@ -253,3 +253,16 @@ def test_help_names_every_command_and_exit_status(capsys: pytest.CaptureFixture[
     assert "0 pass, 1 fail, 2 bad input or usage, 3 unknown" in said
     for command, summary in COMMANDS.items():
         assert f"{command} {summary}" in said
+
+
+def test_a_fault_of_our_own_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Python ends with 1 after an exception, and 1 says that a check failed."""
+
+    def broken(arguments: object) -> int:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr("verify.commands.doctor.execute", broken)
+    assert main(["doctor"]) == 3
+    said = capsys.readouterr().err
+    assert "KeyError: 'a fault'" in said
+    assert said.splitlines()[-1] == "verify: the above is a fault of verify itself; nothing was judged"

@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Whatever is named later may import what is named before it, never the reverse.
 ORDER = [
-    *["text", "errors", "variables", "interrupts"],
+    *["text", "errors", "surroundings", "interrupts"],
     *["schedule", "request", "combine", "bits", "verdict", "protocols", "bagel", "loops"],
     *[
         "ranks",

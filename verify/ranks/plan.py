@@ -9,7 +9,7 @@ import torch
 
 from verify.errors import BadInput, Unjudged
 from verify.ranks.pool import PoolSpec
-from verify.variables import check_gpus, check_network
+from verify.surroundings import check_gpus, check_network
 
 
 @dataclass(frozen=True)

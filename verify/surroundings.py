@@ -1,4 +1,4 @@
-"""Environment variables that a library would misread without a word, looked at before any library is loaded."""
+"""What surrounds a command and would be misread by a library without a word, looked at before any is loaded."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ _COUNT = re.compile(r"\s*[1-9]\d{0,8}\s*(,\s*[1-9]\d{0,8}\s*)*")
 _GPU = re.compile(r"\s*(-?\d+|(GPU|MIG)-[\w/-]+)\s*", re.ASCII)
 
 
-def check_threads() -> None:
-    """OpenMP ignores what is no number, and then takes as many threads as it likes.
+def check_surroundings() -> None:
+    """What every command needs before it loads a library.
+
+    OpenMP ignores what is no number and then takes as many threads as it likes; MKL ends a process whose working
+    directory has been removed.
 
     Raises:
-        BadInput: a number of threads is none.
+        BadInput: a number of threads is none, or there is no working directory.
     """
+    try:
+        os.getcwd()
+    except OSError:
+        raise BadInput("the working directory has been removed, expected one that exists; change to another") from None
     for name in _COUNTS:
         value = os.environ.get(name)
         if value and not _COUNT.fullmatch(value):
