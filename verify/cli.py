@@ -123,13 +123,13 @@ def _parse(given: list[str]) -> argparse.Namespace:
         if name == chosen:  # The others' modules need not be loaded.
             importlib.import_module(f"verify.commands.{name}").configure(command)
     parsed, unknown = parser.parse_known_args(given)
-    command = f"verify {parsed.command}"
+    called = f"verify {parsed.command}"
     if unknown:
-        raise BadInput.of("an argument", unknown[0], f"an option of {command}", f"see {command} --help")
+        raise BadInput.of("an argument", unknown[0], f"an option of {called}", f"see {called} --help")
     for name, value in vars(parsed).items():
         # Most often a variable of a shell script that was never set; a positional argument says so by itself.
         if value == "" and name != "document":
-            raise BadInput.of(_flag(name), value, "a value", f"give one or leave it out; see {command} --help")
+            raise BadInput.of(_flag(name), value, "a value", f"give one or leave it out; see {called} --help")
     return parsed
 
 

@@ -6,11 +6,13 @@ import contextlib
 import ctypes
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy
@@ -175,7 +177,17 @@ def _raise_in_thread_and_die(rank: Rank) -> None:
     time.sleep(600)
 
 
+def _run_out_of_memory(rank: Rank) -> None:
+    rank.marker.activity("velocity of text")
+    # What this process has, and a little more.
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20),) * 2)
+    torch.zeros(1 << 30)
+
+
 WAYS: dict[str, Any] = {
+    "memory": _run_out_of_memory,
+    "MemoryError": lambda rank: bytearray(1 << 62),
     "SIGKILL": lambda rank: os.kill(os.getpid(), signal.SIGKILL),
     "SIGSEGV": _segfault,
     "abort": lambda rank: os.abort(),

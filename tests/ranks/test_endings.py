@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import tasks
@@ -15,7 +16,7 @@ from pools import alive, shared_pool, wait_until
 from verify.errors import BadInput, Unjudged
 from verify.ranks.board import Place
 from verify.ranks.failure import RankFailure, RankReport
-from verify.ranks.family import family
+from verify.ranks.family import Family, family
 from verify.ranks.pool import PoolSpec, RankPool
 
 # What a task that hangs is given, and what the controller may take beyond it, where nothing else runs.
@@ -59,6 +60,7 @@ ENDINGS = {
     "os._exit(0)": Ending("died", "exited with status 0"),
     "thread": Ending("died", "was killed by SIGKILL: out of memory, or somebody killed it"),
     "closes": Ending("died", "closed its connection without exiting", in_trace="_close_connection"),
+    "MemoryError": Ending("raised", "raised MemoryError", in_trace="bytearray"),
     "exception": Ending("raised", "raised ValueError: the scheduler ran out of steps", in_trace="and of lines"),
     "SystemExit": Ending("raised", "raised SystemExit: 0", in_trace="sys.exit(0)", peer=("finished",)),
     "KeyboardInterrupt": Ending("raised", "raised KeyboardInterrupt", in_trace="_interrupt", peer=("finished",)),
@@ -111,6 +113,30 @@ def test_an_ending_of_one_rank(way: str) -> None:
     doing = f" in {ending.activity}" if ending.activity else ""
     assert str(caught.value) == f"failing: rank 1 {ending.what} after step 2{doing}"
     works_again(pool)
+
+
+def test_a_rank_that_runs_out_of_memory() -> None:
+    victim, peer = reports_of("memory", (1,), 2, 60.0)
+    assert (victim.rank, victim.state, victim.step, victim.activity) == (1, "raised", 2, "velocity of text")
+    assert victim.what.startswith("raised RuntimeError: ")
+    assert "allocate" in victim.what
+    assert "_run_out_of_memory" in victim.trace
+    assert peer.state in ("raised", "waiting")
+
+
+def test_a_rank_that_dies_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = Family.fork
+
+    def and_kill(self: Family, *arguments: Any) -> Any:
+        pids, connections = fork(self, *arguments)
+        os.kill(pids[1], signal.SIGKILL)
+        return pids, connections
+
+    monkeypatch.setattr(Family, "fork", and_kill)
+    with pytest.raises(RankFailure) as caught:
+        RankPool(PoolSpec(("cpu", "cpu"))).start(timeout=60.0)
+    assert str(caught.value).startswith("starting: rank 1 was killed by SIGKILL")
+    assert caught.value.seconds < patient(BEYOND)
 
 
 def reports_of(way: str, victims: tuple[int, ...], world_size: int, timeout: float) -> list[RankReport]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +112,48 @@ def test_while_it_starts(command: Command, after: float) -> None:
     errors = command.ended(130)
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "verify: interrupted"
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_at_any_moment_once_and_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the start of Python to the end of the command: interrupted or finished, and nothing between the two."""
+    seed = random.SystemRandom().getrandbits(32)
+    draw, whole, ends = random.Random(seed), 0.0, Counter[int]()
+    for run in range(30):
+        path, mark = tmp_path / "report.json", f"verify-test-{uuid.uuid4()}"
+        path.write_text(OLD)
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "verify", "run", "--num-timesteps", "20", "--json", str(path)],
+            cwd=ROOT,
+            env=os.environ | {"TMPDIR": str(tmp_path), "VERIFY_TEST_MARK": mark},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if run:
+            # Python itself must be up: before that, it is Python that ends.
+            assert wait_until(lambda mark=mark: len(marked(mark)) >= 2, 120.0)  # type: ignore[misc]
+            time.sleep(draw.uniform(0.0, whole))
+            for _ in range(draw.choice((1, 2))):
+                process.send_signal(signal.SIGINT)
+                time.sleep(draw.uniform(0.0, 0.1))
+        _, errors = process.communicate(timeout=patient(60.0))
+        whole = whole or time.monotonic() - began
+        ends[process.returncode] += 1
+        context = f"seed {seed}, run {run}: exit {process.returncode}, {errors}"
+        assert process.returncode in (0, 130), context
+        assert "Traceback" not in errors, context
+        assert wait_until(lambda mark=mark: not marked(mark), patient(5.0)), context  # type: ignore[misc]
+        if process.returncode == 130:
+            assert path.read_text() == OLD or json.loads(path.read_text())["verdict"] == "pass", context
+        else:
+            validate(json.loads(path.read_text()))
+        assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"], context
+    with capsys.disabled():
+        print(f"\n30 runs with seed {seed}: {dict(ends)} by exit status")
+    assert ends[130] >= 10
 
 
 WRITER = """

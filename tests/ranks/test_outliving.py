@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,6 +49,8 @@ class Tree:
     def all_gone(self) -> None:
         assert wait_until(lambda: not self.left(), patient(SECONDS)), self.left()
         assert list(self.folder.iterdir()) == []
+        pids = {str(pid) for pid in (self.controller.pid, self.nursery, *self.ranks)}
+        assert [name for name in os.listdir("/dev/shm") if pids & set(re.findall(r"\d+", name))] == []
 
 
 @pytest.fixture

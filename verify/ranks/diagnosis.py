@@ -1,4 +1,10 @@
-"""From what ranks answered, or did not, to a report a rank."""
+"""From what ranks answered, or did not, to a report a rank.
+
+PyTorch's flight recorder is not used. It exists for NCCL only, writes pickles to named files from a watchdog thread
+after a time limit of its own, and what it holds (each rank's last collective, its number and sizes) stands on the board
+already, in the order of the host. What it would add is how far the device is: over NCCL the host may run ahead of it,
+so that a waiting rank is found further on than the collective that it waits for. ``--backend gloo`` shows that place.
+"""
 
 from __future__ import annotations
 
