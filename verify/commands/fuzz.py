@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
     if arguments.json:
         check_writable(arguments.json)
-    _keep_nothing()
+    with _nothing_kept():
+        return _execute(arguments, began)
+
+
+def _execute(arguments: argparse.Namespace, began: float) -> int:
     if arguments.envelope:
         return _envelope(arguments)
     if arguments.mutants:
@@ -77,11 +83,16 @@ def execute(arguments: argparse.Namespace) -> int:
     return report.exit_status
 
 
-def _keep_nothing() -> None:
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
     """Cases follow from the seed alone, and the folder that a command is called in stays as it is."""
     from hypothesis.configuration import set_hypothesis_home_dir
 
     set_hypothesis_home_dir(os.devnull)
+    try:
+        yield
+    finally:
+        set_hypothesis_home_dir(None)
 
 
 def _mutants(arguments: argparse.Namespace) -> int:
