@@ -111,6 +111,8 @@ def test_the_cost_of_verifying_over_steps_and_ranks(tmp_path: Path) -> None:
     for point in document["overhead"]:
         local = point["loops"]["local"]
         assert local["recorded_over_bare"]["pairs"] == local["verified_over_bare"]["pairs"] == 1
+        (added,) = local["added_s"]["values"]
+        assert added == pytest.approx(local["verified_s"]["p50"] - local["bare_wall_s"]["p50"])
         assert "syncs" not in local  # A CPU has no device to wait for.
     (table,) = section_of(document).tables
     assert len(table.rows) == 4

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from example_reports import clean
+from test_results import BENCH
 
 from verify.cli import COMMANDS, main
 from verify.report.document import build_document
@@ -69,3 +70,14 @@ def test_timings_are_set_beside_earlier_ones(tmp_path: Path, capsys: pytest.Capt
     assert "| new | - | - | - | 1.00 | - |" in text
     assert "1 earlier documents are of another command" in text
     assert main(["report", str(tmp_path / "now.json"), "--trend", str(tmp_path / "none")]) == 2
+
+
+def test_loops_of_a_benchmark_are_set_beside_those_of_earlier_nights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "0.json").write_text(json.dumps(BENCH).replace('"p50": 2.0', '"p50": 1.6'))
+    (tmp_path / "now.json").write_text(json.dumps(BENCH))
+    assert main(["report", str(tmp_path / "now.json"), "--trend", str(tmp_path / "earlier")]) == 0
+    text = capsys.readouterr().out
+    assert "| 7b 256x256, 2 ranks, 49 steps: local | 1.60 | 2.00 | +25.0 % |" in text

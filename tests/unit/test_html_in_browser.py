@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from example_reports import clean, dead_and_hung
 from test_html import drifting
+from test_results import BENCH, FAULTS, OVERHEAD
 
-from verify.report.html import run_page
+from verify.report.html import run_page, section_page
+from verify.report.sections import section_of
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -54,6 +56,8 @@ def chromium(folder: Path, *options: str) -> str:
     """What Chromium prints; it and all that it started have ended when this returns."""
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+               "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+               "--disable-sync",
                f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=3000", *options]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
@@ -97,6 +101,19 @@ def test_it_fits_and_the_verdict_comes_first(verdict: str, width: int, tmp_path:
         assert said["maps"]
         assert said["chart_text"] >= 9
         assert all(left + wide <= width for left, _, wide, _ in said["charts"] + said["maps"])
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("document", [BENCH, OVERHEAD, FAULTS], ids=["bench", "overhead", "faults"])
+def test_what_is_no_run_fits_too(document: dict[str, Any], width: int, tmp_path: Path) -> None:
+    section = section_of(document)
+    said = measured(tmp_path, section_page(section), width)
+    assert said["overflow"] <= 0
+    assert said["heading"] == section.title
+    assert len(said["charts"]) == len(section.bars)
+    assert all(left + wide <= width for left, _, wide, _ in said["charts"])
+    if section.bars:
+        assert said["chart_text"] >= 9
 
 
 def luminance(colour: str) -> float:

@@ -13,6 +13,7 @@ from test_results import BENCH, KINDS
 from verify.cli import main
 from verify.report.document import build_document, write_document
 from verify.report.markdown import run_markdown
+from verify.report.sections import section_of
 
 
 def written(folder: Path, document: object) -> str:
@@ -50,6 +51,40 @@ def test_plots(tmp_path: Path) -> None:
     assert all((tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG") for name in plots)
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("bench", ["bars-0.png"]), ("overhead", ["bars-0.png"]), ("faults", ["table-0.png", "table-1.png"]),
+     ("fuzz", ["table-0.png"])],
+)  # fmt: skip
+def test_plots_of_what_is_no_run(kind: str, names: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["report", written(tmp_path, KINDS[kind]), "--png", str(tmp_path / "plots")]) == 0
+    plots = sorted((tmp_path / "plots").iterdir())
+    assert [path.name for path in plots] == names
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots)
+
+
+@pytest.mark.parametrize("kind", ["bench", "faults"])
+def test_a_document_on_a_terminal(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", written(tmp_path, KINDS[kind])]) == 0
+    printed = capsys.readouterr().out
+    section = section_of(KINDS[kind])
+    assert section.title in printed
+    for table in section.tables:
+        for row in table.rows:
+            assert all(cell in printed for cell in row), row
+    assert all(said in printed for said in section.sentences)
+
+
+def test_the_page_of_a_benchmark_draws_each_loop_and_says_its_verdict_first(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(["report", written(tmp_path, BENCH), "--html", str(page)]) == 0
+    text = page.read_text()
+    assert text.count('class="bar"') == 1
+    assert "2 s (1.5 to 2.5)" in text
+    assert text.index("no measurable difference") < text.index('class="bar"') < text.index("<table>")
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_summary_says_the_verdict_first_and_every_failure(name: str) -> None:
     made = EXAMPLES[name]()
@@ -69,7 +104,7 @@ def test_the_summary_says_the_verdict_first_and_every_failure(name: str) -> None
         ('{"schema": 1, "kind": "prophecy"}', [], "kind of document"),
         ('{"schema": 1, "checks": []}', [], "required property"),
         ('{"schema": 1, "points": [{}]}', [], "bench document"),
-        (json.dumps(BENCH), ["--png", "x"], "--png"),
+        (json.dumps(BENCH | {"points": [BENCH["points"][0] | {"loops": {}}]}), ["--png", "x"], "--png"),
         (json.dumps(build_document(dead_and_hung())), ["--png", "x"], "compared none"),
         (json.dumps(build_document(clean())), ["--html", "no/such/folder/x.html"], "folder"),
         ('{"verdict": NaN', [], "JSON"),

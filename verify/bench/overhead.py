@@ -135,6 +135,7 @@ class _Overhead:
                 "bare_wall_s": spread(s["bare_wall"]),
                 "recorded_s": spread(s["recorded"]),
                 "verified_s": spread(s["verified"]),
+                "added_s": spread([v - b for v, b in zip(s["verified"], s["bare_wall"], strict=True)]),
                 "recorded_over_bare": paired_ratio(s["recorded"], s["bare"]),
                 "verified_over_bare": paired_ratio(s["verified"], s["bare_wall"]),
             } | ({"syncs": self._syncs[name]} if name in self._syncs else {})

@@ -90,13 +90,15 @@ def _with_graphs(
         )
     for slower, faster in pairs:
         if faster == slower + GRAPH:
-            said.append(sentence(ratios[f"{slower}/{faster}"], f"{slower} replaying CUDA graphs", f"{slower} eager"))
+            told = sentence(ratios[f"{slower}/{faster}"], f"{slower} replaying CUDA graphs", f"{slower} eager")
+            said.append(told + shared)
         elif faster.endswith(GRAPH):
             eager, replayed = (slower.removesuffix(GRAPH), faster.removesuffix(GRAPH)), ratios[f"{slower}/{faster}"]
             before, now = outcome(ratios["/".join(eager)]), outcome(replayed)
             change = "the verdict stays" if before == now else f"the verdict changes from {before!r} to {now!r}"
-            said.append(f"both replaying CUDA graphs, {sentence(replayed, eager[1], eager[0])}: {change}")
-    return [one + shared for one in said]
+            told = f"both replaying CUDA graphs, {sentence(replayed, eager[1], eager[0])}: {change}"
+            said.append(told + shared)
+    return said
 
 
 def _loop(turns: Turns, steps: int) -> dict[str, Any]:

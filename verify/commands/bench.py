@@ -200,5 +200,6 @@ def _command(arguments: argparse.Namespace) -> str:
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True and not (name == "cuda_graph" and value == "all"):
-            words += [str(item) for item in (value if isinstance(value, list) else [value])]
+            items = value if isinstance(value, list) else [value]
+            words += [f"{item:g}" if isinstance(item, float) else str(item) for item in items]
     return shlex.join(words)

@@ -6,6 +6,7 @@ import argparse
 import os
 import time
 
+from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.commands.run import add_placement, add_request, job_of
 from verify.errors import BadInput
 from verify.ranks.family import family
@@ -19,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_placement(parser)
     add_request(parser)
     parser.add_argument("--json", metavar="FILE", help="write the matrix to FILE")
+    add_outputs(parser)
     parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds for one fault (default 120)")
     parser.set_defaults(loop=None, loops=None, expect="local", target="builtin")
 
@@ -32,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from verify.faults import FAULTS
     from verify.faults.runner import Row, run_catalogue
     from verify.ranks.plan import place
-    from verify.report.document import check_writable, write_document
+    from verify.report.document import write_document
     from verify.report.faults import print_catalogue, print_matrix
     from verify.report.progress import ProgressReport
     from verify.runner import pool_for
@@ -45,8 +47,9 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print_catalogue(FAULTS.values(), console)
         return 0
-    if arguments.json:
-        check_writable(arguments.json)
+    check_outputs(arguments)
+    # A page or summary on standard output has it to itself.
+    console = Console(stderr="-" in (arguments.html, arguments.markdown))
     world_size = arguments.world_size or 2
     if world_size not in (2, 3):
         raise BadInput.of("--world-size", world_size, "2 (text guidance) or 3 (image guidance too)", "choose one")
@@ -75,7 +78,7 @@ def execute(arguments: argparse.Namespace) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    if arguments.json:
+    if arguments.json or arguments.html or arguments.markdown:
         environment = pool_for(place(world_size, job.device, job.backend).spec).run(describe_rank, job.options)
         document = {
             "schema": 1,
@@ -89,7 +92,9 @@ def execute(arguments: argparse.Namespace) -> int:
             "faults": [row.to_dict() for row in rows],
             "environment": environment,
         }
-        write_document(document, arguments.json)
+        if arguments.json:
+            write_document(document, arguments.json)
+        write_outputs(document, arguments)
     return 0 if good else 1
 
 

@@ -8,10 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.errors import BadInput
 from verify.ranks.family import family
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--preset", default="tiny", help="the envelope's model: tiny, small or 7b (default tiny)")
     out = parser.add_argument_group("what comes out")
     out.add_argument("--json", metavar="FILE", help="write the findings to FILE")
+    add_outputs(out)
     out.add_argument("--save", default="fuzz-failures", metavar="DIR", help="for failing cases (default fuzz-failures)")
     out.add_argument("--timeout", type=float, default=540.0, metavar="S", help="seconds for --envelope (default 540)")
 
@@ -48,10 +53,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise BadInput(
             f"{' and '.join('--' + name for name in chosen)} were given, expected one of them; leave one out"
         )
-    from verify.report.document import check_writable
-
-    if arguments.json:
-        check_writable(arguments.json)
+    check_outputs(arguments)
     with _nothing_kept():
         return _execute(arguments, began)
 
@@ -78,8 +80,8 @@ def _execute(arguments: argparse.Namespace, began: float) -> int:
         settings = {"profile": arguments.profile, "cases": arguments.cases, "seed": arguments.seed}
         with ProgressReport(Console(stderr=True)) as progress:
             report = run_fuzz(FuzzJob(**settings, save=Path(arguments.save), **given), progress, began)
-    print_fuzz(report, Console())
-    _write(arguments.json, report.to_dict())
+    print_fuzz(report, _console(arguments))
+    _write(report.to_dict(), arguments)
     return report.exit_status
 
 
@@ -103,8 +105,8 @@ def _mutants(arguments: argparse.Namespace) -> int:
 
     with ProgressReport(Console(stderr=True)) as progress:
         report = run_mutants(arguments.profile, arguments.seed, arguments.device or "cpu", arguments.backend, progress)
-    print_mutants(report, Console())
-    _write(arguments.json, report.to_dict())
+    print_mutants(report, _console(arguments))
+    _write(report.to_dict(), arguments)
     return report.exit_status
 
 
@@ -117,13 +119,21 @@ def _envelope(arguments: argparse.Namespace) -> int:
     job = EnvelopeJob(arguments.device or "cpu", arguments.preset, arguments.backend, arguments.timeout)
     with ProgressReport(Console(stderr=True)) as progress:
         report = run_envelope(job, progress)
-    print_envelope(report, Console())
-    _write(arguments.json, report.to_dict())
+    print_envelope(report, _console(arguments))
+    _write(report.to_dict(), arguments)
     return report.exit_status
 
 
-def _write(path: str | None, document: dict[str, Any]) -> None:
-    if path:
+def _console(arguments: argparse.Namespace) -> Console:
+    """A page or summary on standard output has it to itself."""
+    from rich.console import Console
+
+    return Console(stderr="-" in (arguments.html, arguments.markdown))
+
+
+def _write(document: dict[str, Any], arguments: argparse.Namespace) -> None:
+    if arguments.json:
         from verify.report.document import write_document
 
-        write_document(document, path)
+        write_document(document, arguments.json)
+    write_outputs(document, arguments)

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("document", metavar="FILE", help="what a command wrote with --json")
     add_outputs(parser)
-    parser.add_argument("--png", metavar="DIR", help="write a run's plots as PNG files to DIR")
+    parser.add_argument("--png", metavar="DIR", help="write its plots, or else its tables, as PNG files to DIR")
     parser.add_argument("--trend", metavar="DIR", help="set its timings beside those of the documents in DIR")
 
 
@@ -98,8 +98,6 @@ def execute(arguments: argparse.Namespace) -> int:
     kind = kind_of(document)
     if kind == "run":  # Somebody else may have written it; what this command has just made needs no schema.
         validate(document)
-    if arguments.png and kind != "run":
-        raise BadInput.of("--png", arguments.png, f"a run's document, not one of kind {kind}", "leave it out")
     if arguments.png and importlib.util.find_spec("matplotlib") is None:
         raise BadInput.of("--png", arguments.png, "matplotlib to be installed", "install it or use --html")
     if arguments.png and arguments.trend:
@@ -119,9 +117,13 @@ def _write_all(document: Any, arguments: argparse.Namespace) -> None:
     made = _made(document, arguments)
     if arguments.png:
         from verify.report.document import report_of
-        from verify.report.plots import write_plots
+        from verify.report.plots import write_plots, write_section_plots
+        from verify.report.sections import kind_of, section_of
 
-        write_plots(report_of(document), Path(arguments.png))
+        if kind_of(document) == "run":
+            write_plots(report_of(document), Path(arguments.png))
+        else:
+            write_section_plots(section_of(document), Path(arguments.png))
     for path, text in made:
         _write(path, text)
 
@@ -129,15 +131,14 @@ def _write_all(document: Any, arguments: argparse.Namespace) -> None:
 def _print(document: Any, kind: str) -> None:
     from rich.console import Console
 
-    from verify.report.console import print_report, say
+    from verify.report.console import print_report, print_section
     from verify.report.document import report_of
     from verify.report.sections import section_of
-    from verify.report.tables import markdown_section
 
     if kind == "run":
         print_report(report_of(document), Console())
     else:
-        say(Console(), markdown_section(section_of(document)))
+        print_section(section_of(document), Console())
 
 
 def _trend(document: Any, arguments: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verify.report.headed import headed, listed
-from verify.report.tables import Section, Table
+from verify.report.tables import Bars, Section, Table
 
 Document = Mapping[str, Any]
 
@@ -22,28 +22,40 @@ _PARTS = {
 
 def bench_section(d: Document) -> Section:
     """Two tables a point, seconds of each loop and where they go on each rank; then what may be said."""
-    tables, sentences = [], []
-    for p in listed(d, "points"):
+    points = listed(d, "points")
+    tables = []
+    for p in points:
         tables += [_seconds(p), _parts(p)] if p["loops"] else []
-        sentences += [f"{_size(p)}: {said}" for said in _said(p)]
-    return headed(d, "Loop versions against each other", tables, sentences, [*_incomplete(d), *_notes(d["points"])])
+    # What may be said of the loops first, then what it rests on.
+    sentences = [f"{_size(p)}: {said}" for tell in (_verdicts, _said) for p in points for said in tell(p)]
+    notes = [*_incomplete(d), *_notes(points)]
+    bars = [_bars(p) for p in points if p["loops"]]
+    return headed(d, "Loop versions against each other", tables, sentences, notes, bars)
 
 
 def overhead_section(d: Document) -> Section:
     """A row for each point and loop: bare, recorded and verified; then how often the host waits inside the loop."""
-    rows, sentences = [], []
-    for p in listed(d, "overhead"):
+    rows, sentences, added = [], [], []
+    points = listed(d, "overhead")
+    for p in points:
         for name, loop in p["loops"].items():
             seconds = [f"{loop[key]['p50']:.3f}" for key in ("bare_s", "recorded_s", "verified_s")]
             ratios = [_percent(loop.get(key)) for key in ("recorded_over_bare", "verified_over_bare")]
             setting = [str(p.get(key, "-")) for key in ("tokens", "steps", "world_size")]
             pairs = str(loop["verified_over_bare"]["pairs"])
-            rows.append([f"{p['preset']} {p['height']}", *setting, name, *seconds, *ratios, pairs])
+            added_ms = f"{1e3 * loop['added_s']['p50']:.1f}" if "added_s" in loop else "-"
+            rows.append([f"{p['preset']} {p['height']}", *setting, name, *seconds, *ratios, added_ms, pairs])
+            ratio = loop["verified_over_bare"]
+            low, middle, high = (100 * (ratio[key] - 1) for key in ("low", "ratio", "high"))
+            ranks = f", {p['world_size']} ranks" if "world_size" in p else ""
+            steps = f", {p['steps']} steps" if "steps" in p else ""
+            added.append((f"{p['preset']} {p['height']}{steps}{ranks}, {name}", low, middle, high))
             sentences += _waits(f"{p['preset']} {p['height']}, {name}", loop.get("syncs"))
     headings = ["size", "tokens", "steps", "ranks", "loop", "bare s", "recorded s", "verified s",
-                "recording adds", "verifying adds", "pairs"]  # fmt: skip
-    notes = [*_incomplete(d), *_notes(d["overhead"])]
-    return headed(d, "What verifying costs", [Table(headings, rows)], sentences, notes)
+                "recording adds", "verifying adds", "that is, ms", "pairs"]  # fmt: skip
+    notes = [*_incomplete(d), *_notes(points)]
+    bars = [Bars("what verifying adds to a loop, with its interval", "%", added)] if added else []
+    return headed(d, "What verifying costs", [Table(headings, rows)], sentences, notes, bars)
 
 
 def forwards_section(d: Document) -> Section:
@@ -61,7 +73,8 @@ def forwards_section(d: Document) -> Section:
 
 def _seconds(p: Document) -> Table:
     asked = p.get("alternations_asked", p["alternations"])
-    made = f"{p['alternations']} alternations" + (f" of {asked} asked for" if asked > p["alternations"] else "")
+    made = f"{p['alternations']} alternation{'s' * (p['alternations'] != 1)}"
+    made += f" of {asked} asked for" if asked > p["alternations"] else ""
     caption = (
         f"{_size(p)}, {p['world_size']} ranks over {p['backend']} on {p['device']}, {p['steps']} steps "
         f"({p['guided_steps']} guided), interval {p['cfg_interval']}, {made}"
@@ -74,6 +87,12 @@ def _seconds(p: Document) -> Table:
     return Table(["loop", "P50 s", "min s", "P100 s", "limit s", "times the limit"], rows, caption)
 
 
+def _bars(p: Document) -> Bars:
+    spreads = {name: loop["seconds"] for name, loop in p["loops"].items()}
+    rows = [(name, s["min"], s["p50"], s["p100"]) for name, s in spreads.items()]
+    return Bars(f"{_size(p)}: seconds of a loop, median with least and greatest", "s", rows)
+
+
 def _parts(p: Document) -> Table:
     rows = []
     there = [part for part in _PARTS if all(part in loop["parts"] for loop in p["loops"].values())]
@@ -84,8 +103,12 @@ def _parts(p: Document) -> Table:
     return Table(["loop", "rank", *(_PARTS[part] for part in there)], rows, caption)
 
 
+def _verdicts(p: Document) -> list[str]:
+    return list(p["sentences"])
+
+
 def _said(p: Document) -> list[str]:
-    said = list(p["sentences"])
+    said = []
     f = p.get("forward")
     if f:
         said.append(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verify.report.environment import one_line
-from verify.report.tables import Section, Table
+from verify.report.tables import Bars, Section, Table
 
 
 def headed(
@@ -15,11 +15,12 @@ def headed(
     tables: Sequence[Table],
     sentences: Sequence[str],
     notes: Sequence[str] = (),
+    bars: Sequence[Bars] = (),
 ) -> Section:
     """A section under the document's command, hardware and versions."""
     command = document.get("command") or "the command was not recorded"
     environment = one_line(document["environment"])
-    return Section(title, command, environment, notes, tables, sentences, document.get("verdict", ""))
+    return Section(title, command, environment, notes, tables, sentences, document.get("verdict", ""), bars)
 
 
 def listed(document: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:

@@ -47,12 +47,27 @@ def run_page(report: RunReport) -> str:
 
 def section_page(section: Section) -> str:
     """Any other document as such a page."""
-    parts = [f"<h1>{html_text(section.title)}</h1>", _pre(section.command)]
-    parts += [f'<p class="faint">{html_text(section.environment)}</p>']
+    parts = [_heading(section), _pre(section.command)]
     parts += [f'<p class="note">{html_text(note)}</p>' for note in section.notes]
+    # What may be said comes before what it is said of.
+    said = "".join(f"<li>{html_text(sentence)}</li>" for sentence in section.sentences)
+    parts += [f"<ul>{said}</ul>"] if said else []
+    drawn = "".join(
+        f"<figure><figcaption>{html_text(bars.title)}</figcaption>{svg.bars(bars)}</figure>" for bars in section.bars
+    )
+    parts += [f'<div class="figures">{drawn}</div>'] if drawn else []
     parts += [html_table(table) for table in section.tables]
-    parts += [f"<p>{html_text(said)}</p>" for said in section.sentences]
     return _page(section.title, parts)
+
+
+def _heading(section: Section) -> str:
+    """The title; of what judges something, with its verdict's colour and shape."""
+    environment = f'<p class="faint">{html_text(section.environment)}</p>'
+    if section.verdict not in list(Verdict):
+        return f"<header><h1>{html_text(section.title)}</h1>{environment}</header>"
+    mark = svg.mark(Verdict(section.verdict))
+    title = f"<h1>{mark}{html_text(section.title)}</h1>"
+    return f'<header class="verdict {section.verdict}">{title}{environment}</header>'
 
 
 def _page(title: str, parts: Sequence[str]) -> str:

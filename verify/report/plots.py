@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from verify.errors import BadInput
 from verify.report import evidence
 from verify.report.console import header
 from verify.report.document import RunReport, write_whole
+from verify.report.tables import Bars, Section, Table
 from verify.text import literal
 from verify.verdict import Finding, Verdict
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 _DOTS_PER_INCH = 150
 # Okabe and Ito, "Color Universal Design" (2008): told apart with any colour vision.
 _AGREE, _DIFFER = "#56B4E9", "#D55E00"
+# Characters of a table's cell to a line.
+_CELL = 40
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -40,6 +44,24 @@ def write_plots(report: RunReport, folder: Path) -> list[Path]:
     mapped = [tokens for f in report.findings if (tokens := evidence.token_map(report, f)) is not None]
     for number, tokens in enumerate(mapped):
         figures[f"map-{number}.png"] = _map(tokens)
+    return _saved(figures, folder)
+
+
+def write_section_plots(section: Section, folder: Path) -> list[Path]:
+    """Writes ``bars-N.png`` of a document that is no run's; of one without bars, ``table-N.png``.
+
+    Raises:
+        BadInput: the folder cannot be made or written to, or the document holds neither.
+    """
+    figures = {f"bars-{number}.png": _bars(bars) for number, bars in enumerate(section.bars)}
+    if not figures:
+        figures = {f"table-{number}.png": _table(table) for number, table in enumerate(section.tables)}
+    if not figures:
+        raise BadInput.of("--png", str(folder), "a document with numbers", "this one has none: leave --png out")
+    return _saved(figures, folder)
+
+
+def _saved(figures: dict[str, Figure], folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,6 +71,42 @@ def write_plots(report: RunReport, folder: Path) -> list[Path]:
         figure.savefig(content, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
         write_whole(folder / name, content.getvalue())
     return [folder / name for name in figures]
+
+
+def _bars(shown: Bars) -> Figure:
+    figure = _new(9, 1.2 + 0.4 * len(shown.rows))
+    axes: Axes = figure.subplots()
+    for row, (_, low, middle, high) in enumerate(shown.rows):
+        axes.barh(-row, middle, 0.6, color=_AGREE)
+        axes.plot([low, high], [-row, -row], "k|-")
+    axes.set_yticks([-row for row in range(len(shown.rows))], [_plain(label) for label, *_ in shown.rows], fontsize=8)
+    axes.axvline(0, color="k", linewidth=0.8)
+    axes.set_xlabel(_plain(shown.unit))
+    axes.set_title(_plain(shown.title), fontsize=10)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+def _table(table: Table) -> Figure:
+    from matplotlib.transforms import Bbox
+
+    rows = [[_plain(fill(cell, _CELL)) for cell in row] for row in table.rows]
+    headings = [_plain(fill(heading, _CELL)) for heading in table.headings]
+    lines = [max(cell.count("\n") + 1 for cell in row) for row in [headings, *rows]]
+    widths = [max(len(line) for row in [headings, *rows] for line in row[i].split("\n")) for i in range(len(headings))]
+    figure = _new(max(6.0, 0.085 * (sum(widths) + 3 * len(widths))), 0.6 + 0.17 * sum(lines) + 0.06 * len(lines))
+    axes: Axes = figure.subplots()
+    axes.axis("off")
+    axes.set_title(_plain(table.caption), fontsize=10)
+    total = sum(widths) + 3 * len(widths)
+    drawn = axes.table(rows, colLabels=headings, colWidths=[(width + 3) / total for width in widths],
+                       cellLoc="left", loc="center", bbox=Bbox.unit())  # fmt: skip
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8)
+    for (row, _), cell in drawn.get_celld().items():
+        cell.set_height(lines[row])
+        cell.set_linewidth(0.4)
+    return figure
 
 
 def _new(width: float, height: float) -> Figure:
@@ -109,4 +167,4 @@ def _map(tokens: evidence.TokenMap) -> Figure:
 
 def _plain(text: str) -> str:
     """No dollar begins a formula, and no character is one that a font lacks."""
-    return literal(text, line_breaks=False).encode("ascii", "backslashreplace").decode().replace("$", r"\$")
+    return literal(text).encode("ascii", "backslashreplace").decode().replace("$", r"\$")

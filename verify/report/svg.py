@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from verify.report.evidence import Strip, TokenMap
-from verify.report.tables import html_text
+from verify.report.tables import Bars, html_text
 from verify.verdict import Verdict
 
 _SHAPES = {
@@ -17,6 +17,7 @@ _SHAPES = {
     ),
 }
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4")
+_ROW = 38
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 360, 190, 46, 28, 10
 
 
@@ -77,6 +78,33 @@ def chart(title: str, series: Sequence[tuple[str, Sequence[int | None]]]) -> str
     return (
         f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT + 4}" role="img" aria-label="{html_text(title)}">'
         f"<title>{html_text(title)}</title>{''.join(parts)}</svg>"
+    )
+
+
+def bars(shown: Bars) -> str:
+    """A bar a row from 0 to its middle value, with a whisker from the least to the greatest; labels stand above."""
+    least = min(0.0, *(low for _, low, _, _ in shown.rows))
+    most = max(0.0, *(high for _, _, _, high in shown.rows))
+    span = (most - least) or 1.0
+    height = _ROW * len(shown.rows) + 4
+
+    def x(value: float) -> float:
+        return 2 + (_WIDTH - 4) * (value - least) / span
+
+    parts = [f'<path class="rule" d="M{x(0.0):.1f} 0V{height}"/>']
+    for i, (label, low, middle, high) in enumerate(shown.rows):
+        top, centre = _ROW * i + 17, _ROW * i + 23
+        left, right = sorted((x(0.0), x(middle)))
+        told = f"{middle:.4g} {shown.unit} ({low:.4g} to {high:.4g})"
+        parts.append(f'<text x="2" y="{_ROW * i + 12}">{html_text(label)}</text>')
+        parts.append(f'<text x="{_WIDTH - 2}" y="{_ROW * i + 12}" text-anchor="end">{html_text(told)}</text>')
+        parts.append(f'<rect class="bar" x="{left:.1f}" y="{top}" width="{right - left:.1f}" height="12"/>')
+        ends = f"M{x(low):.1f} {top}v12M{x(high):.1f} {top}v12"
+        parts.append(f'<path class="whisker" d="M{x(low):.1f} {centre}H{x(high):.1f}{ends}"/>')
+    title = html_text(shown.title)
+    return (
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{title}">'
+        f"<title>{title}</title>{''.join(parts)}</svg>"
     )
 
 

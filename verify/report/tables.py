@@ -10,7 +10,7 @@ from typing import Any
 
 from verify.text import literal
 
-_NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+( to [\d.]+)?( ?%)?|-|")
+_NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+( to [-+]?[\d.]+)?( ?%)?( \([-+]?[\d.]+ to [-+]?[\d.]+\))?|-|")
 # What Markdown, or HTML inside it, would act on.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
@@ -37,6 +37,21 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """Measured values with their spread, to be drawn beside each other.
+
+    Attributes:
+        title: what they are, and what the spread is.
+        unit: of the values.
+        rows: label, least, middle and greatest of each.
+    """
+
+    title: str
+    unit: str
+    rows: Sequence[tuple[str, float, float, float]]
+
+
+@dataclass(frozen=True)
 class Section:
     """One document for people, all of it plain text.
 
@@ -48,6 +63,7 @@ class Section:
         tables: the numbers.
         sentences: what may be said of them.
         verdict: pass, fail, unknown, or empty for what judges nothing.
+        bars: the numbers that a picture shows better.
     """
 
     title: str
@@ -57,6 +73,7 @@ class Section:
     tables: Sequence[Table] = ()
     sentences: Sequence[str] = field(default=())
     verdict: str = ""
+    bars: Sequence[Bars] = ()
 
 
 def markdown_text(text: str) -> str:

@@ -65,6 +65,15 @@ def _setting(document: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _seconds(document: Mapping[str, Any]) -> dict[str, float]:
+    """What a document timed: each loop of each point of a benchmark, the phases of any other command."""
+    if "points" in document:
+        return {
+            f"{p['preset']} {p['height']}x{p['width']}, {p['world_size']} ranks, {p['steps']} steps: {name}": float(
+                loop["seconds"]["p50"]
+            )
+            for p in document["points"]
+            for name, loop in p["loops"].items()
+        }
     return {name: float(seconds) for name, seconds in document.get("timings", {}).items()}
 
 
