@@ -118,7 +118,7 @@ def test_writing_then_checking_then_a_change_is_stale(tmp_path: Path, capsys: py
     readme = (root / "README.md").read_text()
     assert readme.startswith("before\n")
     assert readme.endswith("after\n")
-    assert "7b on 2 ranks sharing 1 NVIDIA H200: 256x256 no measurable difference" in readme
+    assert "7b on 2 ranks sharing 1 NVIDIA H200: at 256x256 no measurable difference" in readme
     assert "old" not in readme
     capsys.readouterr()
     (root / "fixtures" / "results" / "1.json").write_text(json.dumps(BENCH).replace("2.5", "2.6"))
@@ -207,21 +207,31 @@ def run_on(ranks: int, **changes: Any) -> dict[str, Any]:
 
 def test_runs_that_differ_in_one_thing_are_told_together() -> None:
     made = [run_on(2, preset="7b"), run_on(3, preset="7b"), run_on(2, preset="small"), run_on(3, preset="small"),
-            run_on(2, preset="7b", num_timesteps=12)]  # fmt: skip
+            run_on(2, preset="7b", num_timesteps=12), build_document(clean())]  # fmt: skip
     assert headlines([("x.json", document) for document in made]) == (
-        "- Bits: 5 of 5 runs pass: 7b 128x128 and small 128x128 on 2 and 3 ranks sharing 1 NVIDIA H200; "
-        "7b 128x128 at 12 timesteps on 2 ranks sharing 1 NVIDIA H200.\n"
+        "- Bits: 6 of 6 runs pass: 7b 128x128 and small 128x128 on 2 and 3 ranks sharing 1 NVIDIA H200; "
+        "tiny 128x128 on 2 ranks (CPU).\n"
     )
+    elsewhere = build_document(clean()) | {"environment": [GPU, GPU | {"rank": 1}]}
+    assert headlines([("x.json", build_document(clean())), ("y.json", elsewhere)]) == (
+        "- Bits: 2 of 2 runs pass: tiny 128x128 on 2 ranks (CPU) and sharing 1 NVIDIA H200.\n"
+    )
+    failed = build_document(EXAMPLES["one_bit"]())
+    failed["request"]["num_timesteps"] = 12
+    assert "Fail: tiny 128x128 at 12 timesteps (ranks_agree)" in headlines([("x.json", failed)])
 
 
 REMARK = " (2 ranks share 1 GPU: no evidence about separate GPUs)"
 
 
-def test_the_line_on_time_tells_a_remark_that_all_share_once() -> None:
-    points = [BENCH["points"][0] | {"height": side, "width": side, "sentences": [f"no difference{REMARK}", "x"]}
-              for side in (256, 512)]  # fmt: skip
-    assert headlines([("x.json", BENCH | {"points": points})]) == (
-        f"- Time: 7b on 2 ranks sharing 1 NVIDIA H200: 256x256 no difference; 512x512 no difference{REMARK}.\n"
+def test_the_line_on_time_goes_by_size_and_tells_once_what_points_share() -> None:
+    def at(side: int, said: str) -> dict[str, Any]:
+        return BENCH | {"points": [BENCH["points"][0] | {"height": side, "width": side, "sentences": [said, "x"]}]}
+
+    made = [at(1024, f"a loss{REMARK}"), at(256, f"no difference (within ± 0.10 %){REMARK}"), at(512, "a win")]
+    assert headlines([("x.json", document) for document in made]) == (
+        "- Time: 7b on 2 ranks sharing 1 NVIDIA H200 (no evidence about separate GPUs): at 256x256 no difference "
+        "(within ± 0.10 %); at 1024x1024 a loss. 7b on 2 ranks sharing 1 NVIDIA H200: at 512x512 a win.\n"
     )
 
 
@@ -232,6 +242,16 @@ def test_the_line_on_verifying_tells_the_costliest_setting() -> None:
         "- Verifying adds 0.90 % (0.60 to 1.20) to 7b 1024 local on 2 ranks sharing 1 NVIDIA H200, "
         "the most of 3 settings.\n"
     )
+
+
+def test_what_sharing_a_gpu_does_by_itself_is_said() -> None:
+    loops = {name: BENCH["points"][0]["loops"]["local"] | {"forwards_in_turn": turns, "limit_s": 1.0}
+             for name, turns in (("broadcast", 90), ("local", 98))}  # fmt: skip
+    shared = BENCH["points"][0] | {"loops": loops, "devices": ["cuda:0", "cuda:0"]}
+    (said,) = [s for s in section_of(BENCH | {"points": [shared]}).sentences if "sharing alone" in s]
+    assert said.startswith("7b 256x256: sharing alone makes local 8.9 % longer than broadcast")
+    apart = shared | {"devices": ["cuda:0", "cuda:1"]}
+    assert not [s for s in section_of(BENCH | {"points": [apart]}).sentences if "sharing alone" in s]
 
 
 def test_lines_of_the_readme_can_be_read() -> None:

@@ -75,11 +75,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from verify.bench.session import Session
     from verify.errors import Unjudged
-    from verify.report.document import check_writable, write_document
+    from verify.report.document import write_document
     from verify.report.progress import ProgressReport
 
-    if arguments.json:
-        check_writable(arguments.json)
     check_outputs(arguments)
 
     def save(document: dict[str, Any]) -> None:

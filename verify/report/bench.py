@@ -119,6 +119,7 @@ def _said(p: Document) -> list[str]:
     told = ", ".join(f"{name} {100 * share:.3f} %" for name, share in shares.items() if share)
     if told:
         said.append(f"share of one step that a broadcast takes: {told}")
+    said += _sharing(p)
     limits = {name: loop["forwards_in_turn"] for name, loop in p["loops"].items() if "forwards_in_turn" in loop}
     if limits:
         counted = ", ".join(f"{count} for {name}" for name, count in limits.items())
@@ -135,6 +136,19 @@ def _said(p: Document) -> list[str]:
 def _rate(operations: float) -> str:
     """Operations a second."""
     return f"{operations / 1e12:.1f} TFLOP/s" if operations >= 1e12 else f"{operations / 1e9:.1f} GFLOP/s"
+
+
+def _sharing(p: Document) -> list[str]:
+    """What sharing a GPU makes of two loops by itself, from the forward passes that must take turns on it."""
+    turns = {name: loop.get("forwards_in_turn") for name, loop in p["loops"].items()}
+    broadcast, local = turns.get("broadcast"), turns.get("local")
+    if not _shared(p) or not broadcast or not local or broadcast == local:
+        return []
+    return [
+        f"sharing alone makes local {100 * (local / broadcast - 1):.1f} % longer than broadcast where forward passes "
+        f"are all that counts: {local} in turn against {broadcast}, as outside the interval every rank evaluates gen; "
+        "with a GPU for each rank these run side by side"
+    ]
 
 
 def _shared(p: Document) -> bool:

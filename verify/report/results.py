@@ -108,18 +108,21 @@ def _runs(documents: Documents) -> str:
 
 def _grouped(documents: Documents) -> str:
     """``7b 1024x1024 on 2 and 3 ranks sharing 1 NVIDIA H200; ...``: runs that differ in one thing only are one."""
-    ranks: dict[tuple[str, str], list[str]] = {}
+    ranks: dict[tuple[str, str], dict[str, None]] = {}
     for d in documents:
-        ranks.setdefault((_whose(d), _where(d["environment"])), []).append(str(len(d["environment"])))
+        ranks.setdefault((_name(d), _where(d["environment"])), {})[str(len(d["environment"]))] = None
     names: dict[tuple[str, str], list[str]] = {}
-    for (whose_, where), counts in ranks.items():
-        names.setdefault((_and(dict.fromkeys(counts)), where), []).append(whose_)
-    return "; ".join(f"{_and(each)} on {counts} ranks{where}" for (counts, where), each in names.items())
+    for (name, where), counts in ranks.items():
+        names.setdefault((_and(counts), where), []).append(name)
+    places: dict[tuple[str, str], list[str]] = {}
+    for (counted, where), each in names.items():
+        places.setdefault((_and(each), counted), []).append(where)
+    return "; ".join(f"{each} on {counted} ranks{_and(where)}" for (each, counted), where in places.items())
 
 
 def _and(words: Iterable[str]) -> str:
     *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} and {last.lstrip()}" if first else last
 
 
 def _checks_that_say(d: Mapping[str, Any]) -> str:
@@ -131,11 +134,18 @@ def _checks_that_say(d: Mapping[str, Any]) -> str:
 
 
 def _whose(d: Mapping[str, Any]) -> str:
-    """The built-in target's runs go by their size; another's by its version, since all are alike in size."""
+    """Its name, and the number of timesteps where that is not the usual one: on it a schedule may hang."""
+    timesteps = d["request"]["num_timesteps"]
+    return _name(d) + (f" at {timesteps} timesteps" if timesteps != _USUAL_TIMESTEPS else "")
+
+
+def _name(d: Mapping[str, Any]) -> str:
+    """The built-in target's runs go by their size; another's by its version, and its size where that is not tiny."""
     r = d["request"]
     size = f"{r.get('preset', '')} {r['height']}x{r['width']}"
-    name = size if d["target"] == "builtin" else whose(d["target"], d["environment"])
-    return name + (f" at {r['num_timesteps']} timesteps" if r["num_timesteps"] != _USUAL_TIMESTEPS else "")
+    if d["target"] == "builtin":
+        return size
+    return whose(d["target"], d["environment"]) + (f" {size}" if r.get("preset") != "tiny" else "")
 
 
 def _ranks(d: Mapping[str, Any]) -> str:
@@ -152,17 +162,24 @@ def _where(environment: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _bench(documents: Documents) -> str:
-    """The first sentence of each point; what they have in common is told once."""
-    said = []
+    """The first sentence of each point, smallest first; what points have in common is told once."""
+    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for d in documents:
-        points = [p for p in d["points"] if p["sentences"]]
-        firsts = [p["sentences"][0] for p in points]
-        remarks = {first[first.rindex(" (") :] if first.endswith("GPUs)") else "" for first in firsts}
-        remark = remarks.pop() if len(remarks) == 1 else ""
-        told = [f"{p['height']}x{p['width']} {f.removesuffix(remark)}" for p, f in zip(points, firsts, strict=True)]
-        if told:
-            said.append(f"{points[0]['preset']} on {_ranks(d)}: {'; '.join(told)}{remark}")
+        for p in d["points"]:
+            if p["sentences"]:
+                first, remark = _without_remark(p["sentences"][0])
+                key = f"{p['preset']} on {_ranks(d)}", remark
+                found.setdefault(key, []).append((p["height"], f"at {p['height']}x{p['width']} {first}"))
+    said = [
+        f"{where}{remark}: {'; '.join(told for _, told in sorted(points))}" for (where, remark), points in found.items()
+    ]
     return f"Time: {'. '.join(said) or 'nothing to compare was measured'}."
+
+
+def _without_remark(sentence: str) -> tuple[str, str]:
+    """A sentence and the remark in brackets at its end, if it says how far the numbers carry."""
+    found = re.fullmatch(r"(.*?) \([^()]*: (no evidence about separate GPUs)\)", sentence)
+    return (found[1], f" ({found[2]})") if found else (sentence, "")
 
 
 def _overhead(documents: Documents) -> str:
