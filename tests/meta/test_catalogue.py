@@ -22,7 +22,7 @@ from verify.faults.runner import Row, run_fault
 from verify.job import Job
 from verify.ranks.failure import RankFailure, RankReport, awaited
 from verify.report.document import RunReport
-from verify.runner import _blank_report
+from verify.runner import blank_report
 from verify.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def test_a_hang_judged_too_early_is_judged_again(monkeypatch: pytest.MonkeyPatch
 
 def report_of(*ranks: RankReport) -> RunReport:
     """A run that ended as these ranks did."""
-    return replace(_blank_report(Job()), failure=RankFailure("a loop", list(ranks), 3.0).to_dict())
+    return replace(blank_report(Job()), failure=RankFailure("a loop", list(ranks), 3.0).to_dict())
 
 
 def test_a_hang_whose_collective_is_not_named_is_not_placed() -> None:

@@ -22,11 +22,14 @@ RECIPE = """
 import torch
 from verify.faults.registry import Wiring, fault
 
+
 @fault(source="engine issue 123", breaks="group", step=11, rank=0, caught_by="ranks_agree")
 def slot_zeroed(wiring: Wiring) -> None:
     \"\"\"A gathered slot is lost on rank 0.\"\"\"
+
     def lose(slots):
         return [slots[0], torch.zeros_like(slots[1]), *slots[2:]] if wiring.at(11, 0) else slots
+
     wiring.on_gather(lose)
 """.lstrip()
 
