@@ -93,6 +93,7 @@ def _prepared(job: Job, crew: Crew) -> Job:
 def _run(job: Job, crew: Crew, progress: Progress) -> RunReport:
     from verify.runner import blank_report, run_on
 
+    crew.wait_for_groups()
     report = replace(blank_report(job), command=crew.launch.command(job.command))
     report, _ = run_on(job, crew, report, time.monotonic(), progress)
     return replace(report, backend=crew.backend, notes=(*crew.notes, *report.notes), replicas=crew.described())

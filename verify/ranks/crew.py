@@ -25,7 +25,7 @@ from verify.ranks.failure import RankFailure, RankReport
 from verify.ranks.launch import Launch
 from verify.ranks.link import SILENCE, SILENCE_IN_DOUBT, START, Link, stacks
 from verify.ranks.pool import Watcher
-from verify.ranks.postmortem import answer_of, place_of, report_of
+from verify.ranks.postmortem import answer_of, in_task, place_of, report_of
 from verify.ranks.replica import Replica, described, replicas_of
 from verify.ranks.seat import Seat, take_seat
 from verify.ranks.worker import raised, run_task, seed
@@ -55,8 +55,7 @@ class Crew:
         """
         self.launch = launch
         self._output = output
-        self._page = AnonymousFile("verify-board", bytes(Board.size(1)))
-        self._board = Board(self._page.descriptor, 1)
+        self._board = Board(AnonymousFile("verify-board", bytes(Board.size(1))).descriptor, 1)
         self._marker = Marker(self._board, 0)
         self._marker.begin("starting")
         self._answer: Answer | None = None
@@ -182,6 +181,12 @@ class Crew:
 
     # The main thread of global rank 0.
 
+    def wait_for_groups(self) -> None:
+        """Returns once the groups are made, or cannot be: that is not the loops' time, and :meth:`run` says why."""
+        deadline = time.monotonic() + START
+        while self._seat is None and time.monotonic() < deadline and not self._is_failing() and not self.link.lost():
+            time.sleep(_TICK)
+
     def run(
         self,
         task: Callable[..., Any],
@@ -204,17 +209,14 @@ class Crew:
         if self._failure is not None:
             raise self._failure  # What was left undone would be taken for the result of the next task.
         began = time.monotonic()
-        # The groups are made before the first task, which is not the loops' time.
-        deadline = began + timeout + (START if self._seat is None else 0)
-        name = name or getattr(task, "__qualname__", "task")
+        deadline, name = began + timeout, name or getattr(task, "__qualname__", "task")
         self._orders.put((name, task, arguments, each))
-        everybody = range(self.launch.world_size)
-        failed = 0.0
+        failed, everybody = 0.0, range(self.launch.world_size)
         while time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):
                 return self._results.get(timeout=_TICK)
             if watch is not None:
-                watch([place_of(self._said(rank)) for rank in everybody])
+                watch([place_of(in_task(self._said(rank), name)) for rank in everybody])
             if lost := self.link.lost():
                 self._failure = RankFailure(name, [self._own_report(lost)], time.monotonic() - began)
                 raise self._failure
@@ -235,8 +237,7 @@ class Crew:
         answers = {rank: answer for rank in everybody if (answer := answer_of(self._said(rank))) and rank not in silent}
         for kind, error in ((BAD_INPUT, BadInput), (UNJUDGED, Unjudged)):
             for rank, answer in answers.items():
-                if answer.kind == kind:
-                    # What global rank 0 finds too says nothing about another host.
+                if answer.kind == kind:  # What global rank 0 finds too says nothing about another host.
                     return error(answer.value if not rank else f"rank {rank} ({self.where(rank)}): {answer.value}")
         if self._terminated and not answers and not silent:
             return KeyboardInterrupt()  # The launcher ends all, and nobody had failed: no verdict, as on one machine.
@@ -244,7 +245,7 @@ class Crew:
         reports = [
             report_of(
                 rank,
-                self._said(rank),
+                in_task(self._said(rank), name) if self._said(rank) else {},
                 self.where(rank),
                 shown.get(rank, ""),
                 self.link.words[rank].age if rank in silent else None,

@@ -15,6 +15,11 @@ def place_of(said: Mapping[str, Any]) -> Place:
     return Place(said.get("step", -1), said.get("marks", 0), said.get("task", ""), said.get("activity", ""))
 
 
+def in_task(said: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """What a process said, with its step only if it had begun ``task``."""
+    return {**said} if said.get("task") == task else {**said, "step": -1, "activity": ""}
+
+
 def answer_of(said: Mapping[str, Any]) -> Answer | None:
     """Why a process cannot go on; None if it can."""
     return Answer(*said["answer"]) if said.get("answer") else None
