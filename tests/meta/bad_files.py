@@ -18,6 +18,7 @@ from torch import Tensor
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RUN = json.loads((FIXTURES / "results" / "run-2ranks-7b-cuda-x1.json").read_text())
 BENCH = json.loads((FIXTURES / "results" / "bench-1024-7b-cuda-x1.json").read_text())
+UNTIMED = BENCH | {"points": [BENCH["points"][0] | {"loops": {}}]}
 Make = Callable[[Path], object]
 
 # Loops
@@ -224,9 +225,9 @@ DOCUMENTS = [
     document("no kind", {"schema": 1}, "the kind of document is None"),
     document("another kind", {"schema": 1, "kind": "prophecy"}, "'prophecy'"),
     document("a benchmark without points", BENCH | {"points": {}}, "bench document"),
-    document("a benchmark of nothing", BENCH | {"points": [{}]}, "bench document", "preset"),
+    document("a benchmark of nothing", BENCH | {"points": [{}]}, "bench document", "loops"),
     document("a benchmark of another schema", BENCH | {"schema": "1"}, "'1'"),
-    document("plots of a benchmark", BENCH, "'plots'", "leave it out", options="--png plots"),
+    document("plots of no loop", UNTIMED, "'plots'", "this one has none", "leave --png out", options="--png plots"),
     document("plots where a file is", RUN, "'d.json'", "a folder", options="--png d.json"),
     document("a page in its own place", RUN, "'d.json'", "another file than the document", options="--html d.json"),
     document("trend of no folder", RUN, "'absent'", "a folder", options="--trend absent"),

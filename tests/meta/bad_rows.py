@@ -52,7 +52,7 @@ USAGE = [
     flag("run --heigh 32", "'--heigh'"),
     flag("fuzz nope", "'nope'", "an option of verify fuzz"),
     flag("faults --loop a:b", "'--loop'", "an option of verify faults"),
-    flag("bench --html x", "'--html'", "an option of verify bench"),
+    flag("bench --png x", "'--png'", "an option of verify bench"),
     flag("doctor --seed 1", "'--seed'", "an option of verify doctor"),
     flag("report", "FILE", "required"),
     flag("report a.json b.json", "'b.json'", "an option of verify report"),
