@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -31,7 +33,7 @@ def test_loops_over_cuda_graphs_are_timed_beside_eager_ones() -> None:
 
 @pytest.mark.parametrize("backend", [pytest.param("nccl", marks=pytest.mark.gpu(count=2)), "gloo"])
 def test_recording_adds_no_host_wait(backend: str) -> None:
-    job = Job(**{**CUDA.__dict__, "backend": backend})
+    job = replace(CUDA, backend=backend)
     (point,) = measure_overhead([Point(job, 1)])
     for loop in point["loops"].values():
         assert loop["syncs"]["recorded"] == loop["syncs"]["bare"]
