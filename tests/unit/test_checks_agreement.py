@@ -43,9 +43,10 @@ def test_one_rank_has_nobody_to_agree_with() -> None:
 def test_no_step_is_nothing_to_compare() -> None:
     traces = [replace(trace, x_t=trace.x_t[:0]) for trace in clean(TWO)]
     finding = ranks_agree(traces)
-    assert (finding.verdict, finding.summary) == (
-        Verdict.UNKNOWN, "no step was observed: there was nothing to compare",
-    )  # fmt: skip
+    assert (finding.name, finding.loop, finding.verdict) == ("ranks_agree", "local", Verdict.UNKNOWN)
+    assert finding.summary == "no step was observed: there was nothing to compare"
+    # The start and the final latent, which agree, are no steps.
+    assert finding.compared == Compared(0, 2 * ELEMENTS)
 
 
 @pytest.mark.parametrize("step", [0, 3, STEPS - 1])
@@ -62,6 +63,7 @@ def test_one_bit_after_a_step(step: int, bit: int) -> None:
     a, b = (int(bits, 16) for bits in first.difference.bits)
     assert a ^ b == 1 << bit
     (pair,) = finding.data["pairs"]
+    assert pair["ranks"] == [0, 1]
     assert (pair["sides"], pair["of"]) == (["rank 0 of local", "rank 1 of local"], ELEMENTS)
     assert pair["mismatched_by_step"] == [int(at == step) for at in range(STEPS)]
     assert pair["max_ulp_by_step"] == [first.difference.ulp if at == step else 0 for at in range(STEPS)]

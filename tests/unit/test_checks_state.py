@@ -118,6 +118,12 @@ def test_of_several_writes_the_first_is_told_and_all_are_named() -> None:
     )
 
 
+def test_a_write_in_step_0_comes_before_one_in_step_1() -> None:
+    traces = with_record(clean(TWO), 0, 0, after="x", written_at=1)
+    traces = with_record(traces, 1, 2, after="y", written_at=0)
+    assert cache_frozen(traces).summary == "rank 1 wrote to text cache, keys, layer 0 in step 0"
+
+
 def test_the_same_write_on_every_rank_is_named_for_every_rank() -> None:
     traces = clean(THREE)
     for rank in range(3):
