@@ -16,7 +16,7 @@ from verify.text import literal
 from verify.verdict import Finding, Verdict
 
 # Words and shapes carry the meaning; colour only repeats it.
-_WIDEST = 140
+_WIDEST = 160
 _MARKS = {Verdict.PASS: "✓ pass", Verdict.FAIL: "✗ FAIL", Verdict.UNKNOWN: "? unknown"}
 _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow"}
 
