@@ -38,6 +38,9 @@ RESULT = ROOT / "fixtures" / "results" / "mutation.json"
 COMMAND = "tox run -e mutation"
 LEAST_SCORE = 95.0
 UNEXPLAINED = "not explained: a test is missing"
+SEVERAL_RUNS = (
+    "made by several runs of mutmut, each of the functions that had changed and the mutants that had survived"
+)
 # Of the whole run: mutmut bounds each mutant by itself.
 TIMEOUT_S = 3 * 3600
 # What mutmut writes down: the exit status of pytest, or what ended it. A mutant that hangs is noticed.
@@ -201,9 +204,9 @@ def judged(
 
 
 def document(
-    tables: Mapping[str, Any], complaints: Sequence[str], here: Mapping[str, Any], seconds: float
+    tables: Mapping[str, Any], complaints: Sequence[str], here: Mapping[str, Any], seconds: float | None
 ) -> dict[str, Any]:
-    """The JSON form: totals, one row a file and one a survivor."""
+    """The JSON form: totals, one row a file and one a survivor. ``seconds``: of the one run it is from."""
     total = {key: sum(row[key] for row in tables["files"]) for key in ("mutants", "killed", "timed_out", "explained")}
     noticed, counted = total["killed"] + total["timed_out"], total["mutants"] - total["explained"]
     return {
@@ -214,12 +217,13 @@ def document(
         "environment": [dict(here)],
         "notes": [
             "mutmut leaves module-level constants, defaults of dataclass fields, properties, and what is inside len() "
-            "and isinstance() as they are"
+            "and isinstance() as they are",
+            *([] if seconds is not None else [SEVERAL_RUNS]),
         ],
         "tool": f"mutmut {_version()}",
         **total,
         "score": f"{100 * noticed / counted if counted else 0.0:.2f} % of the mutants that are not explained",
-        "minutes": round(seconds / 60, 1),
+        **({} if seconds is None else {"minutes": round(seconds / 60, 1)}),
         **tables,
     }
 
@@ -268,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, subprocess.SubprocessError) as error:
         print(f"mutmut did not run: {error}", file=sys.stderr)
         return 2
-    seconds = time.monotonic() - began
+    seconds = None if parsed.judge_only else time.monotonic() - began
     counts = [counts_of(ROOT / file, ROOT / "mutants" / file, file.as_posix()) for file in mutated_files(ROOT)]
     tables, complaints = judged([count for count in counts if count.mutants], explanations())
     made = document(tables, complaints, _environment(), seconds)

@@ -90,6 +90,19 @@ def test_intervals_that_hold_no_step() -> None:
     assert Schedule.of(50, 3.0, (0.0, 1.0), has_guidance=False).guided == (False,) * 49
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_decides_nothing(dtype: torch.dtype) -> None:
+    """Engines set it to that of the weights while they load a model."""
+    due = Schedule.of(50, 3.0, DEFAULT_INTERVAL)
+    torch.set_default_dtype(dtype)
+    try:
+        schedule = Schedule.of(50, 3.0, DEFAULT_INTERVAL)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same_bits(schedule.dts, due.dts)
+    assert (schedule.timesteps, schedule.guided) == (due.timesteps, due.guided)
+
+
 def test_to_moves_dts_only() -> None:
     schedule = Schedule.of(5, 3.0, DEFAULT_INTERVAL)
     moved = schedule.to(torch.device("meta"))
