@@ -10,7 +10,7 @@ import pytest
 import score
 from score import Counts, Survivor, counts_of, document, explanations, judged, mutated_files
 
-from verify.report.results import headlines, results
+from verify.report.results import results
 
 SOURCE = '''"""A file."""
 
@@ -185,7 +185,7 @@ def test_what_is_mutated_exists_and_so_do_the_tests() -> None:
         assert (score.ROOT / test).is_file(), test
 
 
-def test_the_document_is_a_section_and_a_line() -> None:
+def test_the_document_is_a_section() -> None:
     tables, complaints = judged([Counts("pkg/file.py", 18, 1, (PLAIN,))], explained(PLAIN))
     made = document(tables, complaints, {"python": "3.12", "cpu": "x86"}, 90.0)
     text = results([("mutation.json", made)])
@@ -193,9 +193,6 @@ def test_the_document_is_a_section_and_a_line() -> None:
     assert "| pkg/file.py | 20 | 18 | 1 | 1 | 1 | 100 |" in text
     assert "return a + 1 → return a - 1 | nobody can tell |" in text
     assert "score: 100.00 % of the mutants that are not explained" in text
-    assert headlines([("mutation.json", made)]) == (
-        "- The verifier's own code mutated: 19 of 20 mutants noticed, 1 explained.\n"
-    )
     assert document(tables, ["something"], {}, 0.0)["verdict"] == "fail"
 
 

@@ -101,7 +101,7 @@ def _request(base: Job, image: bool) -> DenoiseRequest:
 def _control(base: Job, world_size: int, kept: References) -> Row:
     request = _request(base, world_size == 3)
     loops = ("broadcast", "local") if len(request.branches) == world_size else ("round_robin",)
-    job = replace(base, request=request, world_size=world_size, loops=loops)
+    job = replace(base, request=request, world_size=world_size, loops=loops).checked()
     _start_ranks(job)
     began = time.monotonic()
     report = run_job(job, kept=kept)

@@ -213,20 +213,11 @@ def _fuzz(documents: Documents) -> str:
     return f"The combine fuzzed: {'; '.join(said)}."
 
 
-def _mutation(documents: Documents) -> str:
-    said = [
-        f"{d['killed'] + d['timed_out']:,} of {d['mutants']:,} mutants noticed, {d['explained']} explained"
-        for d in documents
-    ]
-    return f"The verifier's own code mutated: {'; '.join(said)}."
-
-
 # The kinds that have a line in the README, in the order of the lines.
 _HEADLINES: dict[str, Callable[[Documents], str]] = {
     "run": _runs,
     "faults": _faults,
     "fuzz": _fuzz,
-    "mutation": _mutation,
     "bench": _bench,
     "overhead": _overhead,
 }
