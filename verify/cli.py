@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 pass, 1 fail, 2 bad input, 3 unknown; 130 after Ctrl-C and 143 after SIGTERM, when no verdict is given, no output
     file is written and every process that was started has ended.
     """
-    with interrupts(restore=arguments is not None) as signals:
+    with interrupts(restore=arguments is not None, leave=_leave if arguments is None else None) as signals:
         try:
             return _main(list(sys.argv[1:] if arguments is None else arguments))
         except BaseException as error:
@@ -58,10 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 traceback.print_exc()
                 print("verify: the above is a fault of verify itself; nothing was judged", file=sys.stderr)
                 return EXIT_UNKNOWN
-            if (family := sys.modules.get("verify.ranks.family")) is not None:
-                family.close_family()
-            print("verify: interrupted", file=sys.stderr)
+            _end_ranks()
             return signals.exit_status
+
+
+def _end_ranks() -> None:
+    """After an interrupt: every process that was started ends, and one line says why."""
+    if (family := sys.modules.get("verify.ranks.family")) is not None and hasattr(family, "close_family"):
+        family.close_family()
+    print("verify: interrupted", file=sys.stderr, flush=True)
+
+
+def _leave(status: int) -> None:
+    """Ends this process at once, from wherever it is."""
+    _end_ranks()
+    os._exit(status)
 
 
 def _main(given: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
@@ -29,7 +29,7 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def interrupts(restore: bool = True) -> Iterator[Interrupts]:
+def interrupts(restore: bool = True, leave: Callable[[int], object] | None = None) -> Iterator[Interrupts]:
     """Within the block the first SIGINT or SIGTERM raises KeyboardInterrupt and all later ones are ignored.
 
     What follows the first is clean-up, each part of which is bounded in time; SIGKILL ends it at once, and ranks with
@@ -37,6 +37,8 @@ def interrupts(restore: bool = True) -> Iterator[Interrupts]:
 
     Args:
         restore: whether signals mean what they did before once the block is over. Not so for a process that then ends.
+        leave: called with the exit status, instead of the exception, while a module is being imported: native code that
+            runs Python as it loads (torch's does) aborts the process where it meets an exception.
     """
     seen = Interrupts()
     if threading.current_thread() is not threading.main_thread():
@@ -44,10 +46,11 @@ def interrupts(restore: bool = True) -> Iterator[Interrupts]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        del frame
         for watched in _WATCHED:
             signal.signal(watched, signal.SIG_IGN)
         seen.received = signal.Signals(number)
+        if leave is not None and _is_importing(frame):
+            leave(seen.exit_status)
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in _WATCHED}
@@ -60,3 +63,11 @@ def interrupts(restore: bool = True) -> Iterator[Interrupts]:
         if restore or seen.received is None:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

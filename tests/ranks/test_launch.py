@@ -211,3 +211,11 @@ def test_a_process_that_leaves_ends_all(tmp_path: Path) -> None:
     assert {r["rank"]: r["state"] for r in others} == {0: "waiting", 1: "waiting", 2: "raised"}
     assert document["failure"]["seconds"] < 20
     assert "Traceback" not in "".join(run.output[1:])
+
+
+@pytest.mark.gpu
+def test_ranks_of_a_launcher_on_gpus(tmp_path: Path) -> None:
+    """Global rank 0's own trace is judged beside those that were sent: all of them on the CPU."""
+    run = stand_in(tmp_path, 2, "run", "--device", "cuda", "--num-timesteps", "8")
+    assert run.statuses == [0, 0], run.output
+    assert valid(run.document)["verdict"] == "pass"

@@ -229,9 +229,13 @@ def test_the_line_on_time_goes_by_size_and_tells_once_what_points_share() -> Non
         return BENCH | {"points": [BENCH["points"][0] | {"height": side, "width": side, "sentences": [said, "x"]}]}
 
     made = [at(1024, f"a loss{REMARK}"), at(256, f"no difference (within ± 0.10 %){REMARK}"), at(512, "a win")]
-    assert headlines([("x.json", document) for document in made]) == (
+    assert headlines([("x.json", document) for document in made[:2]]) == (
         "- Time: 7b on 2 ranks sharing 1 NVIDIA H200 (no evidence about separate GPUs): at 256x256 no difference "
-        "(within ± 0.10 %); at 1024x1024 a loss. 7b on 2 ranks sharing 1 NVIDIA H200: at 512x512 a win.\n"
+        "(within ± 0.10 %); at 1024x1024 a loss.\n"
+    )
+    # Where some are evidence, the others are left to RESULTS.md.
+    assert headlines([("x.json", document) for document in made]) == (
+        "- Time: 7b on 2 ranks sharing 1 NVIDIA H200: at 512x512 a win.\n"
     )
 
 

@@ -119,6 +119,8 @@ def job_of(fault: Fault, base: Job, world_size: int) -> Job:
         base,
         request=request,
         world_size=ranks,
+        # More ranks than branches may be more than there are GPUs, which NCCL would refuse: what fits decides.
+        backend=None if fault.extra_ranks else base.backend,
         loops=(),
         loop_reference=fault.loop_reference,
         expect=expect,

@@ -2,7 +2,7 @@
 
 Each process has two threads of note. One is the rank: it joins the groups, runs loops, and may be stuck in a collective
 for as long as it likes. The main thread never waits for more than a moment: on global rank 0 it is the controller,
-elsewhere it follows the controller's orders; it notices what has failed, and ends the process whatever the rank does.
+elsewhere it follows the controller's orders; it notices what failed, and ends the process whatever the rank does.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Crew:
             marker.activity("sending its result")
             mail.to_first(value)
         else:
-            results = [value]
+            results = [mail.as_sent(value)]
             for other in range(1, self.launch.world_size):
                 marker.activity(f"collecting the result of global rank {other}")
                 results.append(mail.from_one(other))

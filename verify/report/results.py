@@ -140,12 +140,11 @@ def _whose(d: Mapping[str, Any]) -> str:
 
 
 def _name(d: Mapping[str, Any]) -> str:
-    """The built-in target's runs go by their size; another's by its version, and its size where that is not tiny."""
+    """The built-in target's runs go by their size; another's by its version."""
     r = d["request"]
-    size = f"{r.get('preset', '')} {r['height']}x{r['width']}"
     if d["target"] == "builtin":
-        return size
-    return whose(d["target"], d["environment"]) + (f" {size}" if r.get("preset") != "tiny" else "")
+        return f"{r.get('preset', '')} {r['height']}x{r['width']}"
+    return whose(d["target"], d["environment"])
 
 
 def _ranks(d: Mapping[str, Any]) -> str:
@@ -155,14 +154,19 @@ def _ranks(d: Mapping[str, Any]) -> str:
 
 def _where(environment: Sequence[Mapping[str, Any]]) -> str:
     """On what; ranks that share a GPU are said to."""
-    names = " and ".join(dict.fromkeys(str(rank["gpu"]) for rank in environment if rank.get("gpu"))) or "CPU"
+    # "NVIDIA H100 80GB HBM3" is told whole in RESULTS.md.
+    models = (re.sub(r"(NVIDIA \w+).*", r"\1", str(rank["gpu"])) for rank in environment if rank.get("gpu"))
+    names = " and ".join(dict.fromkeys(models)) or "CPU"
     gpus = {rank.get("gpu_uuid", rank.get("gpu_index")) for rank in environment if rank.get("gpu")}
     shared = bool(gpus) and len(gpus) < len(environment)
     return f" sharing {len(gpus)} {names}" if shared else f" ({names})"
 
 
 def _bench(documents: Documents) -> str:
-    """The first sentence of each point, smallest first; what points have in common is told once."""
+    """The first sentence of each point, smallest first; what points have in common is told once.
+
+    Points whose remark says that they are no evidence are told only where there are no others.
+    """
     found: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for d in documents:
         for p in d["points"]:
@@ -170,8 +174,10 @@ def _bench(documents: Documents) -> str:
                 first, remark = _without_remark(p["sentences"][0])
                 key = f"{p['preset']} on {_ranks(d)}", remark
                 found.setdefault(key, []).append((p["height"], f"at {p['height']}x{p['width']} {first}"))
+    evidence = {key: points for key, points in found.items() if not key[1]} or found
     said = [
-        f"{where}{remark}: {'; '.join(told for _, told in sorted(points))}" for (where, remark), points in found.items()
+        f"{where}{remark}: {'; '.join(told for _, told in sorted(points))}"
+        for (where, remark), points in evidence.items()
     ]
     return f"Time: {'. '.join(said) or 'nothing to compare was measured'}."
 
