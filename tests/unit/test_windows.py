@@ -213,9 +213,26 @@ def test_windows_find_what_full_traces_show(name: str, size: int) -> None:
 
 
 def test_passes_that_repeat_themselves() -> None:
-    finding = windows_agree([clean(TWO), clean(TWO), clean(TWO)])
-    assert (finding.name, finding.loop, finding.verdict) == ("windows_agree", "local", Verdict.PASS)
-    assert finding.compared == Compared(STEPS, 2 * 2 * 2 * ELEMENTS)
+    compared = Compared(STEPS, 2 * 2 * 2 * ELEMENTS)
+    assert windows_agree([clean(TWO), clean(TWO), clean(TWO)]) == Finding(
+        "windows_agree", "local", Verdict.PASS, "3 passes began and ended with the same bytes", compared
+    )
+
+
+def test_passes_of_one_rank() -> None:
+    one = small_request(1)
+    assert windows_agree([clean(one, loop="own"), clean(one, loop="own")]) == Finding(
+        "windows_agree",
+        "own",
+        Verdict.PASS,
+        "2 passes began and ended with the same bytes",
+        Compared(STEPS, 2 * ELEMENTS),
+    )
+
+
+def test_a_pass_without_one_of_the_ranks_is_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        windows_agree([clean(TWO), clean(TWO)[:1]])
 
 
 def other_final(trace: Trace) -> Trace:
@@ -229,15 +246,18 @@ def other_final(trace: Trace) -> Trace:
 def test_a_pass_that_computed_otherwise_is_unknown(damage: Callable[[Trace], Trace], at: int) -> None:
     passes = [clean(TWO) for _ in range(3)]
     passes[at][1] = damage(passes[at][1])
-    finding = windows_agree(passes)
-    assert finding.verdict is Verdict.UNKNOWN
-    assert finding.summary.startswith(
-        f"rank 1 of local computed otherwise in pass {at} than in pass 0: the loop does not"
+    summary = (
+        f"rank 1 of local computed otherwise in pass {at} than in pass 0: the loop does not repeat itself, so its "
+        "windows are not those of one run; judge it without --window"
     )
+    compared = Compared(STEPS, 2 * 2 * 2 * ELEMENTS)
+    assert windows_agree(passes) == Finding("windows_agree", "local", Verdict.UNKNOWN, summary, compared)
 
 
 def test_one_pass_has_no_other_to_agree_with() -> None:
-    assert windows_agree([clean(TWO)]).verdict is Verdict.UNKNOWN
+    summary = "one pass has no other to agree with"
+    compared = Compared(STEPS, 0)
+    assert windows_agree([clean(TWO)]) == Finding("windows_agree", "local", Verdict.UNKNOWN, summary, compared)
 
 
 # What a trace weighs.
