@@ -81,6 +81,14 @@ def test_the_rank_and_what_the_target_said_are_in_the_trace() -> None:
     assert (unsaid.followed, unsaid.notes, unsaid.caches) == (None, (), ())
 
 
+def test_the_replica_is_in_the_trace_and_its_name() -> None:
+    x_0 = torch.ones(TOKENS, CHANNELS)
+    recorder = recorder_on(Remembering(), x_0)
+    recorder.observe(0, x_0)
+    trace = recorder.trace("mine", x_0, 0.5, {}, replica=3)
+    assert (trace.replica, trace.name) == (3, "rank 1 of mine in replica 3")
+
+
 def test_what_follows_the_last_step_is_added_to_what_was_in_it() -> None:
     bench = Bench()
     for step in range(STEPS):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from traces import ELEMENTS, STEPS, clean, flip, reference, small_request
 
-from verify.checks import LoopRun, judge
+from verify.checks import LoopRun, judge, matches_reference, ranks_agree
 from verify.checks.merging import over_replicas
 from verify.checks.replicas_agree import replicas_agree
 from verify.report.console import header
@@ -127,6 +127,91 @@ def test_the_likeliest_cause_is_named_first() -> None:
 def test_what_may_differ_between_hosts() -> None:
     replicas = [replica(0, visible_gpus="0", gpu_uuid="a"), replica(1, visible_gpus="1", gpu_uuid="b")]
     assert replicas_agree(replicas).verdict is Verdict.PASS
+
+
+def test_what_is_told_of_an_environment_that_differs() -> None:
+    expected = Finding(
+        name="replicas_agree",
+        loop="local",
+        verdict=Verdict.FAIL,
+        summary=(
+            "rank 0 of replica 0 (on node-0) and rank 0 of replica 1 (on node-1) run with a different gpu; "
+            "their bytes agree in this request"
+        ),
+        compared=Compared(STEPS, 2 * TENSORS * ELEMENTS),
+        first_divergence=Divergence(None, (0, 0), "environment, gpu", replicas=(0, 1)),
+        details=tuple(
+            f"gpu: 'H100' in rank {rank} of replica 0 (on node-0), 'H200' in rank {rank} of replica 1 (on node-1)"
+            for rank in (0, 1)
+        ),
+    )
+    assert replicas_agree([replica(0, gpu="H100"), replica(1, gpu="H200")]) == expected
+
+
+def test_bytes_that_were_not_compared_are_not_said_to_agree() -> None:
+    """Where no step was observed, the environment that differs is told, and nothing of bytes."""
+    replicas = [
+        [replace(trace, x_t=trace.x_t[:0]) for trace in traces]
+        for traces in (replica(0, gpu="H100"), replica(1, gpu="H200"))
+    ]
+    finding = replicas_agree(replicas)
+    assert finding.verdict is Verdict.FAIL
+    assert finding.summary == (
+        "rank 0 of replica 0 (on node-0) and rank 0 of replica 1 (on node-1) run with a different gpu"
+    )
+    assert finding.compared == Compared(0, 2 * 2 * ELEMENTS), "where each rank began and what it returned"
+
+
+def test_a_host_that_nobody_named_is_left_out() -> None:
+    replicas = [
+        [replace(trace, environment={"gpu": gpu}) for trace in replica(number)]
+        for number, gpu in enumerate(("H100", "H200"))
+    ]
+    finding = replicas_agree(replicas)
+    begins = "rank 0 of replica 0 and rank 0 of replica 1 run with a different gpu"
+    assert finding.summary == f"{begins}; their bytes agree in this request"
+    assert finding.details[0] == "gpu: 'H100' in rank 0 of replica 0, 'H200' in rank 0 of replica 1"
+
+
+@pytest.mark.parametrize(("hosts", "shown"), [(("a", "a"), "1 host"), (("a", "b"), "2 hosts")])
+def test_hosts_are_counted_and_replicas_of_one_rank_compared(hosts: Sequence[str], shown: str) -> None:
+    finding = replicas_agree([replica(number, host)[:1] for number, host in enumerate(hosts)])
+    claim = f"2 replicas on {shown} hold the same bytes on every rank after every step"
+    assert finding == Finding("replicas_agree", "local", Verdict.PASS, claim, Compared(STEPS, TENSORS * ELEMENTS))
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_replica_that_lacks_a_rank_is_not_compared_in_part(short: int) -> None:
+    replicas = [replica(0), replica(1)]
+    replicas[short].pop()
+    with pytest.raises(ValueError, match=r"^zip\(\) argument 2 is (shorter|longer) than argument 1$"):
+        replicas_agree(replicas)
+
+
+@pytest.mark.parametrize("unnumbered", [0, 1])
+def test_no_finding_names_a_replica_without_a_number(unnumbered: int) -> None:
+    replicas = [replica(0, gpu="H100"), replica(1, gpu="H200")]
+    replicas[unnumbered] = [replace(trace, replica=None) for trace in replicas[unnumbered]]
+    with pytest.raises(AssertionError):
+        replicas_agree(replicas)
+
+
+@pytest.mark.parametrize("place", ["reference", "rank"])
+def test_only_two_replicas_are_told_by_their_numbers(place: str) -> None:
+    """Of a rank and a reference, one of which belongs to no replica, the loops are told."""
+    right, traces = reference(REQUEST), replica(1)
+    if place == "reference":
+        right, traces = replace(right, replica=0), clean(REQUEST)
+    flip(traces[1].x_t, (3, 0, 0))
+    first = first_of(matches_reference(traces, right))
+    assert (first.step, first.ranks, first.sides, first.replicas) == (3, (0, 1), ("reference", "local"), None)
+
+
+def test_ranks_of_one_replica_are_told_as_ranks() -> None:
+    traces = replica(1)
+    flip(traces[1].x_t, (3, 0, 0))
+    first = first_of(ranks_agree(traces))
+    assert (first.step, first.ranks, first.sides, first.replicas) == (3, (0, 1), None, (1, 1))
 
 
 def findings(traces: Sequence[Trace]) -> list[Finding]:

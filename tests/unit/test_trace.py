@@ -41,6 +41,7 @@ def test_a_whole_loop() -> None:
     assert trace.environment == {"torch": "here"}
     assert seconds > 0 and trace.seconds == seconds
     assert trace.name == "rank 0 of reference"
+    assert (trace.first, trace.taken, trace.kept) == (0, None, range(STEPS)), "no window: all is kept"
     seen: list[Tensor] = []
 
     def observe(step: int, x_t: Tensor) -> None:
@@ -129,6 +130,14 @@ def test_no_tensor() -> None:
     bench.rest(0)
     said = refusal(bench.recorder.trace, "mine", None, 0.0, {})
     assert said == "what the loop returned is 'NoneType', expected a tensor; pass the latent itself"
+
+
+def test_a_sparse_tensor() -> None:
+    bench = Bench()
+    expected = "is 'a torch.sparse_coo tensor', expected a dense one, as x_0; pass x_t.to_dense()"
+    assert refusal(bench.observe, 0, bench.x_0.to_sparse()) == f"the x_t given to observe {expected}"
+    bench.rest(0)
+    assert refusal(bench.trace, bench.x_0.to_sparse()) == f"what the loop returned {expected}"
 
 
 def test_nothing_observed() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from traces import CHANNELS, ELEMENTS, STEPS, TOKENS, changed, clean, cut, extended, flip, reference, small_request
 
 from verify.bagel.config import preset
-from verify.checks import LoopRun, judge
+from verify.checks import LoopRun, finite, judge
 from verify.checks.merging import over_windows
 from verify.checks.windows_agree import windows_agree
 from verify.errors import BadInput
@@ -122,6 +122,18 @@ def in_windows(request: DenoiseRequest, runs: dict[str, list[Trace]], right: Tra
         parts = {name: windowed(traces, window) for name, traces in runs.items()}
         passes.append(in_full(request, parts, windowed([right], window)[0]))
     return over_windows(passes)
+
+
+def test_a_rank_behind_one_that_took_no_step_of_the_window_is_looked_at() -> None:
+    """The first rank ended before the window, the second went on into it and left the finite numbers there."""
+    short, long = clean(TWO)
+    long = extended(long)
+    long.x_t[STEPS, 2, 1] = torch.nan
+    finding = finite(windowed([short, long], Window(STEPS, None)))
+    assert (finding.verdict, finding.summary) == (
+        Verdict.FAIL,
+        f"rank 1 holds nan in x_t[2, 1] after step {STEPS}",
+    )
 
 
 Damage = Callable[[list[Trace]], list[Trace]]
