@@ -23,7 +23,13 @@ def test_it_works_far_from_home() -> None:
     """All at once: none of these may matter."""
     variables = {
         **{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "COLUMNS": "many", "TERM": "nonsense"},
-        **{"TMPDIR": "/nowhere", "MASTER_ADDR": "nowhere", "MASTER_PORT": "http", "PYTHONPATH": str(ROOT)},
+        **{
+            "PYTHONIOENCODING": "",
+            "TMPDIR": "/nowhere",
+            "MASTER_ADDR": "nowhere",
+            "MASTER_PORT": "http",
+            "PYTHONPATH": str(ROOT),
+        },
     }
     without_home = {name: value for name, value in os.environ.items() if name != "HOME"} | variables
     # Where nothing can be written, whoever one is.
