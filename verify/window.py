@@ -17,6 +17,10 @@ class Window(NamedTuple):
         """Whether ``step`` is one of them."""
         return self.first <= step and (self.end is None or step < self.end)
 
+    def count(self, steps: int) -> int:
+        """How many of a loop's ``steps`` it keeps."""
+        return max(0, (steps if self.end is None else min(steps, self.end)) - self.first)
+
 
 def windows_of(steps: int, size: int) -> list[Window]:
     """Windows of ``size`` steps that cover ``steps`` of them."""

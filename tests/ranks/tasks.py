@@ -32,6 +32,15 @@ def identity(rank: Rank, *values: Any) -> Any:
     return values[0] if len(values) == 1 else (rank.rank, *values)
 
 
+def expected(rank: Rank, size: int, result: Any) -> Any:
+    """Announces tensors of ``size`` bytes and returns ``result``, or raises it."""
+    rank.expect(size)
+    rank.expect(size)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 def process(rank: Rank) -> tuple[int, int, int]:
     return rank.rank, rank.world_size, os.getpid()
 

@@ -15,6 +15,7 @@ from pools import alive, shared_pool
 from torch import Tensor
 
 from verify.bits import same_bits
+from verify.errors import BadInput
 from verify.ranks.plan import place
 from verify.ranks.pool import PoolSpec, RankPool
 
@@ -154,3 +155,13 @@ def test_a_rank_has_its_own_files_only() -> None:
 
 def test_the_pool_of_verify_run_is_the_one_tested() -> None:
     assert shared_pool(2).spec == place(2, "cpu").spec
+
+
+def test_memory_is_made_ready_for_what_a_task_announces() -> None:
+    pool, sent = shared_pool(2), of_random_bytes(torch.float32, 1 << 20)
+    for size in (sent.nbytes, sent.nbytes // 2, 0):
+        assert all(arrived_whole(sent, back) for back in pool.run(tasks.expected, size, sent))
+    assert pool.run(tasks.expected, sent.nbytes, "nothing large") == ["nothing large"] * 2
+    with pytest.raises(BadInput, match="refused"):
+        pool.run(tasks.expected, sent.nbytes, BadInput("refused"))
+    assert all(arrived_whole(sent, back) for back in pool.run(tasks.expected, sent.nbytes, sent))

@@ -68,6 +68,7 @@ class RankPool:
         self._family: Family | None = None
         self._pids: list[int] = []
         self._connections: list[Connection] = []
+        self._inboxes: dict[Connection, wire.Inbox] = {}
         self._births: list[Birth] = []
         self._shared: list[AnonymousFile] = []
         self._board: Board | None = None
@@ -117,6 +118,7 @@ class RankPool:
                 "path": import_path(),
             }
             self._pids, self._connections = self._family.fork(order, self._shared, self._births)
+            self._inboxes = {connection: wire.Inbox(connection) for connection in self._connections}
             self._collect("starting", time.monotonic() + timeout, None)
         except BaseException:
             self.stop()
@@ -168,6 +170,7 @@ class RankPool:
             birth.output.close()
             birth.stacks.close()
         self._connections, self._shared, self._births, self._board = [], [], [], None
+        self._inboxes = {}
 
     def output(self, rank: int) -> str:
         """The end of what rank ``rank`` has printed since the pool started."""
@@ -209,9 +212,12 @@ class RankPool:
         while pending and time.monotonic() < deadline:
             for connection in wait(list(pending), min(_TICK, max(0.0, deadline - time.monotonic()))):
                 assert isinstance(connection, Connection)
+                answer = _receive(self._inboxes[connection])
+                if answer is None:
+                    continue
                 rank = pending.pop(connection)
-                answers[rank] = _receive(connection)
-                if answers[rank].kind not in GOOD:
+                answers[rank] = answer
+                if answer.kind not in GOOD:
                     deadline = min(deadline, time.monotonic() + _GRACE)
             for birth in self._births:
                 if birth.output.size > _MOST_OUTPUT:
@@ -230,9 +236,11 @@ class RankPool:
         raise RankFailure(name, reports, time.monotonic() - began, finished)
 
 
-def _receive(connection: Connection) -> Answer:
+def _receive(inbox: wire.Inbox) -> Answer | None:
+    """A rank's answer; None if it only announced one."""
     try:
-        return Answer(*wire.receive(connection))
+        message = inbox.receive()
+        return None if message is wire.COMING else Answer(*message)
     except wire.Unreadable as error:
         text = str(error)
         return Answer(RAISED, f"{text.strip().splitlines()[-1]} (its result could not be read)", text)

@@ -12,8 +12,11 @@ import math
 import mmap
 import os
 import pickle
+import struct
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from types import TracebackType
@@ -22,8 +25,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LARGE = 1 << 20
+# Tensors of so many bytes and more travel in shared memory.
+LARGE = 1 << 20
 _ALIGNMENT = 64
+_CHUNK = 1 << 22
+# Where a message's large tensors are: nowhere, in memory that comes with it or came before it; or it only announces.
+_HEADER = struct.Struct("<BQ")
+_NONE, _OWN, _ANNOUNCED, _COMING = range(4)
+# Of madvise(2), since Linux 5.14; Python has no name for it.
+_POPULATE_WRITE = 23
+
+
+class _Coming:
+    """The one value that stands for an announcement."""
+
+
+COMING = _Coming()
 
 
 class Unreadable(Exception):
@@ -33,7 +50,7 @@ class Unreadable(Exception):
 class _Pickler(pickle.Pickler):
     """Small tensors become bytes; those of ``large`` bytes and more become an offset into shared memory."""
 
-    def __init__(self, file: io.BytesIO, large: float = _LARGE) -> None:
+    def __init__(self, file: io.BytesIO, large: float = LARGE) -> None:
         super().__init__(file, protocol=5)
         self._least = large
         self.large: list[tuple[int, Tensor]] = []
@@ -61,53 +78,100 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == (__name__, _Placeholder.__name__):
-            return self._view
+            # No method: the unpickler would hold itself, and the memory, until the next garbage collection.
+            return partial(_view, self._shared)
         return super().find_class(module, name)
 
-    def _view(self, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        assert self._shared is not None
-        return torch.frombuffer(self._shared, dtype=torch.uint8, count=size, offset=offset).view(dtype).view(shape)
+
+def _view(shared: mmap.mmap | None, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    assert shared is not None, "the memory of a tensor did not come"
+    return torch.frombuffer(shared, dtype=torch.uint8, count=size, offset=offset).view(dtype).view(shape)
 
 
 class _Placeholder:
     """Named in a message where a large tensor belongs; never made."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Memory:
+    """Shared memory for the large tensors of a message. Anonymous: the kernel frees it with its last user."""
+
+    descriptor: int
+    size: int
+
+    @classmethod
+    def of(cls, size: int) -> Memory:
+        """As many bytes; they take no room before they are written."""
+        descriptor = os.memfd_create("verify-tensors")
+        os.ftruncate(descriptor, size)
+        return cls(descriptor, size)
+
+    def mapped(self) -> mmap.mmap:
+        """The bytes as this process sees them; they outlive :meth:`close`."""
+        return mmap.mmap(self.descriptor, self.size)
+
+    def write(self, tensor: Tensor, offset: int) -> None:
+        """Writes a tensor's bytes, wherever it lies. Not through a mapping: that would fault in page after page."""
+        flat = _flat(tensor)
+        if flat.device.type == "cpu":
+            self._write(flat.numpy().data, offset)
+            return
+        through = torch.empty(min(_CHUNK, len(flat)), dtype=torch.uint8, pin_memory=flat.device.type == "cuda")
+        for start in range(0, len(flat), _CHUNK):
+            part = flat[start : start + _CHUNK]
+            self._write(through[: len(part)].copy_(part).numpy().data, offset + start)
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        while data:
+            written = os.pwrite(self.descriptor, data, offset)
+            data, offset = data[written:], offset + written
+
+    def close(self) -> None:
+        """Lets go of it."""
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True)
 class Packed:
-    """A message ready to go: everything that can fail because of its content is over. Use it as a context manager."""
+    """A message ready to go: everything that can fail because of its content is over. Use it as a context manager.
+
+    Attributes:
+        data: the pickled message, after the header that says where its large tensors are.
+        memory: what travels with it; None if there is none, or if it was announced.
+    """
 
     data: bytes
-    descriptor: int | None = None
+    memory: Memory | None = None
 
     def __enter__(self) -> Packed:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
+        if self.memory is not None:
+            self.memory.close()
 
 
-def pack(message: Any) -> Packed:
+def pack(message: Any, announced: Memory | None = None) -> Packed:
     """Pickles a message, large tensors into shared memory. Tensors arrive on the CPU with the same bytes.
 
     A tensor of a subclass arrives as a plain one. Raises what pickling raises.
+
+    Args:
+        message: anything that pickles.
+        announced: the memory that the receiver was told of; used if the tensors fit, and never closed here.
     """
     buffer = io.BytesIO()
     pickler = _Pickler(buffer)
     pickler.dump(message)
-    data = pickler.size.to_bytes(8, "little") + buffer.getbuffer()
-    if not pickler.size:
-        return Packed(data)
-    packed = Packed(data, os.memfd_create("verify-tensors"))
+    size = pickler.size
+    if not size:
+        return Packed(_header(_NONE, 0) + buffer.getbuffer())
+    fits = announced is not None and size <= announced.size
+    memory = announced if announced is not None and fits else Memory.of(size)
+    packed = Packed(_header(_ANNOUNCED if fits else _OWN, size) + buffer.getbuffer(), None if fits else memory)
     try:
-        assert packed.descriptor is not None
-        os.ftruncate(packed.descriptor, pickler.size)
-        shared = mmap.mmap(packed.descriptor, pickler.size)
         for offset, tensor in pickler.large:
-            flat = _flat(tensor)
-            torch.frombuffer(shared, dtype=torch.uint8, count=len(flat), offset=offset).copy_(flat)
+            memory.write(tensor, offset)
     except BaseException:
         packed.__exit__(None, None, None)
         raise
@@ -134,32 +198,72 @@ def send(connection: Connection, packed: Packed, receiver: int) -> None:
         OSError: the other end has gone.
     """
     connection.send_bytes(packed.data)
-    if packed.descriptor is not None:
-        send_handle(connection, packed.descriptor, receiver)
+    if packed.memory is not None:
+        send_handle(connection, packed.memory.descriptor, receiver)
 
 
-def receive(connection: Connection) -> Any:
-    """The next message.
+def announce(connection: Connection, size: int, receiver: int) -> Memory:
+    """Tells the receiver that tensors of ``size`` bytes will come, so that memory for them is ready when they do.
+
+    The kernel takes tens of milliseconds to find and clear the pages of a trace: time in which the receiver only waits.
 
     Raises:
-        BlockingIOError: the rest of it did not come within the connection's time limit.
-        EOFError, OSError: the other end has gone.
-        Unreadable: it came whole and could not be unpickled.
+        BlockingIOError, OSError: as :func:`send`.
     """
-    data = connection.recv_bytes()
-    size = int.from_bytes(data[:8], "little")
-    shared = None
-    if size:
+    memory = Memory.of(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+    try:
+        connection.send_bytes(_header(_COMING, memory.size))
+        send_handle(connection, memory.descriptor, receiver)
+    except BaseException:
+        memory.close()
+        raise
+    return memory
+
+
+class Inbox:
+    """The receiving end of a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._announced: mmap.mmap | None = None
+
+    def receive(self) -> Any:
+        """The next message; ``COMING`` if it was no more than an announcement of one.
+
+        Raises:
+            BlockingIOError: the rest of it did not come within the connection's time limit.
+            EOFError, OSError: the other end has gone.
+            Unreadable: it came whole and could not be unpickled.
+        """
+        data = self.connection.recv_bytes()
+        where, size = _HEADER.unpack_from(data)
+        shared, self._announced = self._announced, None
+        if where == _COMING:
+            self._announced = self._memory(size)
+            with suppress(OSError):  # Older kernels cannot; the pages then come one by one, as they are written.
+                self._announced.madvise(_POPULATE_WRITE)
+            return COMING
+        if where == _OWN:
+            shared = self._memory(size)
         try:
-            descriptor = recv_handle(connection)
+            return _Unpickler(io.BytesIO(data[_HEADER.size :]), shared).load()
+        except (Exception, SystemExit):
+            raise Unreadable(traceback.format_exc()) from None
+
+    def _memory(self, size: int) -> mmap.mmap:
+        try:
+            descriptor = recv_handle(self.connection)
         except RuntimeError:
             raise EOFError("the other end has gone between a message and its memory") from None
-        shared = mmap.mmap(descriptor, size)
-        os.close(descriptor)
-    try:
-        return _Unpickler(io.BytesIO(data[8:]), shared).load()
-    except (Exception, SystemExit):
-        raise Unreadable(traceback.format_exc()) from None
+        memory = Memory(descriptor, size)
+        try:
+            return memory.mapped()
+        finally:
+            memory.close()
+
+
+def _header(where: int, size: int) -> bytes:
+    return _HEADER.pack(where, size)
 
 
 def _flat(tensor: Tensor) -> Tensor:

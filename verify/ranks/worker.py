@@ -46,6 +46,8 @@ class Rank:
         group: the CFG-parallel group.
         marker: to say where it is.
         memo: what tasks keep between calls: models, denoisers.
+        expect: called with the bytes of the large tensors that a task is going to return, before its work begins, it
+            has the memory for them made ready meanwhile. They may turn out to be fewer, more or none.
         replica: which CFG-parallel group of several this is; None where there is one.
     """
 
@@ -56,6 +58,7 @@ class Rank:
     group: ProcessGroup
     marker: Marker
     memo: dict[Any, Any] = field(default_factory=dict)
+    expect: Callable[[int], None] = lambda size: None
     replica: int | None = None
 
     def environment(self) -> dict[str, Any]:
@@ -83,17 +86,18 @@ def main(rank: int, nursery: int, descriptors: tuple[int, ...], order: dict[str,
     sys.path[:] = order["path"]
     os.environ.clear()
     os.environ.update(order["variables"])
-    connection = Connection(link)
+    line = _Line(Connection(link), order["controller"])
     # The controller hangs up when it has had enough of this rank, at any moment.
     with contextlib.suppress(EOFError, OSError):
         try:
             context = _join(rank, order, board, rendezvous)
         except Exception as error:
-            _reply(connection, raised(error, traceback.format_exc()), order["controller"])
+            line.reply(raised(error, traceback.format_exc()))
             os._exit(1)
-        _reply(connection, ("ready", os.getpid(), ""), order["controller"])
+        context.expect = line.expect
+        line.reply(("ready", os.getpid(), ""))
         while True:
-            _reply(connection, _serve(connection, context), order["controller"])
+            line.reply(_serve(line.inbox, context))
     os._exit(0)
 
 
@@ -117,10 +121,10 @@ def _join(rank: int, order: dict[str, Any], board: int, rendezvous: int) -> Rank
     return Rank(rank, world_size, device, order["backend"], ProcessGroup(), marker)
 
 
-def _serve(connection: Connection, context: Rank) -> tuple[str, Any, str]:
+def _serve(inbox: wire.Inbox, context: Rank) -> tuple[str, Any, str]:
     """Takes one task and returns the reply: kind, value, traceback."""
     try:
-        name, folder, task, arguments = wire.receive(connection)
+        name, folder, task, arguments = inbox.receive()
     except wire.Unreadable as error:
         text = str(error)
         return "raised", f"{text.strip().splitlines()[-1]} (the task could not be read)", text
@@ -160,15 +164,32 @@ def raised(error: BaseException, trace: str) -> tuple[str, Any, str]:
     return "raised", lines[0] if not isinstance(error, SyntaxError) else lines[-1], trace
 
 
-def _reply(connection: Connection, reply: tuple[str, Any, str], controller: int) -> None:
-    """Sends a reply; if the result cannot travel, says that instead."""
-    try:
-        packed = wire.pack(reply)
-    except BaseException as error:  # A result's own code runs while it is pickled.
-        kind, what, trace = raised(error, traceback.format_exc())
-        packed = wire.pack((kind, f"{what} (the result could not be sent)", trace))
-    with packed:
-        wire.send(connection, packed, controller)
+class _Line:
+    """A rank's end of the connection to the controller."""
+
+    def __init__(self, connection: Connection, controller: int) -> None:
+        self.inbox = wire.Inbox(connection)
+        self._connection, self._controller = connection, controller
+        self._announced: wire.Memory | None = None
+
+    def expect(self, size: int) -> None:
+        """As ``expect`` of :class:`Rank`. Small results need no memory of their own; one announcement is enough."""
+        if self._announced is None and size >= wire.LARGE:
+            self._announced = wire.announce(self._connection, size, self._controller)
+
+    def reply(self, reply: tuple[str, Any, str]) -> None:
+        """Sends a reply; if the result cannot travel, says that instead."""
+        announced, self._announced = self._announced, None
+        try:
+            packed = wire.pack(reply, announced)
+        except BaseException as error:  # A result's own code runs while it is pickled.
+            kind, what, trace = raised(error, traceback.format_exc())
+            packed = wire.pack((kind, f"{what} (the result could not be sent)", trace))
+        finally:
+            if announced is not None:
+                announced.close()
+        with packed:
+            wire.send(self._connection, packed, self._controller)
 
 
 def _own_traceback(error: BaseException) -> str:

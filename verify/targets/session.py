@@ -17,7 +17,7 @@ from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
 from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, understood
 from verify.trace import Recorder, Trace
-from verify.window import Window
+from verify.window import Window, trace_bytes
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
     request = request_for(plan, prepared, rank)
     group = group_for(plan, prepared, rank)
     recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.marker, plan.window)
+    kept = None if plan.window is None else plan.window.count(request.schedule.steps)
+    rank.expect(trace_bytes(request, prepared.x_0.shape[-1], kept, prepared.x_0.element_size()))
 
     def run(denoiser: Denoiser, group: Group, observe: object) -> object:
         # The loop may do as it likes with its x_0, but the next loop begins with the same.
