@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from verify.bits import bits_of, describe, first_difference, same_bits, ulp_distance
+from verify.bits import bits_of, describe, each_same_bits, first_difference, same_bits, ulp_distance
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 NAN, INF = math.nan, math.inf
@@ -222,3 +222,14 @@ def test_describe() -> None:
     assert describe(torch.zeros(4096, 64, dtype=torch.bfloat16)) == "bfloat16 (4096, 64)"
     assert describe(None) == "NoneType"
     assert describe([torch.zeros(2)]) == "list"
+
+
+def test_many_pairs_are_told_apart_as_each_is_alone() -> None:
+    step = torch.zeros(1 << 19)
+    other = step.clone()
+    other[-1] = -0.0
+    pairs = [(step, step.clone()), (step, other), (step, step[:-1]), (step, step.half()), (step[:0], step[:0])] * 3
+    assert sum(a.nbytes for a, _ in pairs) > 1 << 23  # Where threads begin to be used.
+    for chosen in (pairs, pairs[:1], []):
+        assert each_same_bits(chosen) == [same_bits(a, b) for a, b in chosen]
+    assert each_same_bits(pairs) == [True, False, False, False, True] * 3

@@ -17,7 +17,6 @@ from torch import Tensor
 from verify.bits import same_bits
 from verify.ranks import wire
 
-# More than one piece of what tensors are written in, and no multiple of it.
 LARGE_TENSOR = torch.arange(5 * (1 << 20) + 3, dtype=torch.int32).view(torch.float32)
 
 

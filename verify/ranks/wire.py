@@ -28,7 +28,6 @@ from torch import Tensor
 # Tensors of so many bytes and more travel in shared memory.
 LARGE = 1 << 20
 _ALIGNMENT = 64
-_CHUNK = 1 << 22
 # Where a message's large tensors are: nowhere, in memory that comes with it or came before it; or it only announces.
 _HEADER = struct.Struct("<BQ")
 _NONE, _OWN, _ANNOUNCED, _COMING = range(4)
@@ -107,24 +106,11 @@ class Memory:
         return cls(descriptor, size)
 
     def mapped(self) -> mmap.mmap:
-        """The bytes as this process sees them; they outlive :meth:`close`."""
-        return mmap.mmap(self.descriptor, self.size)
-
-    def write(self, tensor: Tensor, offset: int) -> None:
-        """Writes a tensor's bytes, wherever it lies. Not through a mapping: that would fault in page after page."""
-        flat = _flat(tensor)
-        if flat.device.type == "cpu":
-            self._write(flat.numpy().data, offset)
-            return
-        through = torch.empty(min(_CHUNK, len(flat)), dtype=torch.uint8, pin_memory=flat.device.type == "cuda")
-        for start in range(0, len(flat), _CHUNK):
-            part = flat[start : start + _CHUNK]
-            self._write(through[: len(part)].copy_(part).numpy().data, offset + start)
-
-    def _write(self, data: memoryview, offset: int) -> None:
-        while data:
-            written = os.pwrite(self.descriptor, data, offset)
-            data, offset = data[written:], offset + written
+        """The bytes as this process sees them, at hand at once; they outlive :meth:`close`."""
+        shared = mmap.mmap(self.descriptor, self.size)
+        with suppress(OSError):  # Older kernels cannot; the pages then come one by one, as they are touched.
+            shared.madvise(_POPULATE_WRITE)
+        return shared
 
     def close(self) -> None:
         """Lets go of it."""
@@ -170,8 +156,10 @@ def pack(message: Any, announced: Memory | None = None) -> Packed:
     memory = announced if announced is not None and fits else Memory.of(size)
     packed = Packed(_header(_ANNOUNCED if fits else _OWN, size) + buffer.getbuffer(), None if fits else memory)
     try:
+        shared = memory.mapped()
         for offset, tensor in pickler.large:
-            memory.write(tensor, offset)
+            flat = _flat(tensor)
+            torch.frombuffer(shared, dtype=torch.uint8, count=len(flat), offset=offset).copy_(flat)
     except BaseException:
         packed.__exit__(None, None, None)
         raise
@@ -240,8 +228,6 @@ class Inbox:
         shared, self._announced = self._announced, None
         if where == _COMING:
             self._announced = self._memory(size)
-            with suppress(OSError):  # Older kernels cannot; the pages then come one by one, as they are written.
-                self._announced.madvise(_POPULATE_WRITE)
             return COMING
         if where == _OWN:
             shared = self._memory(size)
