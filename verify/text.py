@@ -1,9 +1,12 @@
-"""Text that users wrote, as it may be shown anywhere."""
+"""Text that users wrote, as it may be shown anywhere; and how one collective is called in words."""
 
 from __future__ import annotations
 
+import re
+
 # A name may be as long as a file; a line is for reading.
 _LONGEST_LINE = 1000
+_CALL = re.compile(r"\w+ \d+ of step (\d+)")
 
 
 def literal(text: str, line_breaks: bool = True) -> str:
@@ -20,3 +23,14 @@ def one_line(text: str) -> str:
     line = literal(" ".join(text.split()), line_breaks=False)
     half = _LONGEST_LINE // 2 - 2
     return line if len(line) <= _LONGEST_LINE else f"{line[:half]}...{line[-half:]}"
+
+
+def call_text(name: str, number: int, step: int) -> str:
+    """``all_gather 1 of step 40``: the ``number``-th collective, from 1, that a rank calls in ``step``."""
+    return f"{name} {number} of step {step}"
+
+
+def step_of_call(text: str) -> int | None:
+    """The step in what :func:`call_text` gave; None for any other text."""
+    found = _CALL.fullmatch(text)
+    return None if found is None else int(found[1])

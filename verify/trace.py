@@ -21,6 +21,7 @@ from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Observe
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
+from verify.text import call_text
 from verify.watched import WatchedDenoiser, WatchedGroup
 from verify.window import Window
 
@@ -123,6 +124,10 @@ class Pen(Protocol):
         """The rank is about to do this."""
         ...
 
+    def collective(self, name: str, number: int, step: int) -> None:
+        """The rank is about to call the ``number``-th collective, from 1, of ``step``."""
+        ...
+
 
 class Recorder:
     """Gives a loop its denoiser, group and observer, and keeps what passes through them."""
@@ -145,6 +150,7 @@ class Recorder:
         self.denoiser = WatchedDenoiser(self, denoiser)
         self.group = WatchedGroup(self, group)
         self._pen = pen
+        self._has_peers = group.world_size > 1
         self._steps = steps
         self._shape, self._dtype, self._device = x_0.shape, x_0.dtype, x_0.device
         self._window = window
@@ -258,7 +264,10 @@ class Recorder:
         """Notes a collective."""
         done = self._collectives[self._done]
         done.append(Collective(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), src))
-        self._pen.activity(f"{name} {len(done)} of step {self._done}")
+        if self._has_peers:
+            self._pen.collective(name, len(done), self._done)
+        else:  # Nobody can be missing, and the peers of the reference's rank must not be counted as missing.
+            self._pen.activity(call_text(name, len(done), self._done))
 
     def between(self) -> None:
         """Notes that the collective or evaluation is over."""

@@ -20,10 +20,11 @@ from verify.faults import FAULTS, page, runner
 from verify.faults.registry import Fault, Wiring, fault
 from verify.faults.runner import Row, run_fault
 from verify.job import Job
+from verify.ranks.calls import Calls, packed
 from verify.ranks.failure import RankFailure, RankReport, awaited
 from verify.report.document import RunReport
 from verify.runner import blank_report
-from verify.verdict import Verdict
+from verify.verdict import Compared, Divergence, Finding, Verdict
 
 ROOT = Path(__file__).parents[2]
 # What a hung fault may take beyond its limit: starting Python, ranks and the control, on a busy machine.
@@ -91,6 +92,9 @@ def test_a_fault_that_cannot_be_registered() -> None:
         fault(**right)(weight_changed)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="caught_by of undescribed is 'rank_agree', expected one of ranks_agree, "):
         fault(**right | {"caught_by": "rank_agree"})(undescribed)  # type: ignore[arg-type]
+    for wrong in ({"caught_by": "unknown", "or_by": "collective"}, {"or_by": "collectives"}):
+        with pytest.raises(BadInput, match="or_by of undescribed is 'collectives?', expected one of ranks_agree, .*'unk"):
+            fault(**right | wrong)(undescribed)  # type: ignore[arg-type]
 
 
 def test_the_page_is_not_stale() -> None:
@@ -146,7 +150,69 @@ def test_a_hang_whose_collective_is_not_named_is_not_placed() -> None:
         row = runner._row(compiles, report_of(busy, RankReport(0, "hung", "is slow", 2, activity, "stack")), 3.0)
         assert (row.caught, row.placed, row.collective) == (True, False, named)
     over_nccl = replace(report_of(busy, RankReport(0, "hung", "is slow", 5, "finishing", "stack")), backend="nccl")
-    assert runner._row(compiles, over_nccl, 3.0).placed
+    assert not runner._row(compiles, over_nccl, 3.0).placed
+
+
+def calls(gathers: int) -> Calls:
+    """What a rank of the local loop has called by then: x_0 once, then a gather a step."""
+    made = [("broadcast", 1, 0), ("all_gather", 2, 0), *(("all_gather", 1, step) for step in range(1, gathers))]
+    return Calls(len(made), b"".join(packed(*call) for call in made))
+
+
+def test_a_hang_is_placed_by_what_was_called_where_hosts_run_ahead() -> None:
+    """As over NCCL: rank 0 of one fault stands seven steps further on, rank 1 of the other in the next velocity."""
+    busy = RankReport(1, "hung", "did not finish in time", 2, "velocity of text", "stack", calls=calls(3))
+    ahead = RankReport(0, "hung", "did not finish in time", 9, "velocity of gen", "stack", calls=calls(11))
+    row = runner._row(FAULTS["one_rank_compiles"], report_of(busy, ahead), 3.0)
+    assert (row.placed, row.step, row.rank, row.collective) == (True, 3, 1, "all_gather 1 of step 3")
+    alone = RankReport(1, "hung", "did not finish in time", 41, "velocity of gen", "stack", calls=calls(42))
+    done = RankReport(0, "finished", "finished its part", 48, "finishing", calls=calls(41))
+    row = runner._row(FAULTS["bound_rule_differs_on_one_rank"], report_of(alone, done), 3.0)
+    assert (row.placed, row.step, row.rank, row.collective) == (True, 41, 1, "all_gather 1 of step 41")
+    assert row.message == "rank 1 waits in all_gather 1 of step 41, which rank 0 never joined (rank 0 has finished)"
+
+
+OTHER_DTYPE = FAULTS["broadcast_in_another_dtype"]
+
+
+def ended(rank: int = 1, step: int = 8, name: str = "collectives") -> RunReport:
+    """A run of that fault whose loop came to its end, as over NCCL, and which check found what where."""
+    divergence = Divergence(step, (0, rank), name)
+    found = Finding(name, "broken", Verdict.FAIL, "in another dtype", Compared(49, 91), divergence)
+    return replace(blank_report(Job()), verdict=Verdict.FAIL, findings=(found,))
+
+
+def test_where_a_loop_ends_all_the_same_a_check_must_fail_and_place_it() -> None:
+    row = runner._row(OTHER_DTYPE, ended(), 3.0)
+    assert (row.caught, row.placed, row.fired, row.step, row.rank) == (True, True, ("collectives",), 8, 1)
+    due = {"check": "collectives", "step": 8, "rank": 1, "collective": ""}
+    assert (row.ended, row.message, row.to_dict()["expected"]) == (True, "in another dtype", due)
+    for elsewhere in (ended(step=9), ended(rank=0)):
+        row = runner._row(OTHER_DTYPE, elsewhere, 3.0)
+        assert (row.caught, row.placed) == (True, False)
+    assert not runner._row(OTHER_DTYPE, ended(name="ranks_agree"), 3.0).caught
+    assert not runner._row(FAULTS["rank_dies"], ended(), 3.0).caught
+
+
+def test_where_it_does_not_end_that_check_changes_nothing() -> None:
+    died = RankReport(1, "died", "was killed by SIGABRT", 7, "broadcast 2 of step 8")
+    row = runner._row(OTHER_DTYPE, report_of(died, RankReport(0, "raised", "raised RuntimeError", 8)), 3.0)
+    assert (row.caught, row.placed, row.ended, row.fired) == (True, True, False, ("unknown",))
+    assert OTHER_DTYPE.due == "unknown, stuck in broadcast 2 of step 8; collectives where the loop ends"
+
+
+@pytest.mark.parametrize("name", ["collectives", "ranks_agree"])
+def test_a_loop_that_ends_is_not_run_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More time would change nothing, whatever was found."""
+    runs: list[Job] = []
+
+    def judge(one: Fault, job: Job, kept: object) -> Row:
+        runs.append(job)
+        return runner._row(one, ended(name=name), 1.0)
+
+    monkeypatch.setattr(runner, "_run", judge)
+    row = run_fault(OTHER_DTYPE, Job(timeout=90.0), 2, hang_limit=3.0)
+    assert (row.caught, len(runs)) == (name == "collectives", 1)
 
 
 def test_ranks_that_all_wait_in_one_collective_miss_nobody() -> None:
@@ -163,7 +229,9 @@ def test_where_ranks_wait_in_several_collectives_the_first_is_told() -> None:
             RankReport(3, "waiting", "", 2, "broadcast 1 of step 3"),
         ]
     )
-    assert str(said) == "ranks 1 and 3 wait in broadcast 1 of step 3, which ranks 0 and 2 never joined"
+    assert str(said) == (
+        "ranks 1 and 3 wait in broadcast 1 of step 3, which ranks 0 and 2 never joined (rank 2 has finished)"
+    )
 
 
 @pytest.mark.nightly

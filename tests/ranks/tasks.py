@@ -144,7 +144,7 @@ def fail(rank: Rank, way: str, step: int = 3, victims: tuple[int, ...] = (VICTIM
 
 
 def _gather(rank: Rank, step: int) -> None:
-    rank.marker.activity(f"all_gather 1 of step {step}")
+    rank.marker.collective("all_gather", 1, step)
     rank.group.all_gather(torch.zeros(4))
     rank.marker.activity("")
 

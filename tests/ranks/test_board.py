@@ -8,6 +8,7 @@ import pytest
 
 from verify.ranks.anonymous import AnonymousFile
 from verify.ranks.board import Board, Marker, Place
+from verify.ranks.calls import KEPT, Calls
 
 
 @pytest.fixture
@@ -32,6 +33,46 @@ def test_ranks_write_their_own_record_and_others_see_it(file: AnonymousFile) -> 
     assert reader.read()[0] == Place(0, 3, "local", "")
     pen.begin("broadcast")
     assert reader.read()[0] == Place(-1, 1, "broadcast", "")
+
+
+def test_collectives_are_counted_and_the_last_of_them_kept(file: AnonymousFile) -> None:
+    reader, pen, other = Board(file.descriptor, 2), *(Marker(Board(file.descriptor, 2), rank) for rank in (0, 1))
+    pen.begin("local")
+    pen.collective("broadcast", 1, 0)
+    for step in range(KEPT - 1):
+        pen.collective("all_gather", 2, step)
+    other.collective("all_gather", 3, 99)
+    place = reader.read()[0]
+    assert (place.marks, place.activity) == (KEPT + 1, f"all_gather 2 of step {KEPT - 2}")
+    assert [place.calls.name(number) for number in (1, 2, KEPT)] == [
+        "broadcast 1 of step 0", "all_gather 2 of step 0", f"all_gather 2 of step {KEPT - 2}",
+    ]  # fmt: skip
+    for step in range(3):  # Over the oldest.
+        pen.collective("all_gather", 1, step)
+    pen.activity("velocity of gen")
+    calls = reader.read()[0].calls
+    assert [calls.name(number) for number in (3, 4, KEPT, KEPT + 3, KEPT + 4)] == [
+        "", "all_gather 2 of step 2", f"all_gather 2 of step {KEPT - 2}", "all_gather 1 of step 2", "",
+    ]  # fmt: skip
+    assert calls.count == KEPT + 3
+    assert reader.read()[1].calls.name(1) == "all_gather 3 of step 99"
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_task_begins_with_no_collective_called(file: AnonymousFile, begins: bool) -> None:
+    """Whether the rank says so or, before it has come to that, the controller that hands the task out."""
+    board = Board(file.descriptor, 2)
+    pen = Marker(board, 0)
+    pen.begin("local")
+    pen.collective("broadcast", 1, 0)
+    if begins:
+        pen.begin("broadcast")
+    else:
+        board.write(0, Place(task="broadcast"))
+    assert board.read()[0].calls == Calls()
+    pen.begin("broadcast")
+    pen.collective("all_gather", 1, 7)
+    assert [board.read()[0].calls.name(number) for number in (1, 2)] == ["all_gather 1 of step 7", ""]
 
 
 @pytest.mark.parametrize(

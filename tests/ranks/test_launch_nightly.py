@@ -105,6 +105,10 @@ def test_a_hang_ends_in_time(tmp_path: Path) -> None:
     first = run.document["failure"]["ranks"][0]
     assert (first["rank"], first["state"], first["step"], first["activity"]) == (1, "hung", 2, "")
     assert "_stand" in first["trace"]
+    # What the other replica's ranks have called says nothing of this one's.
+    assert run.document["failure"]["awaited"]["said"] == (
+        "rank 0 waits in all_gather 1 of step 4, which rank 1 never joined"
+    )
 
 
 @pytest.mark.nightly

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from verify.protocols import Group
+from verify.text import call_text
 
 T = TypeVar("T")
 PATIENCE = 20.0
@@ -84,3 +85,6 @@ class Notes:
 
     def activity(self, words: str) -> None:
         self.said.append(words)
+
+    def collective(self, name: str, number: int, step: int) -> None:
+        self.said.append(call_text(name, number, step))

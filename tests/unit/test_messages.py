@@ -19,6 +19,7 @@ from verify.bits import first_difference
 from verify.checks import LoopRun, judge
 from verify.checks.each_step import each_step
 from verify.locate import Location
+from verify.ranks.calls import Calls, packed
 from verify.ranks.failure import RankFailure, RankReport
 from verify.report.message import failure_text, rank_failure_text
 from verify.schedule import ALL_GATHER, BROADCAST
@@ -221,6 +222,16 @@ def rank_skips_a_collective() -> str:
     )
 
 
+def process_ran_ahead() -> str:
+    """Over NCCL calls return before they are over: the process of rank 0 went on for seven steps."""
+    made = [packed("all_gather", 1, step) for step in range(29)]
+    return ended(
+        RankReport(0, "hung", "did not finish in time", 27, "all_gather 1 of step 28", STACK,
+                   calls=Calls(29, b"".join(made))),
+        RankReport(1, "finished", "finished its part", 20, "finishing", calls=Calls(21, b"".join(made[:21]))),
+    )  # fmt: skip
+
+
 def rank_is_busy() -> str:
     busy = RankReport(1, "hung", "did not finish in time", 2, "velocity of text", STACK)
     return ended(busy, RankReport(0, "hung", "did not finish in time", 2, "all_gather 1 of step 3", STACK))
@@ -238,7 +249,7 @@ CASES: dict[str, Callable[[], str]] = {
         *(one_bit, sign_of_zero, nan_payload, not_shared, other_noise, located, each_step_alone, loops_differ),
         *(step_too_many, bound_rule, broadcast_added, gather_missing, dtypes_differ, in_parallel_no_more),
         *(cache_written, another_x_t, not_finite, environments_differ, rank_died, dtype_in_a_broadcast),
-        *(rank_skips_a_collective, rank_is_busy, loop_raised),
+        *(rank_skips_a_collective, process_ran_ahead, rank_is_busy, loop_raised),
     )
 }
 

@@ -56,8 +56,9 @@ is in [registry.py](registry.py) (`Wiring`).
 
 `verify faults` injects {two} faults on two ranks, `verify faults --world-size 3` all {all}. Each must be caught by the
 check named last, at its step, on its rank; the report of one that hangs must also name the collective in which ranks
-are stuck. `unknown`: the loop cannot end, and the report must say on which rank and where. vo is
-vllm-project/vllm-omni, sg sgl-project/sglang, pt pytorch/pytorch.
+are stuck. `unknown`: the loop cannot end, and the report must say on which rank and where; where it ends all the same,
+as one of them does over NCCL, the check named beside it must fail. vo is vllm-project/vllm-omni, sg
+sgl-project/sglang, pt pytorch/pytorch.
 
 {table}"""
 
@@ -72,8 +73,7 @@ def rendered() -> str:
 def _row(fault: Fault) -> list[str]:
     step = "any" if fault.step is None else "before 0" if fault.step == BEFORE else str(fault.step)
     rank = "every" if fault.rank is None else str(fault.rank)
-    check = fault.caught_by + (f", stuck in {fault.stuck_in}" if fault.stuck_in else "")
-    return [fault.name, fault.summary, fault.source, fault.breaks, step, rank, check]
+    return [fault.name, fault.summary, fault.source, fault.breaks, step, rank, fault.due]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,6 +39,9 @@ class Fault:
         step: where it strikes; -1 before step 0; None if a step does not apply.
         rank: whom it strikes; None for every rank alike.
         caught_by: the check that must fail, or ``unknown`` for a loop that cannot end.
+        or_by: the check that must fail where a loop that ``unknown`` is due of ends all the same, as over NCCL; empty
+            where that is a miss.
+        or_rank: the rank which that check must name; None for any.
         base: the loop version it breaks.
         image: whether it needs image guidance.
         least_ranks: the world size it takes at least.
@@ -57,6 +60,8 @@ class Fault:
     step: int | None
     rank: int | None
     caught_by: str
+    or_by: str
+    or_rank: int | None
     base: str
     image: bool
     least_ranks: int
@@ -65,6 +70,18 @@ class Fault:
     stuck_in: str
     lasting: bool
     loop_reference: str
+
+    @property
+    def due(self) -> str:
+        """What must catch it, in words."""
+        stuck = f", stuck in {self.stuck_in}" if self.stuck_in else ""
+        return f"{self.caught_by}{stuck}" + (f"; {self.or_by} where the loop ends" if self.or_by else "")
+
+    def as_due(self, ended: bool) -> Fault:
+        """The fault with what is expected of a run of it: ``ended`` if every rank came to the end of the loop."""
+        if not ended or not self.or_by:
+            return self
+        return replace(self, caught_by=self.or_by, rank=self.or_rank, stuck_in="", or_by="", or_rank=None)
 
     @property
     def hangs(self) -> bool:
@@ -184,6 +201,8 @@ def fault(
     caught_by: str,
     step: int | None = BEFORE,
     rank: int | None = None,
+    or_by: str = "",
+    or_rank: int | None = None,
     base: str = "local",
     image: bool = False,
     least_ranks: int = 2,
@@ -200,6 +219,9 @@ def fault(
             raise BadInput.of("the name of a fault", name, "one that no other fault has", "rename it")
         if caught_by not in CATCHERS:
             raise BadInput.of(f"caught_by of {name}", caught_by, f"one of {', '.join(CATCHERS)}", "choose one")
+        if or_by and (or_by not in USUAL_CAUSES or caught_by != UNKNOWN):
+            checks = f"one of {', '.join(USUAL_CAUSES)}, beside caught_by={UNKNOWN!r}"
+            raise BadInput.of(f"or_by of {name}", or_by, checks, "choose one or leave it out")
         if not (break_it.__doc__ or "").strip():
             raise BadInput.of(f"the docstring of {name}", "", "what goes wrong, in a sentence", "write one")
 
@@ -222,6 +244,8 @@ def fault(
             step=step,
             rank=rank,
             caught_by=caught_by,
+            or_by=or_by,
+            or_rank=or_rank,
             base=base,
             image=image,
             least_ranks=least_ranks,

@@ -16,6 +16,7 @@ from verify.replay import References
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.runner import pool_for, run_job
+from verify.text import step_of_call
 from verify.verdict import Finding, Verdict
 
 # A loop that hangs is given this much of the time that the clean control took, from a cold start and for more loops.
@@ -31,7 +32,7 @@ class Row:
     """What the suite made of one fault.
 
     Attributes:
-        fault: what was injected; None for the clean control.
+        fault: what was injected, with what is due of a run that ended as this one did; None for the clean control.
         verdict: of the run.
         fired: the checks that failed, the expected one first.
         step: the step named; None where none was.
@@ -41,6 +42,7 @@ class Row:
         caught: whether the right check failed.
         placed: whether step and rank are those injected, and the collective too where the fault hangs.
         message: the first line of evidence.
+        ended: whether every rank came to the end of the loop by itself.
     """
 
     fault: Fault | None
@@ -53,6 +55,7 @@ class Row:
     caught: bool
     placed: bool
     message: str
+    ended: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -139,7 +142,7 @@ def run_fault(
     if not fault.hangs:
         return _run(fault, job, kept)
     row = _run(fault, replace(job, timeout=min(hang_limit, job.timeout)), kept)
-    if row.caught and row.placed:
+    if row.ended or (row.caught and row.placed):  # More time changes nothing where the loop has ended.
         return row
     again = _run(fault, job, kept)
     return replace(again, seconds=row.seconds + again.seconds)
@@ -170,6 +173,8 @@ def _is_up(rank: Rank) -> None:
 
 def _row(fault: Fault, report: RunReport, seconds: float) -> Row:
     failed = [f for f in report.findings if f.verdict is Verdict.FAIL]
+    ended = report.failure is None
+    fault = fault.as_due(ended)
     failed.sort(key=lambda f: f.name != fault.caught_by)
     fired = tuple(f.name for f in failed) or ((UNKNOWN,) if report.failure is not None else ())
     if fault.caught_by == UNKNOWN:
@@ -180,11 +185,11 @@ def _row(fault: Fault, report: RunReport, seconds: float) -> Row:
         step, rank, message = _where_it_failed(failed[0]) if failed else (None, None, "")
     collective = _stuck_in(report)
     if fault.hangs and report.failure is not None and "awaited" in report.failure:
-        message += f"; {report.failure['awaited']['said']}"
-    # NCCL's calls return before the peers have come: a hung host stands somewhere after the collective, in none.
-    due = "" if report.backend == "nccl" else fault.stuck_in
+        said = report.failure["awaited"]["said"]
+        message += "" if message == said else f"; {said}"
+    due = fault.stuck_in
     placed = caught and fault.step in (step, None) and fault.rank in (rank, None) and due in (collective, "")
-    return Row(fault, report.verdict, fired, step, rank, collective, seconds, caught, placed, message)
+    return Row(fault, report.verdict, fired, step, rank, collective, seconds, caught, placed, message, ended)
 
 
 def _stuck_in(report: RunReport) -> str:
@@ -200,8 +205,11 @@ def _stuck_in(report: RunReport) -> str:
 def _where_it_ended(report: RunReport) -> tuple[int | None, int | None, str]:
     if report.failure is None:
         return None, None, ""
-    first = report.failure["ranks"][0]
-    return first["step"] + 1, first["rank"], str(report.failure["cause"])
+    first, waits = report.failure["ranks"][0], report.failure.get("awaited")
+    step = first["step"] + 1
+    if waits is not None and first["rank"] in waits["waiting"]:  # Its process may have run on over NCCL.
+        step = step_of_call(waits["collective"])
+    return step, first["rank"], str(report.failure["cause"])
 
 
 def _where_it_failed(finding: Finding) -> tuple[int | None, int | None, str]:

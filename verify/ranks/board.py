@@ -6,7 +6,15 @@ import mmap
 import struct
 from dataclasses import dataclass
 
-_RECORD = struct.Struct("<iI48s64s")
+from verify.ranks.calls import ENTRY, KEPT, Calls, packed
+from verify.text import call_text
+
+_RECORD = struct.Struct("<iI48s64sI")
+_RING = KEPT * ENTRY.size
+_SLOT = _RECORD.size + _RING
+
+
+_NONE = Calls()
 
 
 @dataclass(frozen=True)
@@ -18,16 +26,20 @@ class Place:
         marks: how often it has reported in this task.
         task: what it is running, in words.
         activity: what it is doing there: a branch evaluation, a collective.
+        calls: the collectives that it has called in this task.
     """
 
     step: int = -1
     marks: int = 0
     task: str = ""
     activity: str = ""
+    calls: Calls = _NONE
 
 
 class Board:
-    """A shared page with one record a rank. Writing costs a microsecond and never touches the device."""
+    """Shared pages with one record a rank, and a ring of its last collectives. Writing costs microseconds and never
+    touches the device.
+    """
 
     def __init__(self, descriptor: int, world_size: int) -> None:
         """Maps a file of :meth:`size` bytes, all zero at first."""
@@ -37,23 +49,33 @@ class Board:
     @staticmethod
     def size(world_size: int) -> int:
         """Bytes of a board for so many ranks."""
-        return _RECORD.size * world_size
+        return _SLOT * world_size
 
     def write(self, rank: int, place: Place) -> None:
-        """Sets the record of ``rank``."""
-        packed = _RECORD.pack(place.step, place.marks, _bytes(place.task, 48), _bytes(place.activity, 64))
-        self._page[rank * _RECORD.size : (rank + 1) * _RECORD.size] = packed
+        """Sets the record of ``rank``; of its calls the count alone, the rest is what :meth:`note` wrote."""
+        task, activity = _bytes(place.task, 48), _bytes(place.activity, 64)
+        record = _RECORD.pack(place.step, place.marks, task, activity, place.calls.count)
+        self._page[rank * _SLOT : rank * _SLOT + _RECORD.size] = record
+
+    def note(self, rank: int, number: int, call: bytes) -> None:
+        """Keeps call ``number``, from 1, of ``rank`` in its ring."""
+        at = rank * _SLOT + _RECORD.size + (number - 1) % KEPT * ENTRY.size
+        self._page[at : at + ENTRY.size] = call
 
     def read(self) -> list[Place]:
         """Every rank's record. One caught in the middle of being written is part old, part new; never an error."""
         places = []
         for rank in range(self._world_size):
-            step, marks, task, activity = _RECORD.unpack_from(self._page, rank * _RECORD.size)
-            places.append(Place(step, marks, _text(task), _text(activity)))
+            slot = self._page[rank * _SLOT : (rank + 1) * _SLOT]
+            step, marks, task, activity, count = _RECORD.unpack_from(slot)
+            oldest = _RECORD.size + (count % KEPT * ENTRY.size if count > KEPT else 0)
+            last = slot[oldest:] + slot[_RECORD.size : oldest]
+            calls = Calls(count, last[: min(count, KEPT) * ENTRY.size])
+            places.append(Place(step, marks, _text(task), _text(activity), calls))
         return places
 
     def close(self) -> None:
-        """Unmaps the page."""
+        """Unmaps the pages."""
         self._page.close()
 
 
@@ -62,11 +84,11 @@ class Marker:
 
     def __init__(self, board: Board, rank: int) -> None:
         self._board, self._rank, self._marks, self._task = board, rank, 0, ""
-        self._step = -1
+        self._step, self._calls = -1, _NONE
 
     def begin(self, task: str) -> None:
         """Starts a task: no step done yet."""
-        self._task, self._marks, self._step = task, 0, -1
+        self._task, self._marks, self._step, self._calls = task, 0, -1, _NONE
         self.activity("")
 
     def finished(self, step: int) -> None:
@@ -77,7 +99,14 @@ class Marker:
     def activity(self, words: str) -> None:
         """Notes what the rank is about to do."""
         self._marks += 1
-        self._board.write(self._rank, Place(self._step, self._marks, self._task, words))
+        self._board.write(self._rank, Place(self._step, self._marks, self._task, words, self._calls))
+
+    def collective(self, name: str, number: int, step: int) -> None:
+        """Notes that the rank is about to call the ``number``-th collective, from 1, of ``step``."""
+        self._calls = Calls(self._calls.count + 1)
+        # The count is written after what it counts.
+        self._board.note(self._rank, self._calls.count, packed(name, number, step))
+        self.activity(call_text(name, number, step))
 
 
 def _bytes(text: str, length: int) -> bytes:

@@ -25,7 +25,7 @@ from verify.ranks.failure import RankFailure, RankReport
 from verify.ranks.launch import Launch
 from verify.ranks.link import SILENCE, SILENCE_IN_DOUBT, START, Link, stacks
 from verify.ranks.pool import Watcher
-from verify.ranks.postmortem import answer_of, in_task, place_of, report_of
+from verify.ranks.postmortem import answer_of, in_task, place_of, report_of, said_of
 from verify.ranks.replica import Replica, described, replicas_of
 from verify.ranks.seat import Seat, take_seat
 from verify.ranks.worker import raised, run_task, seed
@@ -157,11 +157,7 @@ class Crew:
 
     def _say(self) -> dict[str, Any]:
         place, answer = self._board.read()[0], self._answer
-        said: dict[str, Any] = {
-            "step": place.step,
-            "marks": place.marks,
-            "task": place.task,
-            "activity": place.activity,
+        said: dict[str, Any] = said_of(place) | {
             "host": socket.gethostname(),
             "terminated": self.terminated,
             "ended": self._ended,
@@ -241,6 +237,7 @@ class Crew:
                     return error(answer.value if not rank else f"rank {rank} ({self.where(rank)}): {answer.value}")
         if self._terminated and not answers and not silent:
             return KeyboardInterrupt()  # The launcher ends all, and nobody had failed: no verdict, as on one machine.
+        marks = [self._said(rank).get("marks") for rank in everybody]
         shown = self.link.ask_for_stacks([r for r in everybody if r not in silent and r not in answers], _SHOW_WAIT)
         reports = [
             report_of(
@@ -250,6 +247,8 @@ class Crew:
                 shown.get(rank, ""),
                 self.link.words[rank].age if rank in silent else None,
                 others_failed=bool(answers or silent),
+                replica=rank // self._ranks,
+                moving=self._said(rank).get("marks") != marks[rank],
             )
             for rank in everybody
         ]

@@ -1,9 +1,10 @@
 """From what ranks answered, or did not, to a report a rank.
 
 PyTorch's flight recorder is not used. It exists for NCCL only, writes pickles to named files from a watchdog thread
-after a time limit of its own, and what it holds (each rank's last collective, its number and sizes) stands on the board
-already, in the order of the host. What it would add is how far the device is: over NCCL the host may run ahead of it,
-so that a waiting rank is found further on than the collective that it waits for. ``--backend gloo`` shows that place.
+after a time limit of its own, and what it holds of the host (each rank's collectives and their order) stands on the
+board already. Over NCCL a host runs ahead of its device, so that where it stands says nothing of what its device waits
+for; how many collectives each host has called does (:mod:`verify.ranks.calls`). What the recorder would add is how far
+a device is where all have called the same number.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def diagnose(
             # That is the cause of a peer's trouble, never the effect of it.
             state, what = "hung", f"{what} and {_why_silent(pids[rank])}"
         output = births[rank].output.tail(_OUTPUT_TAIL)
-        reports.append(RankReport(rank, state, what, place.step, place.activity, trace, output))
+        reports.append(
+            RankReport(rank, state, what, place.step, place.activity, trace, output, calls=place.calls)
+        )
     return reports
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from verify.errors import Unjudged
+from verify.ranks.calls import Calls
 from verify.schedule import ALL_GATHER, BROADCAST
+from verify.text import step_of_call
+
+_WAITING = ("hung", "waiting")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class RankReport:
         trace: its traceback, or the stack of each of its threads.
         output: the end of what it printed.
         where: its replica and host, where there are several; empty where there is one.
+        calls: the collectives that it called in this task; None if that is not known, or not up to now.
+        replica: which one it belongs to, from 0.
     """
 
     rank: int
@@ -33,6 +39,8 @@ class RankReport:
     trace: str = ""
     output: str = ""
     where: str = ""
+    calls: Calls | None = None
+    replica: int = 0
 
     @property
     def name(self) -> str:
@@ -41,43 +49,108 @@ class RankReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return {key: value for key, value in asdict(self).items() if key != "where" or value}
+        told = {key: value for key, value in asdict(self).items() if key not in ("calls", "replica")}
+        return told if self.where else {key: value for key, value in told.items() if key != "where"}
 
 
 @dataclass(frozen=True)
 class Awaited:
-    """A collective in which some ranks wait for others that never joined it.
+    """The first collective that some ranks called and others never joined.
 
     Attributes:
         collective: which, as the ranks call it: ``all_gather 1 of step 40``.
-        waiting: the ranks that wait in it.
-        missing: the ranks that do not.
+        waiting: the ranks that called it and do not go on.
+        missing: the ranks that never joined it.
+        finished: those of the missing that have finished their task.
+        here: whether it is known that the others still wait in it. Each gather waits for all; a broadcast may be over
+            for its source, which only sends, or for one that has received.
     """
 
     collective: str
     waiting: tuple[int, ...]
     missing: tuple[int, ...]
+    finished: tuple[int, ...] = ()
+    here: bool = True
 
     def __str__(self) -> str:
         verb = "waits" if len(self.waiting) == 1 else "wait"
-        return f"{_ranks(self.waiting)} {verb} in {self.collective}, which {_ranks(self.missing)} never joined"
+        where = "in" if self.here else "in or after"
+        have = "has" if len(self.finished) == 1 else "have"
+        note = f" ({_ranks(self.finished)} {have} finished)" if self.finished else ""
+        missing = _ranks(self.missing)
+        return f"{_ranks(self.waiting)} {verb} {where} {self.collective}, which {missing} never joined{note}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "collective": self.collective,
+            "waiting": list(self.waiting),
+            "missing": list(self.missing),
+            "said": str(self),
+        }
 
 
 def awaited(reports: Sequence[RankReport]) -> Awaited | None:
-    """The collective that ranks wait in for a peer; where they wait in several, the one that comes first.
+    """The collective that ranks wait in for a peer of their replica; of several, the one that comes first.
 
-    None if nobody waits, or all do in the same: then a slow network or device is as likely as a peer that is missing.
+    None if nobody waits, or if all have called it: then a slow network or device is as likely as a peer that is
+    missing.
     """
+    replicas: dict[int, list[RankReport]] = {}
+    for report in reports:
+        replicas.setdefault(report.replica, []).append(report)
+    found = [one for ranks in replicas.values() if (one := _by_count(ranks) or _by_activity(ranks)) is not None]
+    return min(found, key=lambda one: step_of_call(one.collective) or 0, default=None)
+
+
+def _by_count(reports: Sequence[RankReport]) -> Awaited | None:
+    """From how many collectives each rank has called, wherever its host stands by now."""
+    counts = {report.rank: report.calls.count for report in reports if report.calls is not None}
+    if len(counts) < len(reports):
+        return None
+    fewest = min(counts.values())
     waiting: dict[str, list[RankReport]] = {}
     for report in reports:
-        if report.state in ("hung", "waiting") and _in_collective(report):
+        if report.state in _WAITING and report.calls is not None and report.calls.count > fewest:
+            waiting.setdefault(report.calls.name(fewest + 1), []).append(report)
+    waiting.pop("", None)
+    missing = [report for report in reports if counts[report.rank] == fewest]
+    return _first(waiting, lambda there: missing)
+
+
+def _by_activity(reports: Sequence[RankReport]) -> Awaited | None:
+    """From where each rank says that it stands."""
+    waiting: dict[str, list[RankReport]] = {}
+    for report in reports:
+        if report.state in _WAITING and _in_collective(report):
             waiting.setdefault(report.activity, []).append(report)
+    return _first(waiting, lambda there: [r for r in reports if r not in there and not _has_joined(r, there[0])])
+
+
+def _has_joined(report: RankReport, waiting: RankReport) -> bool:
+    """Whether a rank has called the collective that another stands in, as far as is known."""
+    if report.calls is None or waiting.calls is None:
+        return report.activity == waiting.activity
+    return report.calls.name(waiting.calls.count) == waiting.activity
+
+
+def _first(
+    waiting: dict[str, list[RankReport]], missing_from: Callable[[list[RankReport]], list[RankReport]]
+) -> Awaited | None:
+    """Of the collectives that ranks wait in, the first; None if nobody is missing from it."""
     if not waiting:
         return None
-    collective, there = min(waiting.items(), key=lambda item: item[1][0].step)
-    ranks = tuple(sorted(report.rank for report in there))
-    missing = tuple(sorted({report.rank for report in reports} - set(ranks)))
-    return Awaited(collective, ranks, missing) if missing else None
+    collective, there = min(waiting.items(), key=lambda item: step_of_call(item[0]) or item[1][0].step)
+    missing = missing_from(there)
+    if not missing:
+        return None
+    return Awaited(
+        collective,
+        tuple(sorted(report.rank for report in there)),
+        tuple(sorted(report.rank for report in missing)),
+        tuple(sorted(report.rank for report in missing if report.state == "finished")),
+        collective.startswith(ALL_GATHER) or all(report.activity == collective for report in there),
+    )
 
 
 def _in_collective(report: RankReport) -> bool:
@@ -92,12 +165,12 @@ def _ranks(ranks: Sequence[int]) -> str:
 _MOST_TELLING_FIRST = ("died", "raised", "hung", "waiting", "finished")
 
 
-def _how_telling(report: RankReport) -> tuple[int, bool, bool, int, int]:
-    """Among hung ranks, one that shows no stack (it is stopped) keeps the others waiting; so does one outside any
+def _how_telling(report: RankReport, waiting: Sequence[int]) -> tuple[int, bool, bool, int, int]:
+    """Among hung ranks, one that shows no stack (it is stopped) keeps the others waiting; so does one that waits in no
     collective; then comes the one that is furthest behind.
     """
-    told = bool(report.trace)
-    return _MOST_TELLING_FIRST.index(report.state), told, _in_collective(report), report.step, report.rank
+    told, waits = bool(report.trace), report.rank in waiting or _in_collective(report)
+    return _MOST_TELLING_FIRST.index(report.state), told, waits, report.step, report.rank
 
 
 class RankFailure(Unjudged):
@@ -110,24 +183,28 @@ class RankFailure(Unjudged):
         self.results = dict(results or {})
         self.task = task
         self.seconds = seconds
-        self.reports = sorted(reports, key=_how_telling)
+        self.awaited = awaited(reports)
+        waiting = () if self.awaited is None else self.awaited.waiting
+        self.reports = sorted(reports, key=lambda report: _how_telling(report, waiting))
         super().__init__(f"{task}: {self.cause}")
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; ``awaited`` only where ranks wait in a collective that others never joined."""
-        waits = awaited(self.reports)
         return {
             "task": self.task,
             "cause": self.cause,
             "seconds": self.seconds,
-            **({} if waits is None else {"awaited": asdict(waits) | {"said": str(waits)}}),
+            **({} if self.awaited is None else {"awaited": self.awaited.to_dict()}),
             "ranks": [report.to_dict() for report in self.reports],
         }
 
     @property
     def cause(self) -> str:
-        """The most telling report, in one line."""
+        """The most telling report, in one line; of a rank that waits for another, what it waits in."""
         first = self.reports[0]
+        # One that shows no stack is stopped, and that is more telling.
+        if self.awaited is not None and first.rank in self.awaited.waiting and first.trace:
+            return str(self.awaited)
         where = "before step 0" if first.step < 0 else f"after step {first.step}"
         doing = f" in {first.activity}" if first.activity else ""
         return f"{first.name} {first.what} {where}{doing}"

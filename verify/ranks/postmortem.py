@@ -6,18 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from verify.ranks.board import Place
+from verify.ranks.calls import Calls
 from verify.ranks.diagnosis import Answer
 from verify.ranks.failure import RankReport
 
 
 def place_of(said: Mapping[str, Any]) -> Place:
     """Where a process was when it said so."""
-    return Place(said.get("step", -1), said.get("marks", 0), said.get("task", ""), said.get("activity", ""))
+    calls = Calls.heard(said["calls"]) if "calls" in said else Calls()
+    return Place(said.get("step", -1), said.get("marks", 0), said.get("task", ""), said.get("activity", ""), calls)
+
+
+def said_of(place: Place) -> dict[str, Any]:
+    """What a process says of where it is, in JSON values: :func:`place_of` reads it."""
+    return {
+        "step": place.step,
+        "marks": place.marks,
+        "task": place.task,
+        "activity": place.activity,
+        "calls": place.calls.said(),
+    }
 
 
 def in_task(said: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """What a process said, with its step only if it had begun ``task``."""
-    return {**said} if said.get("task") == task else {**said, "step": -1, "activity": ""}
+    """What a process said, with its step and calls only if it had begun ``task``."""
+    return {**said} if said.get("task") == task else {**said, "step": -1, "activity": "", "calls": Calls().said()}
 
 
 def answer_of(said: Mapping[str, Any]) -> Answer | None:
@@ -26,7 +39,14 @@ def answer_of(said: Mapping[str, Any]) -> Answer | None:
 
 
 def report_of(
-    rank: int, said: Mapping[str, Any], where: str, stacks: str, silence: float | None, others_failed: bool
+    rank: int,
+    said: Mapping[str, Any],
+    where: str,
+    stacks: str,
+    silence: float | None,
+    others_failed: bool,
+    replica: int = 0,
+    moving: bool = False,
 ) -> RankReport:
     """One process's report.
 
@@ -37,6 +57,8 @@ def report_of(
         stacks: of its threads; empty if it did not show them.
         silence: seconds since its last word, where they are too many.
         others_failed: whether a peer has died or raised, so that this one only waits.
+        replica: which one it belongs to.
+        moving: whether it still went on a moment ago, so that its peers' words are of another time.
     """
     place, answer = place_of(said), answer_of(said)
     state, what, trace = "hung", "did not finish in time", stacks
@@ -52,4 +74,6 @@ def report_of(
             what = "never reported (not started, or cut off)"
     elif answer is not None:
         state, what, trace = "raised", f"raised {answer.value}", answer.trace
-    return RankReport(rank, state, what, place.step, place.activity, trace, said.get("output", ""), where=where)
+    calls = None if moving or silence is not None or "calls" not in said else place.calls
+    output = said.get("output", "")
+    return RankReport(rank, state, what, place.step, place.activity, trace, output, where, calls, replica)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from verify.bits import Difference
-from verify.text import literal
+from verify.text import literal, step_of_call
 from verify.verdict import Divergence, Finding
 
 # What a failed check usually means; kept to what has been seen, see verify/faults/.
@@ -69,11 +69,14 @@ def rank_failure_text(failure: Mapping[str, Any], command: str = "") -> str:
         command: what reproduces the run; left out if empty.
     """
     lines = [f"UNKNOWN {failure['task']}: {failure['cause']} ({failure['seconds']:.1f} s after it began)"]
-    if "awaited" in failure:
-        lines.append(f"  {failure['awaited']['said']}")
+    waits: Mapping[str, Any] = failure.get("awaited", {"said": failure["cause"], "waiting": ()})
+    if waits["said"] != failure["cause"]:
+        lines.append(f"  {waits['said']}")
     for r in failure["ranks"]:
         doing = f", in {r['activity']}" if r["activity"] and r["state"] != "finished" else ""
         step = "before step 0" if r["step"] < 0 else f"last step {r['step']}"
+        if r["rank"] in waits["waiting"] and r["activity"] != waits["collective"]:
+            step = f"its process ran ahead: {step}"
         place = f" ({r['where']})" if r.get("where") else ""
         lines.append(f"  rank {r['rank']}{place} {r['what']} ({step}{doing})")
         lines += _indented(r["trace"])
@@ -90,7 +93,7 @@ def rank_failure_text(failure: Mapping[str, Any], command: str = "") -> str:
 def _usual_cause_of_an_ending(failure: Mapping[str, Any]) -> str:
     """What such an ending usually means; empty where the report says it itself, as an exception does."""
     first = failure["ranks"][0]
-    if first["state"] == "died" and " of step " in first["activity"]:  # As collectives are told, and nothing else.
+    if first["state"] == "died" and step_of_call(first["activity"]) is not None:
         return "ranks that give one collective tensors of different dtype or shape; or a fault in native code"
     if first["state"] == "hung" and "awaited" in failure:
         return (
