@@ -79,6 +79,7 @@ class Notes:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.counted: list[str] = []
 
     def finished(self, step: int) -> None:
         self.said.append(f"finished {step}")
@@ -87,4 +88,5 @@ class Notes:
         self.said.append(words)
 
     def collective(self, name: str, number: int, step: int) -> None:
-        self.said.append(call_text(name, number, step))
+        self.counted.append(call_text(name, number, step))
+        self.activity(self.counted[-1])

@@ -15,6 +15,7 @@ from verify.bits import same_bits
 from verify.caches import CacheWatch
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Observe
+from verify.ranks.group import Alone
 from verify.schedule import ALL_GATHER
 from verify.trace import Collective, Recorder, synchronise
 
@@ -66,6 +67,18 @@ def test_the_group_is_asked_for_what_the_loop_asks_for() -> None:
     assert [float(tensor[0, 0]) for tensor in watched.all_gather(x_0)] == [1.0, 2.0]
     assert [(name, src) for name, _, src in group.asked] == [("broadcast", 0), ("broadcast", 1), ("all_gather", None)]
     assert all(tensor is x_0 for _, tensor, _ in group.asked)
+
+
+def test_collectives_are_counted_where_there_are_peers() -> None:
+    """Those of the reference are not: ranks that leave it to another are not missing from it."""
+    x_0 = torch.ones(TOKENS, CHANNELS)
+    for group, counted in ((Remembering(), ["broadcast 1 of step 0", "all_gather 2 of step 0"]), (Alone(), [])):
+        pen = Notes()
+        watched = Recorder(LinearDenoiser(REQUEST.branches), group, x_0, REQUEST, CacheWatch({}), pen).group
+        watched.broadcast(x_0)
+        watched.all_gather(x_0)
+        assert pen.said == ["broadcast 1 of step 0", "", "all_gather 2 of step 0", ""]
+        assert pen.counted == counted
 
 
 def test_the_rank_and_what_the_target_said_are_in_the_trace() -> None:

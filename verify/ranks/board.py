@@ -10,10 +10,8 @@ from verify.ranks.calls import ENTRY, KEPT, Calls, packed
 from verify.text import call_text
 
 _RECORD = struct.Struct("<iI48s64sI")
-_RING = KEPT * ENTRY.size
-_SLOT = _RECORD.size + _RING
-
-
+# A rank's record, and after it the ring of its last collectives.
+_SLOT = _RECORD.size + KEPT * ENTRY.size
 _NONE = Calls()
 
 
@@ -37,8 +35,8 @@ class Place:
 
 
 class Board:
-    """Shared pages with one record a rank, and a ring of its last collectives. Writing costs microseconds and never
-    touches the device.
+    """Shared pages with one record a rank, and a ring of its last collectives. Writing costs a microsecond or
+    two and never touches the device.
     """
 
     def __init__(self, descriptor: int, world_size: int) -> None:
@@ -53,9 +51,12 @@ class Board:
 
     def write(self, rank: int, place: Place) -> None:
         """Sets the record of ``rank``; of its calls the count alone, the rest is what :meth:`note` wrote."""
-        task, activity = _bytes(place.task, 48), _bytes(place.activity, 64)
-        record = _RECORD.pack(place.step, place.marks, task, activity, place.calls.count)
-        self._page[rank * _SLOT : rank * _SLOT + _RECORD.size] = record
+        self.record(rank, place.step, place.marks, _bytes(place.task, 48), place.activity, place.calls.count)
+
+    def record(self, rank: int, step: int, marks: int, task: bytes, activity: str, called: int) -> None:
+        """As :meth:`write`, for who writes often."""
+        at = rank * _SLOT
+        self._page[at : at + _RECORD.size] = _RECORD.pack(step, marks, task, _bytes(activity, 64), called)
 
     def note(self, rank: int, number: int, call: bytes) -> None:
         """Keeps call ``number``, from 1, of ``rank`` in its ring."""
@@ -83,12 +84,12 @@ class Marker:
     """One rank's pen on the board."""
 
     def __init__(self, board: Board, rank: int) -> None:
-        self._board, self._rank, self._marks, self._task = board, rank, 0, ""
-        self._step, self._calls = -1, _NONE
+        self._board, self._rank, self._marks, self._task = board, rank, 0, b""
+        self._step, self._called = -1, 0
 
     def begin(self, task: str) -> None:
         """Starts a task: no step done yet."""
-        self._task, self._marks, self._step, self._calls = task, 0, -1, _NONE
+        self._task, self._marks, self._step, self._called = _bytes(task, 48), 0, -1, 0
         self.activity("")
 
     def finished(self, step: int) -> None:
@@ -99,19 +100,20 @@ class Marker:
     def activity(self, words: str) -> None:
         """Notes what the rank is about to do."""
         self._marks += 1
-        self._board.write(self._rank, Place(self._step, self._marks, self._task, words, self._calls))
+        self._board.record(self._rank, self._step, self._marks, self._task, words, self._called)
 
     def collective(self, name: str, number: int, step: int) -> None:
         """Notes that the rank is about to call the ``number``-th collective, from 1, of ``step``."""
-        self._calls = Calls(self._calls.count + 1)
+        self._called += 1
         # The count is written after what it counts.
-        self._board.note(self._rank, self._calls.count, packed(name, number, step))
+        self._board.note(self._rank, self._called, packed(name, number, step))
         self.activity(call_text(name, number, step))
 
 
 def _bytes(text: str, length: int) -> bytes:
     """At most ``length`` bytes, never half a character; surrogates, which no encoding has, as question marks."""
-    return text.encode(errors="replace")[:length].decode(errors="ignore").encode()
+    raw = text.encode(errors="replace")
+    return raw if len(raw) <= length else raw[:length].decode(errors="ignore").encode()
 
 
 def _text(raw: bytes) -> str:

@@ -79,9 +79,7 @@ def diagnose(
             # That is the cause of a peer's trouble, never the effect of it.
             state, what = "hung", f"{what} and {_why_silent(pids[rank])}"
         output = births[rank].output.tail(_OUTPUT_TAIL)
-        reports.append(
-            RankReport(rank, state, what, place.step, place.activity, trace, output, calls=place.calls)
-        )
+        reports.append(RankReport(rank, state, what, place.step, place.activity, trace, output, calls=place.calls))
     return reports
 
 
