@@ -42,11 +42,11 @@ class WatchedDenoiser:
         return v_t
 
 
-class WatchedGroup:
-    """A group that reports each collective."""
+class WrappedGroup:
+    """The part of a group that stays as it is when its collectives are wrapped: rank and world size."""
 
-    def __init__(self, recorder: Listener, group: Group) -> None:
-        self._recorder, self._group = recorder, group
+    def __init__(self, group: Group) -> None:
+        self._group = group
 
     @property
     def rank(self) -> int:
@@ -55,6 +55,14 @@ class WatchedGroup:
     @property
     def world_size(self) -> int:
         return self._group.world_size
+
+
+class WatchedGroup(WrappedGroup):
+    """A group that reports each collective."""
+
+    def __init__(self, recorder: Listener, group: Group) -> None:
+        super().__init__(group)
+        self._recorder = recorder
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         self._recorder.collective(ALL_GATHER, tensor)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from verify.protocols import Denoiser, Group
 from verify.schedule import ALL_GATHER, BROADCAST
+from verify.watched import WrappedGroup
 
 FORWARD = "forward"
 COMBINE = "combine"
@@ -74,19 +75,12 @@ class TimedDenoiser:
         return v_t
 
 
-class TimedGroup:
+class TimedGroup(WrappedGroup):
     """A group whose collectives are timed: the wait for the slowest rank is part of each."""
 
     def __init__(self, group: Group, watch: Stopwatch) -> None:
-        self._group, self._watch = group, watch
-
-    @property
-    def rank(self) -> int:
-        return self._group.rank
-
-    @property
-    def world_size(self) -> int:
-        return self._group.world_size
+        super().__init__(group)
+        self._watch = watch
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         began = self._watch.now()

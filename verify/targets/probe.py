@@ -21,6 +21,7 @@ from verify.protocols import Denoiser, Group
 from verify.ranks.worker import Rank
 from verify.targets.protocol import REFERENCE
 from verify.targets.session import Plan, autocast, find_loop, group_for, prepare, request_for
+from verify.watched import WrappedGroup
 
 
 @dataclass(frozen=True)
@@ -172,17 +173,10 @@ class _ProbedDenoiser:
         return result
 
 
-class _ProbedGroup:
+class _ProbedGroup(WrappedGroup):
     def __init__(self, probe: _Probe, group: Group) -> None:
-        self._probe, self._group = probe, group
-
-    @property
-    def rank(self) -> int:
-        return self._group.rank
-
-    @property
-    def world_size(self) -> int:
-        return self._group.world_size
+        super().__init__(group)
+        self._probe = probe
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         self._probe.pause(anew=True)
