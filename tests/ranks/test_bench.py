@@ -12,6 +12,7 @@ import pytest
 from pools import shared_pool
 
 from verify.bench.budget import Budget
+from verify.bench.comparison import Comparison
 from verify.bench.points import Point, measure, settings
 from verify.bench.session import Session
 from verify.cli import main
@@ -83,7 +84,7 @@ def test_a_point_that_cannot_begin_is_left_out_and_said() -> None:
 
 def test_what_is_known_is_saved_after_each_alternation() -> None:
     saved = []
-    measure([Point(JOB, 3)], save=lambda done: saved.append([point["alternations"] for point in done]))
+    measure(Comparison, [Point(JOB, 3)], save=lambda done: saved.append([point["alternations"] for point in done]))
     assert [1] in saved and [2] in saved
     assert saved == sorted(saved)
     assert saved[-1] == [3]
@@ -153,6 +154,6 @@ def test_bad_input_is_one_line(options: list[str], said: str, capsys: pytest.Cap
 
 def test_a_graph_that_cannot_be_recorded_leaves_the_eager_loops() -> None:
     """On a CPU there is nothing to record with: the point says so, and is measured without."""
-    (point,) = measure([Point(JOB, 1, graph=True)], Budget())
+    (point,) = measure(Comparison, [Point(JOB, 1, graph=True)], Budget())
     assert list(point["loops"]) == ["reference", "broadcast", "local"]
     assert any(note.startswith("CUDA graphs: not recorded: ") for note in point["notes"])

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from verify.bench.overhead import measure_overhead
+from verify.bench.comparison import Comparison
+from verify.bench.overhead import Overhead
 from verify.bench.points import Point, measure
 from verify.bench.syncs import syncs_in_loop
 from verify.job import Job
@@ -25,7 +26,7 @@ CUDA = Job(request=REQUEST, options=ModelOptions(autocast=True), device="cuda")
 
 
 def test_loops_over_cuda_graphs_are_timed_beside_eager_ones() -> None:
-    (point,) = measure([Point(CUDA, 2, graph=True)])
+    (point,) = measure(Comparison, [Point(CUDA, 2, graph=True)])
     assert point["notes"] == [note for note in point["notes"] if not note.startswith("CUDA graphs: ")]
     assert list(point["loops"]) == ["reference", "broadcast", "local", "broadcast+graph", "local+graph"]
     assert point["forward"]["replay_s"] > 0
@@ -34,7 +35,7 @@ def test_loops_over_cuda_graphs_are_timed_beside_eager_ones() -> None:
 @pytest.mark.parametrize("backend", [pytest.param("nccl", marks=pytest.mark.gpu(count=2)), "gloo"])
 def test_recording_adds_no_host_wait(backend: str) -> None:
     job = replace(CUDA, backend=backend)
-    (point,) = measure_overhead([Point(job, 1)])
+    (point,) = measure(Overhead, [Point(job, 1)])
     for loop in point["loops"].values():
         assert loop["syncs"]["recorded"] == loop["syncs"]["bare"]
         if backend == "nccl":  # gloo moves tensors through the CPU, and waits for that.

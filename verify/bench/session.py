@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from verify.bench.budget import Budget
-from verify.bench.overhead import measure_overhead
+from verify.bench.comparison import Comparison
+from verify.bench.overhead import Overhead
 from verify.bench.points import Point, measure
 from verify.errors import Unjudged
 from verify.ranks.failure import RankFailure
@@ -67,7 +68,8 @@ class Session:
             pool = pool_for(place(largest.ranks, largest.device, largest.backend).spec)
             self.document["environment"] = pool.run(describe_rank, largest.options)
             self.document["timings"]["starting"] = time.monotonic() - self._began
-            (measure_overhead if self.kind == "overhead" else measure)(self._points, self._budget, self._keep, progress)
+            what = Overhead if self.kind == "overhead" else Comparison
+            measure(what, self._points, self._budget, self._keep, progress)
         except Unjudged as reason:
             self._end(str(reason))
             if isinstance(reason, RankFailure):
