@@ -24,7 +24,7 @@ def become(rank: int, port: str, world: str, folder: str, changes: dict[str, str
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(
-        {"SLURM_PROCID": str(rank), "SLURM_NTASKS": world, "SLURM_LOCALID": str(rank)},
+        {"SLURM_PROCID": str(rank), "SLURM_NTASKS": world, "SLURM_LOCALID": str(rank), "SLURM_STEP_ID": "0"},
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=port,
         **changes,

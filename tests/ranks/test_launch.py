@@ -19,7 +19,9 @@ from verify.ranks.replica import described
 
 MEETING = {"MASTER_ADDR": "node-a", "MASTER_PORT": "29500"}
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "none", **MEETING}
-SRUN = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", **MEETING}
+SRUN = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", **MEETING}
+# A batch script runs once, whatever number of tasks its job has: sbatch gives it a rank, and no step.
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", **MEETING}
 MPIRUN = {
     "OMPI_COMM_WORLD_RANK": "3",
     "OMPI_COMM_WORLD_SIZE": "4",
@@ -75,7 +77,19 @@ def test_a_step_of_a_job_has_its_own_number_of_tasks() -> None:
 
 @pytest.mark.parametrize(
     "variables",
-    [{}, MEETING, {"RANK": "0"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}],
+    [
+        {},
+        MEETING,
+        {"RANK": "0"},
+        {"RANK": "1", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "none", **MEETING},
+        {"WORLD_SIZE": "2", **MEETING},
+        {"RANK": "0", "WORLD_SIZE": "1"},
+        {"OMPI_COMM_WORLD_RANK": "1", **MEETING},
+        {"PMI_RANK": "1", **MEETING},
+        {"SLURM_PROCID": "1", "SLURM_STEP_ID": "0", **MEETING},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"},
+        BATCH,
+    ],
 )
 def test_a_process_started_by_hand_is_not_launched(variables: dict[str, str]) -> None:
     assert launched(variables) is None
@@ -111,6 +125,36 @@ def test_what_a_launcher_left_out_is_named(changes: dict[str, str], said: str) -
     assert str(caught.value) == said
 
 
+@pytest.mark.parametrize("missing", [("MASTER_ADDR",), ("MASTER_PORT",), ("MASTER_ADDR", "MASTER_PORT")])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_half_of_what_torchrun_sets_is_told_whatever_the_rank(
+    rank: str, missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was exported by hand, so no other process may be there to tell."""
+    for name, value in ({"RANK": rank, "WORLD_SIZE": "2"} | MEETING).items():
+        monkeypatch.setenv(name, value)
+    for name in missing:
+        monkeypatch.delenv(name)
+    assert main(["run"]) == 2
+    what = "the host of global rank 0" if missing[0] == "MASTER_ADDR" else "a free port there"
+    assert capsys.readouterr().err == (
+        f"verify: {missing[0]} is not set, expected {what}, since RANK and WORLD_SIZE say that this is one of 2 "
+        "processes; export MASTER_ADDR and MASTER_PORT, or unset RANK and WORLD_SIZE\n"
+    )
+
+
+@pytest.mark.parametrize(("rank", "size", "name"), [("2", "2", "RANK"), ("x", "2", "RANK"), ("1", "x", "WORLD_SIZE")])
+def test_who_has_a_rank_that_cannot_be_says_so(
+    rank: str, size: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No launcher sets that; rank 0, if there is one, has nothing to complain of."""
+    for variable, value in ({"RANK": rank, "WORLD_SIZE": size} | MEETING).items():
+        monkeypatch.setenv(variable, value)
+    assert main(["run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"verify: {name} is ")
+
+
 def test_seats() -> None:
     launches = [Launch("srun", rank, 6, None, "node-a", 1) for rank in range(6)]
     assert [launch.seat(3) for launch in launches] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
@@ -124,6 +168,7 @@ def test_one_of_many_processes_tells_of_bad_usage(
     for rank, lines in (("0", 1), ("1", 0)):
         monkeypatch.setenv("SLURM_PROCID", rank)
         monkeypatch.setenv("SLURM_NTASKS", "2")
+        monkeypatch.setenv("SLURM_STEP_ID", "0")
         assert main(["run", "--seed", "x"]) == 2
         assert len(capsys.readouterr().err.splitlines()) == lines
 

@@ -7,7 +7,7 @@ variables, Open MPI's ``OMPI_*``, and ``PMI_*`` of MPICH, Intel MPI and Cray.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from verify.errors import BadInput
@@ -20,8 +20,12 @@ _LAUNCHERS = (
     ("mpiexec", ("PMI_RANK",), ("PMI_SIZE",), ("MPI_LOCALRANKID", "PALS_LOCAL_RANKID", "SLURM_LOCALID")),
     ("srun", ("SLURM_PROCID",), ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), ("SLURM_LOCALID",)),
 )
-_ADDRESS, _PORT = "MASTER_ADDR", "MASTER_PORT"
+# What srun sets and sbatch does not: a batch script has a rank and its job's number of tasks too, but runs once.
+_STEP = ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS")
+_ADDRESS, _PORT, _ELASTIC = "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"
 _MOST_PROCESSES = 4096
+
+_Variable = tuple[str, str]  # Its name and its value.
 
 
 @dataclass(frozen=True)
@@ -78,20 +82,15 @@ class Launch:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """What the launcher says; None for a process that was started by hand, or alone by srun or mpirun.
+    """What the launcher says; None for a process started by hand, by a batch script, or alone by srun or mpirun.
 
     Raises:
         BadInput: a variable that a launcher sets is missing or holds nonsense.
     """
-    for launcher, rank_names, size_names, local_names in _LAUNCHERS:
-        rank, world_size = _first(environment, rank_names), _first(environment, size_names)
-        if rank is None or world_size is None:
-            continue
+    for launcher, rank, world_size, local in _claims(environment):
         processes = _integer(*world_size, 1, _MOST_PROCESSES)
-        elastic = "TORCHELASTIC_RUN_ID" in environment
-        if processes == 1 and not (launcher == "torchrun" and elastic):
+        if processes == 1 and not (launcher == "torchrun" and _ELASTIC in environment):
             continue  # One process that a batch system started is no group: it starts its ranks itself.
-        local = _first(environment, local_names)
         return Launch(
             launcher=launcher,
             rank=_integer(*rank, 0, processes - 1),
@@ -108,20 +107,44 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
 
 def speaks(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process may print what all of them would: a process started by hand, or global rank 0."""
-    for _, rank_names, size_names, _ in _LAUNCHERS:
-        rank, world_size = _first(environment, rank_names), _first(environment, size_names)
-        if rank is not None and world_size is not None and world_size[1] != "1":
-            return rank[1] == "0"
+    for launcher, rank, world_size, _ in _claims(environment):
+        if not _is_integer(world_size[1], 1, _MOST_PROCESSES):
+            return (
+                True  # No launcher sets that: it was exported by hand, as half a set is, and nobody else may be there.
+            )
+        if (processes := int(world_size[1])) > 1:
+            placed = _is_integer(rank[1], 0, processes - 1) and not _is_half(environment, launcher)
+            return not placed or int(rank[1]) == 0
     return True
 
 
-def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, str] | None:
+def _claims(environment: Mapping[str, str]) -> Iterator[tuple[str, _Variable, _Variable, _Variable | None]]:
+    """Each launcher that says it started this process, the innermost first, and its rank, world size and local rank."""
+    for launcher, rank_names, size_names, local_names in _LAUNCHERS:
+        rank, world_size = _first(environment, rank_names), _first(environment, size_names)
+        if rank is None or world_size is None or (launcher == "srun" and _first(environment, _STEP) is None):
+            continue
+        yield launcher, rank, world_size, _first(environment, local_names)
+
+
+def _is_half(environment: Mapping[str, str], launcher: str) -> bool:
+    """Whether only half of what torchrun sets is there: somebody exported it, and there may be no other process."""
+    meeting = environment.get(_ADDRESS) and environment.get(_PORT)
+    return launcher == "torchrun" and _ELASTIC not in environment and not meeting
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> _Variable | None:
     return next(((name, environment[name]) for name in names if name in environment), None)
 
 
 def _required(environment: Mapping[str, str], name: str, launcher: str) -> str:
     if not environment.get(name):
         what = "the host of global rank 0" if name == _ADDRESS else "a free port there"
+        if _is_half(environment, launcher):
+            raise BadInput(
+                f"{name} is not set, expected {what}, since RANK and WORLD_SIZE say that this is one of "
+                f"{environment['WORLD_SIZE']} processes; export {_ADDRESS} and {_PORT}, or unset RANK and WORLD_SIZE"
+            )
         raise BadInput(
             f"{name} is not set, expected {what}, where the processes that {launcher} started meet; export "
             f"{_ADDRESS} and {_PORT}, or start verify without {launcher}"
@@ -130,9 +153,13 @@ def _required(environment: Mapping[str, str], name: str, launcher: str) -> str:
 
 
 def _integer(name: str, value: str, least: int, greatest: int) -> int:
-    if not (value.isascii() and value.isdigit()) or not least <= int(value[:20]) <= greatest:
+    if not _is_integer(value, least, greatest):
         raise BadInput.of(name, value, f"an integer from {least} to {greatest}", "leave it to the launcher")
     return int(value)
+
+
+def _is_integer(value: str, least: int, greatest: int) -> bool:
+    return value.isascii() and value.isdigit() and least <= int(value[:20]) <= greatest
 
 
 def _shape(environment: Mapping[str, str], processes: int) -> tuple[int, int] | None:
