@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from traces import STEPS, changed, clean, cut, extended, small_request, swapped
 
-from verify.checks import schedule_followed
+from verify.checks import LoopRun, judge, schedule_followed
 from verify.schedule import Schedule
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -103,6 +103,16 @@ def test_step_sizes_of_another_dtype_or_number() -> None:
     fewer = followed(dts=TWO.schedule.dts[:-1])
     summary = "rank 0 follows a schedule of 6 step sizes, expected 7"
     assert_fails(schedule_followed(changed(clean(TWO), 0, followed=fewer), TWO), summary, 6, (0, 0), "schedule")
+
+
+@pytest.mark.parametrize("flags", [0, STEPS - 1, STEPS + 1])
+def test_a_schedule_that_does_not_say_of_each_step_whether_it_is_guided(flags: int) -> None:
+    other = followed(guided=(*TWO.schedule.guided, True)[:flags])
+    summary = f"rank 1 follows a schedule of {flags} guided flags, expected 7"
+    step = min(flags, STEPS)
+    assert_fails(schedule_followed(changed(clean(TWO), 1, followed=other), TWO), summary, step, (1, 1), "schedule")
+    findings = judge(TWO, {"local": LoopRun([replace(t, followed=other) for t in clean(TWO)], "local")}, clean(TWO)[0])
+    assert summary.replace("rank 1", "rank 0") in [f.summary for f in findings if f.verdict is Verdict.FAIL]
 
 
 @pytest.mark.parametrize("num_timesteps", [7, 9])

@@ -47,6 +47,9 @@ def _first_difference(request: DenoiseRequest, followed: Schedule) -> tuple[int,
     if len(followed.dts) != due.steps:
         sizes = len(followed.dts)
         return min(due.steps, sizes), f"follows a schedule of {sizes} step sizes, expected {due.steps}"
+    if len(followed.guided) != due.steps:
+        flags = len(followed.guided)
+        return min(due.steps, flags), f"follows a schedule of {flags} guided flags, expected {due.steps}"
     for step in range(due.steps):
         t, its = due.timesteps[step], followed.timesteps[step]
         # Floats, but never computed with: NaN would differ from itself, and should.
