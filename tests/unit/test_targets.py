@@ -121,6 +121,18 @@ def test_what_a_target_makes_of_a_request() -> None:
     assert (placed.branches, placed.schedule.timesteps) == (("a", "b"), (3.0, 2.0))
 
 
+@pytest.mark.parametrize("counts", [(2, 3, 3), (3, 2, 3), (3, 3, 2), (3, 3, 4)])
+def test_a_target_whose_schedule_has_not_as_many_of_each(counts: tuple[int, int, int]) -> None:
+    times, sizes, flags = counts
+    uneven = Schedule((1.0,) * times, torch.ones(sizes), (True,) * flags)
+    with pytest.raises(BadInput) as caught:
+        understood(SimpleNamespace(name="mine", schedule=lambda request: uneven), DenoiseRequest())
+    assert str(caught.value) == (
+        f"the schedule of target mine has {times} timesteps, {sizes} dts and {flags} guided flags, expected as many of "
+        "each; mend its method schedule, see Target in verify/targets/protocol.py"
+    )
+
+
 def test_only_a_target_that_explains_does() -> None:
     finding = Finding("schedule", "x", Verdict.FAIL, "more steps")
     assert explained(find_target("builtin"), finding) == ()

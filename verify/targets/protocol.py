@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Loop
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
@@ -112,14 +113,22 @@ class Target(Protocol):
 
 
 def understood(target: Target, request: DenoiseRequest) -> DenoiseRequest:
-    """The request with the schedule and branches that ``target`` makes of it."""
+    """The request with the schedule and branches that ``target`` makes of it.
+
+    Raises:
+        BadInput: its schedule has not as many timesteps, dts and guided flags; or the target refuses the request.
+    """
     branches, schedule = getattr(target, "branches", None), getattr(target, "schedule", None)
     if branches is None and schedule is None:
         return request
-    return request.following(
-        request.schedule if schedule is None else schedule(request),
-        request.branches if branches is None else tuple(branches(request)),
-    )
+    own = request.schedule if schedule is None else schedule(request)
+    counts = len(own.timesteps), len(own.dts), len(own.guided)
+    if len(set(counts)) > 1:
+        raise BadInput(
+            "the schedule of target {} has {} timesteps, {} dts and {} guided flags, expected as many of each; mend "
+            "its method schedule, see Target in verify/targets/protocol.py".format(target.name, *counts)
+        )
+    return request.following(own, request.branches if branches is None else tuple(branches(request)))
 
 
 def explained(target: Target, finding: Finding) -> tuple[str, ...]:
