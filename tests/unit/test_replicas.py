@@ -93,7 +93,7 @@ def test_the_same_wrong_start_in_one_replica() -> None:
         ("driver", ("570.1", "580.2")),
         ("torch", ("2.11.0", "2.13.0")),
         ("nccl", ("2.28.9", "2.29.1")),
-        ("flags", ({"tf32": False}, {"tf32": True})),
+        ("flags", ({"deterministic": True, "tf32": False}, {"deterministic": True, "tf32": True})),
         ("variables", ({}, {"NVIDIA_TF32_OVERRIDE": "1"})),
         ("cpu", ("one", "another")),
     ],
@@ -107,8 +107,13 @@ def test_an_environment_is_named_before_bits_are_blamed(name: str, values: Seque
     first = first_of(finding)
     assert (first.step, first.tensor, first.replicas, first.ranks) == (None, f"environment, {name}", (0, 1), (0, 0))
     begins = f"rank 0 of replica 0 (on node-0) and rank 0 of replica 1 (on node-1) run with a different {name}"
+    # Of many flags or variables, those that differ.
+    told, (one, other) = {
+        "flags": ("flags, tf32", (False, True)),
+        "variables": ("variables, NVIDIA_TF32_OVERRIDE", (None, "1")),
+    }.get(name, (name, values))
     assert finding.details[0] == (
-        f"{name}: {values[0]!r} in rank 0 of replica 0 (on node-0), {values[1]!r} in rank 0 of replica 1 (on node-1)"
+        f"{told}: {one!r} in rank 0 of replica 0 (on node-0), {other!r} in rank 0 of replica 1 (on node-1)"
     )
     if bits_differ:
         bits = "rank 1 of local in replica 0 and rank 1 of local in replica 1 differ in x_t after step 3"

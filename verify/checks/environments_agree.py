@@ -18,18 +18,19 @@ def environments_agree(traces: Sequence[Trace]) -> Finding:
         return Finding(NAME, loop, Verdict.UNKNOWN, "one rank has nobody to agree with")
     keys = sorted({key for trace in traces for key in trace.environment} - PRIVATE_ENVIRONMENT)
     compared = Compared(first.steps, len(keys) * (len(traces) - 1))
-    differing = [
+    found = [
         (trace.rank, key, first.environment.get(key), trace.environment.get(key))
         for trace in traces[1:]
-        for key in keys
-        if first.environment.get(key) != trace.environment.get(key)
+        for key in differing(first.environment, trace.environment)
     ]
-    if not differing:
+    if not found:
         if not compared.elements:
             return Finding(NAME, loop, Verdict.UNKNOWN, "no rank said what it runs on", compared)
         return Finding(NAME, loop, Verdict.PASS, f"{len(keys)} properties equal on every rank", compared)
-    details = [line for rank, key, ours, theirs in differing for line in _differences(rank, key, ours, theirs)]
-    rank, key, _, _ = differing[0]
+    details = [
+        line for rank, key, ours, theirs in found for line in told(key, ours, theirs, ("on rank 0", f"on rank {rank}"))
+    ]
+    rank, key, _, _ = found[0]
     return Finding(
         NAME,
         loop,
@@ -41,9 +42,14 @@ def environments_agree(traces: Sequence[Trace]) -> Finding:
     )
 
 
-def _differences(rank: int, key: str, ours: Any, theirs: Any) -> list[str]:
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The names of what is not the same in both, in alphabetical order; what is a rank's own does not count."""
+    return sorted(name for name in {*ours, *theirs} - PRIVATE_ENVIRONMENT if ours.get(name) != theirs.get(name))
+
+
+def told(name: str, ours: Any, theirs: Any, where: tuple[str, str]) -> list[str]:
     """One line for each entry that differs; of flags and variables, not the many that agree."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        entries = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-        return [line for e in entries for line in _differences(rank, f"{key}, {e}", ours.get(e), theirs.get(e))]
-    return [f"{key}: {ours!r} on rank 0, {theirs!r} on rank {rank}"]
+        entries = differing(ours, theirs)
+        return [line for e in entries for line in told(f"{name}, {e}", ours.get(e), theirs.get(e), where)]
+    return [f"{name}: {ours!r} {where[0]}, {theirs!r} {where[1]}"]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.checks.agreement import Pair, agreement
-from verify.trace import PRIVATE_ENVIRONMENT, Trace
+from verify.checks.environments_agree import differing, told
+from verify.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "replicas_agree"
@@ -32,34 +33,34 @@ def replicas_agree(replicas: Sequence[Sequence[Trace]]) -> Finding:
         f"{len(replicas)} replicas on {_hosts(replicas)} hold the same bytes on every rank after every step",
         "one replica has no other to agree with; start twice as many processes",
     )
-    differing = [
+    found = [
         (a, b, key)
         for a, b in ((pair.right, pair.other) for pair in pairs)
-        for key in sorted({*a.environment, *b.environment} - PRIVATE_ENVIRONMENT, key=_order)
-        if a.environment.get(key) != b.environment.get(key)
+        for key in sorted(differing(a.environment, b.environment), key=_order)
     ]
-    if not differing:
+    if not found:
         return bits
-    a, b, key = differing[0]
+    a, b, key = found[0]
     summary = f"{_place(a)} and {_place(b)} run with a different {key}"
     if bits.verdict is Verdict.FAIL:
         summary += f", which can explain that {bits.summary}"
-        told = bits.details
+        of_bits = bits.details
     else:
         summary += "; their bytes agree in this request" if bits.verdict is Verdict.PASS else ""
-        told = ()
+        of_bits = ()
     details = [
-        f"{key}: {a.environment.get(key)!r} in {_place(a)}, {b.environment.get(key)!r} in {_place(b)}"
-        for a, b, key in differing
+        line
+        for a, b, key in found
+        for line in told(key, a.environment.get(key), b.environment.get(key), (f"in {_place(a)}", f"in {_place(b)}"))
     ]
     assert a.replica is not None and b.replica is not None
     divergence = Divergence(None, (a.rank, b.rank), f"environment, {key}", replicas=(a.replica, b.replica))
     compared = Compared(bits.compared.steps, bits.compared.elements)
-    return Finding(NAME, a.loop, Verdict.FAIL, summary, compared, divergence, (*details, *told), bits.data)
+    return Finding(NAME, a.loop, Verdict.FAIL, summary, compared, divergence, (*details, *of_bits), bits.data)
 
 
-def _order(key: str) -> tuple[int, str]:
-    return (_TELLING.index(key) if key in _TELLING else len(_TELLING)), key
+def _order(key: str) -> int:
+    return _TELLING.index(key) if key in _TELLING else len(_TELLING)
 
 
 def _place(trace: Trace) -> str:
