@@ -43,8 +43,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
-    0 pass, 1 fail, 2 bad input, 3 unknown; 130 after Ctrl-C and 143 after SIGTERM, when no verdict is given, no output
-    file is written and every process that was started has ended.
+    0 pass, 1 fail, 2 bad input, 3 unknown; 130 after Ctrl-C and 143 after SIGTERM, when no verdict is given, nothing
+    more is written and every process that was started has ended. Of the commands' documents only that of ``verify
+    bench --json`` is written before the end: it keeps what has been measured so far.
     """
     with interrupts(restore=arguments is not None, leave=_leave if arguments is None else None) as signals:
         try:
