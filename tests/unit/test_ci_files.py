@@ -48,6 +48,15 @@ def test_commands_and_options_exist(name: str, pytestconfig: pytest.Config) -> N
             assert hasattr(pytestconfig.option, destination), option
 
 
+@pytest.mark.parametrize("name", FILES[1:])
+def test_a_night_leaves_nothing_out(name: str) -> None:
+    """Each command that takes too long for a pull request, with its document where the artifacts are."""
+    text = text_of(name)
+    for command in ("run", "fuzz", "faults", "bench"):
+        assert re.search(rf"-m verify {command} [^\n]*--json night/{command}[\w-]*\.json", text), command
+    assert "tox run -q -e mutation -- --json night/mutation.json" in text
+
+
 def test_the_exit_status_decides() -> None:
     """The summary is posted whatever happens, and does not stand for the outcome."""
     assert "continue-on-error" not in text_of(FILES[0]) + text_of(FILES[1])
