@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pools import shared_pool
 
 from verify.bench.budget import Budget
 from verify.bench.comparison import Comparison
+from verify.bench.overhead import Overhead
 from verify.bench.points import Point, measure, settings
 from verify.bench.session import Session
 from verify.cli import main
@@ -157,3 +159,25 @@ def test_a_graph_that_cannot_be_recorded_leaves_the_eager_loops() -> None:
     (point,) = measure(Comparison, [Point(JOB, 1, graph=True)], Budget())
     assert list(point["loops"]) == ["reference", "broadcast", "local"]
     assert any(note.startswith("CUDA graphs: not recorded: ") for note in point["notes"])
+
+
+def test_bare_and_verified_runs_take_turns_at_being_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[str] = []
+    run = Overhead.run
+
+    def noted(self: Overhead, task: Callable[..., Any], *arguments: Any) -> list[Any]:
+        began.append(task.__name__)
+        return run(self, task, *arguments)
+
+    monkeypatch.setattr(Overhead, "run", noted)
+    job = replace(JOB, loops=("local",))
+    (row,) = measure(Overhead, [Point(job, 3)])
+    reference, *turns = began
+    assert reference == "trace_loop"
+    assert turns == [
+        *("timed_loop", "trace_loop"),  # Warms up.
+        *("timed_loop", "trace_loop"),
+        *("trace_loop", "timed_loop"),
+        *("timed_loop", "trace_loop"),
+    ]
+    assert row["loops"]["local"]["verified_over_bare"]["pairs"] == 3

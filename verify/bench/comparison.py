@@ -52,7 +52,7 @@ class Comparison(Measurement):
         steps = _WARM_UP_STEPS if warm_up else None
         timed = {
             _name(plan, replayed): self.run(timed_loop, plan, True, replayed, steps)
-            for plan, replayed in self._variants
+            for plan, replayed in self.in_turn(self._variants)
         }
         if not warm_up:
             for name, timings in timed.items():

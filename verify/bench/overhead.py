@@ -49,21 +49,23 @@ class Overhead(Measurement):
         self._reference = self.run(trace_loop, self._job.plans()[0])[0]
 
     def turn(self, warm_up: bool) -> None:
-        """Each loop bare, then verified: until its findings are there, with moving the traces and judging them."""
+        """Each loop bare and verified: until its findings are there, with moving the traces and judging them."""
         for name, plan in self._plans.items():
-            began = time.perf_counter()
-            bare = self.run(timed_loop, plan, False)
-            bare_wall = time.perf_counter() - began
-            began = time.perf_counter()
-            traces = self.run(trace_loop, plan)
-            judge(self._job.due, {name: LoopRun(traces, self._job.kinds()[name])}, self._reference)
-            verified = time.perf_counter() - began
+            timed = [run(name, plan) for run in self.in_turn((self._bare, self._verified))]
             if not warm_up:
-                kept = self._seconds[name]
-                kept["bare"].append(max(timing.total for timing in bare))
-                kept["bare_wall"].append(bare_wall)
-                kept["recorded"].append(max(trace.seconds for trace in traces))
-                kept["verified"].append(verified)
+                for what, seconds in (timed[0] | timed[1]).items():
+                    self._seconds[name][what].append(seconds)
+
+    def _bare(self, name: str, plan: Plan) -> dict[str, float]:
+        began = time.perf_counter()
+        timings = self.run(timed_loop, plan, False)
+        return {"bare_wall": time.perf_counter() - began, "bare": max(timing.total for timing in timings)}
+
+    def _verified(self, name: str, plan: Plan) -> dict[str, float]:
+        began = time.perf_counter()
+        traces = self.run(trace_loop, plan)
+        judge(self._job.due, {name: LoopRun(traces, self._job.kinds()[name])}, self._reference)
+        return {"verified": time.perf_counter() - began, "recorded": max(trace.seconds for trace in traces)}
 
     def at_last(self, allowed: Callable[[], bool]) -> None:
         """How often the host waits for the device inside each loop, bare and recorded; on a shorter schedule."""

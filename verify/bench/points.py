@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 from verify.bagel.config import preset
 from verify.bench.budget import Budget, OutOfTime
@@ -46,6 +46,9 @@ class Point:
         return f"{self.job.options.preset} {r.height}x{r.width}, {self.job.ranks} ranks, {r.schedule.steps} steps"
 
 
+_Variant = TypeVar("_Variant")
+
+
 class Measurement(ABC):
     """What is measured at one point. Its turns are repeated, and it is valid JSON after each of them."""
 
@@ -73,6 +76,12 @@ class Measurement(ABC):
     @abstractmethod
     def alternations(self) -> int:
         """Turns in which every loop was timed."""
+
+    def in_turn(self, variants: Sequence[_Variant]) -> Sequence[_Variant]:
+        """What to time in this turn, forwards in one turn and backwards in the next: whoever comes later finds a warmer
+        GPU, with lower clocks.
+        """
+        return variants if self.alternations % 2 == 0 else variants[::-1]
 
     @abstractmethod
     def prepare(self) -> None:
