@@ -19,7 +19,7 @@ from torch import Tensor
 UlpDistances: TypeAlias = "np.ma.MaskedArray[Any, np.dtype[np.uint64]]"
 
 _THREADS = 4
-_WORTH_THREADS = 1 << 23
+_WORTH_THREADS = 1 << 23  # Bytes.
 _VIEW_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -47,7 +47,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def each_same_bits(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
-    """:func:`same_bits` of each pair; of many, on a few threads, since memory is faster than one of them."""
+    """:func:`same_bits` of each pair; of many bytes, on a few threads, since memory is faster than one of them."""
     if sum(a.nbytes for a, _ in pairs) < _WORTH_THREADS:
         return [same_bits(a, b) for a, b in pairs]
     with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as threads:

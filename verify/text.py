@@ -6,7 +6,7 @@ import re
 
 # A name may be as long as a file; a line is for reading.
 _LONGEST_LINE = 1000
-_CALL = re.compile(r"\w+ \d+ of step (\d+)")
+_CALL = re.compile(r"\w+ (\d+) of step (\d+)")
 
 
 def literal(text: str, line_breaks: bool = True) -> str:
@@ -30,7 +30,7 @@ def call_text(name: str, number: int, step: int) -> str:
     return f"{name} {number} of step {step}"
 
 
-def step_of_call(text: str) -> int | None:
-    """The step in what :func:`call_text` gave; None for any other text."""
+def place_of_call(text: str) -> tuple[int, int] | None:
+    """Step and number, in that order, in what :func:`call_text` gave; None for any other text."""
     found = _CALL.fullmatch(text)
-    return None if found is None else int(found[1])
+    return None if found is None else (int(found[2]), int(found[1]))

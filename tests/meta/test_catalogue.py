@@ -20,7 +20,7 @@ from verify.faults import FAULTS, page, runner
 from verify.faults.registry import Fault, Wiring, fault
 from verify.faults.runner import Row, run_fault
 from verify.job import Job
-from verify.ranks.calls import Calls, packed
+from verify.ranks.calls import Calls, entry
 from verify.ranks.failure import RankFailure, RankReport, awaited
 from verify.report.document import RunReport
 from verify.runner import blank_report
@@ -158,7 +158,7 @@ def test_a_hang_whose_collective_is_not_named_is_not_placed() -> None:
 def calls(gathers: int) -> Calls:
     """What a rank of the local loop has called by then: x_0 once, then a gather a step."""
     made = [("broadcast", 1, 0), ("all_gather", 2, 0), *(("all_gather", 1, step) for step in range(1, gathers))]
-    return Calls(len(made), b"".join(packed(*call) for call in made))
+    return Calls(len(made), b"".join(entry(*call) for call in made))
 
 
 def test_a_hang_is_placed_by_what_was_called_where_hosts_run_ahead() -> None:
@@ -200,7 +200,7 @@ def test_where_it_does_not_end_that_check_changes_nothing() -> None:
     died = RankReport(1, "died", "was killed by SIGABRT", 7, "broadcast 2 of step 8")
     row = runner._row(OTHER_DTYPE, report_of(died, RankReport(0, "raised", "raised RuntimeError", 8)), 3.0)
     assert (row.caught, row.placed, row.ended, row.fired) == (True, True, False, ("unknown",))
-    assert OTHER_DTYPE.due == "unknown, stuck in broadcast 2 of step 8; collectives where the loop ends"
+    assert OTHER_DTYPE.expected == "unknown, stuck in broadcast 2 of step 8; collectives where the loop ends"
 
 
 @pytest.mark.parametrize("name", ["collectives", "ranks_agree"])
@@ -258,11 +258,11 @@ def test_a_fault_that_hangs_leaves_nothing_running(name: str) -> None:
 def _running(mark: str) -> dict[int, str]:
     """Processes whose environment holds ``mark``."""
     found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
             try:
-                if mark.encode() in (entry / "environ").read_bytes():
-                    found[int(entry.name)] = (entry / "cmdline").read_text(errors="replace")
+                if mark.encode() in (process / "environ").read_bytes():
+                    found[int(process.name)] = (process / "cmdline").read_text(errors="replace")
             except OSError:
                 continue
     return found

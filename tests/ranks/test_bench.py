@@ -15,7 +15,7 @@ from pools import shared_pool
 from verify.bench.budget import Budget
 from verify.bench.comparison import Comparison
 from verify.bench.overhead import Overhead
-from verify.bench.points import Point, measure, settings
+from verify.bench.points import Measurement, Point, measure, settings
 from verify.bench.session import Session
 from verify.cli import main
 from verify.job import Job
@@ -23,6 +23,7 @@ from verify.ranks.failure import RankFailure
 from verify.report.sections import section_of
 from verify.request import DenoiseRequest
 from verify.targets.protocol import ModelOptions
+from verify.targets.session import Plan
 
 SMALL = DenoiseRequest(height=32, width=32, num_timesteps=4)
 JOB = Job(request=SMALL, options=ModelOptions(dtype="float32"))
@@ -161,23 +162,24 @@ def test_a_graph_that_cannot_be_recorded_leaves_the_eager_loops() -> None:
     assert any(note.startswith("CUDA graphs: not recorded: ") for note in point["notes"])
 
 
-def test_bare_and_verified_runs_take_turns_at_being_first(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "loops", "first", "second"),
+    [(Overhead, ("local",), "timed_loop", "trace_loop"), (Comparison, ("broadcast", "local"), "broadcast", "local")],
+)
+def test_what_is_compared_takes_turns_at_being_first(
+    kind: type[Measurement], loops: tuple[str, ...], first: str, second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     began: list[str] = []
-    run = Overhead.run
+    run = kind.run
 
-    def noted(self: Overhead, task: Callable[..., Any], *arguments: Any) -> list[Any]:
-        began.append(task.__name__)
+    def noted(self: Measurement, task: Callable[..., Any], *arguments: Any) -> list[Any]:
+        loop = arguments[0].loop if arguments and isinstance(arguments[0], Plan) else ""
+        began.append(task.__name__ if kind is Overhead else loop)
         return run(self, task, *arguments)
 
-    monkeypatch.setattr(Overhead, "run", noted)
-    job = replace(JOB, loops=("local",))
-    (row,) = measure(Overhead, [Point(job, 3)])
-    reference, *turns = began
-    assert reference == "trace_loop"
-    assert turns == [
-        *("timed_loop", "trace_loop"),  # Warms up.
-        *("timed_loop", "trace_loop"),
-        *("trace_loop", "timed_loop"),
-        *("timed_loop", "trace_loop"),
-    ]
-    assert row["loops"]["local"]["verified_over_bare"]["pairs"] == 3
+    monkeypatch.setattr(kind, "run", noted)
+    (row,) = measure(kind, [Point(replace(JOB, loops=loops), 3)])
+    turns = [name for name in (began[1:] if kind is Overhead else began) if name in (first, second)]
+    # The first warms up.
+    assert turns == [first, second, first, second, second, first, first, second]
+    assert row["alternations"] == 3

@@ -108,8 +108,10 @@ def is_told(killed: Killed) -> None:
     # Over NCCL calls return early: the process may stand anywhere from there on while its GPU waits in the gather.
     assert other["step"] == 4 or (killed.report["backend"], other["step"] > 4) == ("nccl", True)
     if other["state"] != "raised":
-        said = "rank 0 waits in all_gather 1 of step 5, which rank 1 never joined"
-        assert killed.report["failure"]["awaited"]["said"] == said
+        awaited = killed.report["failure"]["awaited"]
+        assert awaited["collective"] == "all_gather 1 of step 5"
+        where = "in" if other["activity"] == awaited["collective"] else "in or before"
+        assert awaited["said"] == f"rank 0 waits {where} all_gather 1 of step 5, which rank 1 never joined"
 
 
 def test_a_rank_killed_in_the_middle_of_a_step(tmp_path: Path) -> None:

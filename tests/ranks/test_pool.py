@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tasks
@@ -16,8 +19,13 @@ from torch import Tensor
 
 from verify.bits import same_bits
 from verify.errors import BadInput
+from verify.ranks import wire
 from verify.ranks.plan import place
 from verify.ranks.pool import PoolSpec, RankPool
+from verify.request import DenoiseRequest
+from verify.targets.protocol import ModelOptions
+from verify.targets.session import Plan, trace_loop
+from verify.window import Window
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -157,8 +165,36 @@ def test_the_pool_of_verify_run_is_the_one_tested() -> None:
     assert shared_pool(2).spec == place(2, "cpu").spec
 
 
-def test_memory_is_made_ready_for_what_a_task_announces() -> None:
+@pytest.fixture
+def memories(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what the controller is sent as shared memory, with an announcement or with a message."""
+    sizes: list[int] = []
+    of = wire.Inbox._memory
+
+    def noted(inbox: wire.Inbox, size: int) -> Any:
+        sizes.append(size)
+        return of(inbox, size)
+
+    monkeypatch.setattr(wire.Inbox, "_memory", noted)
+    return sizes
+
+
+def test_a_trace_travels_in_the_memory_that_was_announced_for_it(memories: list[int]) -> None:
+    plan = Plan(DenoiseRequest(height=256, width=256, num_timesteps=80), ModelOptions(dtype="float32"), loop="local")
+    for window in (None, Window(5, 72)):
+        memories.clear()
+        traces = shared_pool(2).run(trace_loop, replace(plan, window=window))
+        kept = traces[0].x_t.nbytes
+        assert kept >= wire.LARGE
+        # One a rank: were it too small, another would have come with the trace.
+        assert len(memories) == 2
+        assert all(kept <= size <= kept + 2 * traces[0].final.nbytes + mmap.PAGESIZE for size in memories)
+
+
+def test_memory_is_made_ready_for_what_a_task_announces(memories: list[int]) -> None:
     pool, sent = shared_pool(2), of_random_bytes(torch.float32, 1 << 20)
+    pool.run(tasks.expected, sent.nbytes, sent)
+    assert memories == [sent.nbytes] * 2
     for size in (sent.nbytes, sent.nbytes // 2, 0):
         assert all(arrived_whole(sent, back) for back in pool.run(tasks.expected, size, sent))
     assert pool.run(tasks.expected, sent.nbytes, "nothing large") == ["nothing large"] * 2

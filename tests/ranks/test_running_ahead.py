@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -86,3 +88,18 @@ def test_the_collective_is_named_however_far_the_host_is(name: str, step: int, w
     (there,) = [report for report in caught.value.reports if report.rank == waits]
     # It stands behind its last step, or there would be nothing to find out.
     assert (there.state, there.step, there.activity) == ("hung", 48, "")
+
+
+def keep_going(rank: Rank) -> None:
+    """Calls one gather after the other, as a loop does that is only slow, and rank 1 slower than rank 0."""
+    for step in range(10_000):
+        rank.marker.collective("all_gather", 1, step)
+        time.sleep(0.02 + 0.05 * rank.rank)
+
+
+def test_of_ranks_that_are_only_slow_none_is_said_to_be_missing() -> None:
+    with pytest.raises(RankFailure) as caught:
+        shared_pool(2).run(keep_going, timeout=1.0)
+    assert [report.state for report in caught.value.reports] == ["hung", "hung"]
+    assert caught.value.awaited is None
+    assert "did not finish in time" in caught.value.cause

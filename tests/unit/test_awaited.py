@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from verify.ranks.calls import KEPT, SAID, Calls, packed
+from verify.ranks.calls import KEPT, SAID, Calls, entry
 from verify.ranks.failure import RankFailure, RankReport, awaited
 from verify.ranks.postmortem import in_task, place_of, report_of, said_of
 from verify.schedule import ALL_GATHER, BROADCAST
-from verify.text import call_text, step_of_call
+from verify.text import call_text, place_of_call
 
 Call = tuple[str, int, int]
 # As the local loop calls them: x_0 once, then a gather in each guided step.
@@ -20,7 +20,7 @@ LOCAL: list[Call] = [(BROADCAST, 1, 0), (ALL_GATHER, 2, 0), *((ALL_GATHER, 1, st
 
 
 def calls(made: Sequence[Call]) -> Calls:
-    return Calls(len(made), b"".join(packed(*call) for call in made[-KEPT:]))
+    return Calls(len(made), b"".join(entry(*call) for call in made[-KEPT:]))
 
 
 def up_to(step: int, made: Sequence[Call] = LOCAL) -> Calls:
@@ -52,10 +52,10 @@ def test_the_name_of_a_call() -> None:
     assert call_text(ALL_GATHER, 70_000, 3) == calls([(ALL_GATHER, 70_000, 3)]).name(1)
 
 
-def test_the_step_of_a_call() -> None:
-    assert step_of_call("all_gather 1 of step 40") == 40
+def test_the_place_of_a_call() -> None:
+    assert place_of_call("all_gather 1 of step 40") == (40, 1)
     for other in ("", "finishing", "velocity of gen", "step 5 of the reference, alone"):
-        assert step_of_call(other) is None
+        assert place_of_call(other) is None
 
 
 def test_calls_travel_as_json() -> None:
@@ -85,7 +85,10 @@ def test_a_host_that_has_run_on_from_a_rank_that_is_busy(activity: str) -> None:
     there, busy = hung(0, 9, activity, up_to(10)), hung(1, 2, "velocity of text", up_to(2))
     failure = RankFailure("one_rank_compiles", [there, busy], 3.0)
     assert failure.cause == "rank 1 did not finish in time after step 2 in velocity of text"
-    assert failure.to_dict()["awaited"]["said"] == "rank 0 waits in all_gather 1 of step 3, which rank 1 never joined"
+    told = failure.to_dict()["awaited"]
+    assert told["collective"] == "all_gather 1 of step 3"
+    # Rank 1's device may be stuck with something that its host called earlier.
+    assert told["said"] == "rank 0 waits in or before all_gather 1 of step 3, which rank 1 never joined"
 
 
 def test_a_rank_that_alone_makes_a_gather_is_blamed_where_it_makes_it() -> None:
@@ -101,7 +104,7 @@ def test_the_busy_rank_is_blamed_before_hosts_that_have_run_on() -> None:
     ahead = [hung(rank, 3, "velocity of gen", up_to(3)) for rank in (0, 2)]
     failure = RankFailure("busy", [*ahead, hung(1, 3, "velocity of text", up_to(2))], 3.0)
     assert failure.reports[0].rank == 1
-    assert said(*failure.reports) == "ranks 0 and 2 wait in all_gather 1 of step 3, which rank 1 never joined"
+    assert said(*failure.reports) == "ranks 0 and 2 wait in or before all_gather 1 of step 3, which rank 1 never joined"
 
 
 def test_ranks_ahead_by_different_counts_wait_in_the_same_collective() -> None:
@@ -113,7 +116,9 @@ def test_ranks_ahead_by_different_counts_wait_in_the_same_collective() -> None:
 def test_a_rank_that_died_before_a_collective() -> None:
     died = RankReport(1, "died", "exited with status 13", 11, "velocity of text", calls=up_to(11))
     there = replace(hung(0, 14, "velocity of gen", up_to(15)), state="waiting")
-    assert said(died, there) == "rank 0 waits in all_gather 1 of step 12, which rank 1 never joined"
+    assert said(died, there) == "rank 0 waits in or before all_gather 1 of step 12, which rank 1 never joined"
+    stands_there = replace(there, step=11, activity="all_gather 1 of step 12", calls=up_to(12))
+    assert said(died, stands_there) == "rank 0 waits in all_gather 1 of step 12, which rank 1 never joined"
 
 
 def test_a_broadcast_may_be_over_for_some_before_all_have_joined() -> None:
@@ -121,7 +126,7 @@ def test_a_broadcast_may_be_over_for_some_before_all_have_joined() -> None:
     made = [(BROADCAST, 1, 0), (ALL_GATHER, 2, 0), (BROADCAST, 3, 0), (ALL_GATHER, 1, 1)]
     busy = hung(1, -1, "velocity of text", calls(made[:2]))
     went_on = hung(0, 0, "all_gather 1 of step 1", calls(made))
-    assert said(went_on, busy) == "rank 0 waits in or after broadcast 3 of step 0, which rank 1 never joined"
+    assert said(went_on, busy) == "rank 0 waits near broadcast 3 of step 0, which rank 1 never joined"
     still_there = hung(0, -1, "broadcast 3 of step 0", calls(made[:3]))
     assert said(still_there, busy) == "rank 0 waits in broadcast 3 of step 0, which rank 1 never joined"
 
@@ -150,21 +155,32 @@ def test_a_rank_that_died_or_went_on_has_joined_what_it_called() -> None:
     assert awaited([there, replace(died, activity="velocity of gen")]) is None
     ahead = replace(died, step=8, activity="all_gather 1 of step 9", calls=up_to(9))
     assert awaited([there, ahead]) is None
-    assert awaited([replace(there, calls=None), replace(died, activity="", calls=None)]) is not None
+    assert awaited([replace(there, calls=Calls()), replace(died, activity="", calls=Calls())]) is not None
 
 
-def test_a_count_that_is_not_known_leaves_what_ranks_say_they_do() -> None:
-    there = hung(0, 9, "all_gather 1 of step 10", up_to(10))
-    assert (
-        said(there, hung(1, 2, "velocity of text", None))
-        == "rank 0 waits in all_gather 1 of step 10, which rank 1 never joined"
-    )
-    assert awaited([replace(there, activity="velocity of gen"), hung(1, 2, "velocity of text", None)]) is None
+@pytest.mark.parametrize("activity", ["all_gather 1 of step 10", "velocity of gen"])
+def test_of_a_rank_whose_count_is_not_known_nothing_is_said(activity: str) -> None:
+    """It may have called what the others wait in, or all that they did."""
+    there = hung(0, 9, activity, up_to(10))
+    assert awaited([there, hung(1, 2, "velocity of text", None)]) is None
+    assert awaited([replace(there, calls=None), hung(1, 9, "velocity of text", up_to(9))]) is None
+    assert awaited([replace(there, calls=None), hung(1, 2, "velocity of text", None)]) is None
 
 
 def test_a_call_too_long_ago_to_be_kept_is_not_made_up() -> None:
-    far = hung(0, 2000, "velocity of gen", calls([(ALL_GATHER, 1, step) for step in range(KEPT + 9)]))
-    assert awaited([far, finished(1, calls([(ALL_GATHER, 1, step) for step in range(4)]))]) is None
+    gone = finished(1, calls([(ALL_GATHER, 1, step) for step in range(4)]))
+    for activity in ("velocity of gen", "all_gather 1 of step 1032"):
+        far = hung(0, 2000, activity, calls([(ALL_GATHER, 1, step) for step in range(KEPT + 9)]))
+        assert awaited([far, gone]) is None
+
+
+def test_the_first_of_several_collectives_is_told_also_where_it_is_of_step_0() -> None:
+    gone = finished(1, calls(LOCAL[:1]))
+    first = hung(0, 9, "velocity of gen", calls(LOCAL[:11]))
+    other = hung(2, 3, "velocity of gen", calls([LOCAL[0], (ALL_GATHER, 1, 3), (ALL_GATHER, 1, 4)]))
+    assert said(first, gone, other).startswith("rank 0 waits in all_gather 2 of step 0, ")
+    same_step = hung(2, 3, "velocity of gen", calls([LOCAL[0], (ALL_GATHER, 3, 0)]))
+    assert said(same_step, gone, first).startswith("rank 0 waits in all_gather 2 of step 0, ")
 
 
 def test_a_stopped_rank_is_blamed_for_that() -> None:
@@ -178,7 +194,7 @@ def test_ranks_of_one_replica_do_not_wait_for_those_of_another() -> None:
     other = [hung(rank, 1, "", up_to(1), replica=1) for rank in (2, 3)]
     assert said(*first, *other) == "rank 0 waits in all_gather 1 of step 3, which rank 1 never joined"
     assert "replica" not in first[0].to_dict() and "calls" not in first[0].to_dict()
-    by_activity = [replace(report, calls=None) for report in (*first, *other)]
+    by_activity = [replace(report, calls=Calls()) for report in (*first, *other)]
     assert said(*by_activity) == "rank 0 waits in all_gather 1 of step 3, which rank 1 never joined"
 
 
@@ -203,7 +219,7 @@ def test_a_launched_process_is_placed_by_what_it_last_said() -> None:
             report_of(1, busy, "", "stack", silence, others_failed=False),
         ]
 
-    assert said(*reports()) == "rank 0 waits in all_gather 1 of step 3, which rank 1 never joined"
+    assert said(*reports()) == "rank 0 waits in or before all_gather 1 of step 3, which rank 1 never joined"
     # What a silent process called after its last word nobody knows, nor where one is that goes on.
     assert awaited(reports(silence=6.0)) is None
     assert awaited(reports(moving=True)) is None

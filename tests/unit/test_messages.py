@@ -19,7 +19,7 @@ from verify.bits import first_difference
 from verify.checks import LoopRun, judge
 from verify.checks.each_step import each_step
 from verify.locate import Location
-from verify.ranks.calls import Calls, packed
+from verify.ranks.calls import Calls, entry
 from verify.ranks.failure import RankFailure, RankReport
 from verify.report.message import failure_text, rank_failure_text
 from verify.schedule import ALL_GATHER, BROADCAST
@@ -224,7 +224,7 @@ def rank_skips_a_collective() -> str:
 
 def process_ran_ahead() -> str:
     """Over NCCL calls return before they are over: the process of rank 0 went on for seven steps."""
-    made = [packed("all_gather", 1, step) for step in range(29)]
+    made = [entry("all_gather", 1, step) for step in range(29)]
     return ended(
         RankReport(0, "hung", "did not finish in time", 27, "all_gather 1 of step 28", STACK,
                    calls=Calls(29, b"".join(made))),

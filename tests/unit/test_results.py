@@ -243,7 +243,7 @@ def test_the_line_on_verifying_tells_the_costliest_setting() -> None:
     point = OVERHEAD["overhead"][0]
     cheap = json.loads(json.dumps(point).replace("1.009", "1.001"))
     assert headlines([("x.json", OVERHEAD | {"overhead": [cheap, point, cheap]})]) == (
-        "- Verifying adds 0.90 % (0.60 to 1.20) to 7b 1024 local on 2 ranks sharing 1 NVIDIA H200, "
+        "- Verifying adds 0.90 % (0.60 to 1.20 %) to 7b 1024 local on 2 ranks sharing 1 NVIDIA H200, "
         "the most of 3 settings.\n"
     )
 

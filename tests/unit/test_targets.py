@@ -13,7 +13,8 @@ from verify.errors import BadInput, Unjudged
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.targets.finding import find_target
-from verify.targets.protocol import Target, default_loops, explained, understood
+from verify.targets.protocol import ModelOptions, Target, default_loops, explained, understood
+from verify.targets.session import Plan, request_for
 from verify.verdict import Finding, Verdict
 
 RIGHT = """
@@ -129,8 +130,16 @@ def test_a_target_whose_schedule_has_not_as_many_of_each(counts: tuple[int, int,
         understood(SimpleNamespace(name="mine", schedule=lambda request: uneven), DenoiseRequest())
     assert str(caught.value) == (
         f"the schedule of target mine has {times} timesteps, {sizes} dts and {flags} guided flags, expected as many of "
-        "each; mend its method schedule, see Target in verify/targets/protocol.py"
+        "each; mend its method schedule, see verify/targets/protocol.py"
     )
+
+
+def test_a_schedule_found_to_be_followed_that_has_not_as_many_of_each() -> None:
+    """Refused before a loop, or the reference, stumbles over it."""
+    uneven = Schedule((1.0, 0.5), torch.ones(2), (True,))
+    plan, rank = Plan(DenoiseRequest(), ModelOptions()), SimpleNamespace(device=torch.device("cpu"))
+    with pytest.raises(BadInput, match=r"2 timesteps, 2 dts and 1 guided flags, .* mend its Prepared.followed, see"):
+        request_for(plan, SimpleNamespace(followed=uneven), rank)  # type: ignore[arg-type]
 
 
 def test_only_a_target_that_explains_does() -> None:

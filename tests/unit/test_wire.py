@@ -34,6 +34,7 @@ class Wire:
 
     def announce(self, size: int) -> wire.Memory:
         memory = wire.announce(self.sender, size, os.getpid())
+        assert memory is not None
         assert self.inbox.receive() is wire.COMING
         return memory
 

@@ -1,4 +1,4 @@
-"""The benchmark: versions of the loop in turn, on one pool, over several sizes."""
+"""The benchmark at one point: versions of the loop in turn, on one pool."""
 
 from __future__ import annotations
 

@@ -73,12 +73,7 @@ class Session:
         except Unjudged as reason:
             self._end(str(reason))
             if isinstance(reason, RankFailure):
-                self.document["failure"] = {
-                    "task": reason.task,
-                    "cause": reason.cause,
-                    "seconds": reason.seconds,
-                    "ranks": [report.to_dict() for report in reason.reports],
-                }
+                self.document["failure"] = reason.to_dict()
             self._save(self.document)
             raise
         self._end(self._missing())

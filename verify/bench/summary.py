@@ -60,7 +60,7 @@ def summarise(
 
 
 def _ratio(slower: Sequence[float], faster: Sequence[float]) -> dict[str, float]:
-    # A turn that was cut short has timed the first of them only.
+    # One may have been timed once more than the other.
     pairs = min(len(slower), len(faster))
     return paired_ratio(slower[:pairs], faster[:pairs])
 

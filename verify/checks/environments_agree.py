@@ -28,7 +28,9 @@ def environments_agree(traces: Sequence[Trace]) -> Finding:
             return Finding(NAME, loop, Verdict.UNKNOWN, "no rank said what it runs on", compared)
         return Finding(NAME, loop, Verdict.PASS, f"{len(keys)} properties equal on every rank", compared)
     details = [
-        line for rank, key, ours, theirs in found for line in told(key, ours, theirs, ("on rank 0", f"on rank {rank}"))
+        line
+        for rank, key, ours, theirs in found
+        for line in difference_lines(key, ours, theirs, ("on rank 0", f"on rank {rank}"))
     ]
     rank, key, _, _ = found[0]
     return Finding(
@@ -43,13 +45,17 @@ def environments_agree(traces: Sequence[Trace]) -> Finding:
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The names of what is not the same in both, in alphabetical order; what is a rank's own does not count."""
-    return sorted(name for name in {*ours, *theirs} - PRIVATE_ENVIRONMENT if ours.get(name) != theirs.get(name))
+    """The properties that are not the same in both, in alphabetical order; what is a rank's own does not count."""
+    return [name for name in _unequal(ours, theirs) if name not in PRIVATE_ENVIRONMENT]
 
 
-def told(name: str, ours: Any, theirs: Any, where: tuple[str, str]) -> list[str]:
+def _unequal(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+
+
+def difference_lines(name: str, ours: Any, theirs: Any, where: tuple[str, str]) -> list[str]:
     """One line for each entry that differs; of flags and variables, not the many that agree."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        entries = differing(ours, theirs)
-        return [line for e in entries for line in told(f"{name}, {e}", ours.get(e), theirs.get(e), where)]
+        entries = _unequal(ours, theirs)
+        return [line for e in entries for line in difference_lines(f"{name}, {e}", ours.get(e), theirs.get(e), where)]
     return [f"{name}: {ours!r} {where[0]}, {theirs!r} {where[1]}"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.checks.agreement import Pair, agreement
-from verify.checks.environments_agree import differing, told
+from verify.checks.environments_agree import difference_lines, differing
 from verify.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -48,11 +48,10 @@ def replicas_agree(replicas: Sequence[Sequence[Trace]]) -> Finding:
     else:
         summary += "; their bytes agree in this request" if bits.verdict is Verdict.PASS else ""
         of_bits = ()
-    details = [
-        line
-        for a, b, key in found
-        for line in told(key, a.environment.get(key), b.environment.get(key), (f"in {_place(a)}", f"in {_place(b)}"))
-    ]
+    details = []
+    for one, other, name in found:
+        where = f"in {_place(one)}", f"in {_place(other)}"
+        details += difference_lines(name, one.environment.get(name), other.environment.get(name), where)
     assert a.replica is not None and b.replica is not None
     divergence = Divergence(None, (a.rank, b.rank), f"environment, {key}", replicas=(a.replica, b.replica))
     compared = Compared(bits.compared.steps, bits.compared.elements)

@@ -73,7 +73,7 @@ def rendered() -> str:
 def _row(fault: Fault) -> list[str]:
     step = "any" if fault.step is None else "before 0" if fault.step == BEFORE else str(fault.step)
     rank = "every" if fault.rank is None else str(fault.rank)
-    return [fault.name, fault.summary, fault.source, fault.breaks, step, rank, fault.due]
+    return [fault.name, fault.summary, fault.source, fault.breaks, step, rank, fault.expected]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

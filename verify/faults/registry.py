@@ -72,7 +72,7 @@ class Fault:
     loop_reference: str
 
     @property
-    def due(self) -> str:
+    def expected(self) -> str:
         """What must catch it, in words."""
         stuck = f", stuck in {self.stuck_in}" if self.stuck_in else ""
         return f"{self.caught_by}{stuck}" + (f"; {self.or_by} where the loop ends" if self.or_by else "")

@@ -16,7 +16,7 @@ from verify.replay import References
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.runner import pool_for, run_job
-from verify.text import step_of_call
+from verify.text import place_of_call
 from verify.verdict import Finding, Verdict
 
 # A loop that hangs is given this much of the time that the clean control took, from a cold start and for more loops.
@@ -42,7 +42,7 @@ class Row:
         caught: whether the right check failed.
         placed: whether step and rank are those injected, and the collective too where the fault hangs.
         message: the first line of evidence.
-        ended: whether every rank came to the end of the loop by itself.
+        ended: whether every rank came to the end of the faulty loop by itself.
     """
 
     fault: Fault | None
@@ -187,8 +187,8 @@ def _row(fault: Fault, report: RunReport, seconds: float) -> Row:
     if fault.hangs and report.failure is not None and "awaited" in report.failure:
         said = report.failure["awaited"]["said"]
         message += "" if message == said else f"; {said}"
-    due = fault.stuck_in
-    placed = caught and fault.step in (step, None) and fault.rank in (rank, None) and due in (collective, "")
+    stuck = fault.stuck_in in (collective, "")
+    placed = caught and stuck and fault.step in (step, None) and fault.rank in (rank, None)
     return Row(fault, report.verdict, fired, step, rank, collective, seconds, caught, placed, message, ended)
 
 
@@ -207,8 +207,9 @@ def _where_it_ended(report: RunReport) -> tuple[int | None, int | None, str]:
         return None, None, ""
     first, waits = report.failure["ranks"][0], report.failure.get("awaited")
     step = first["step"] + 1
-    if waits is not None and first["rank"] in waits["waiting"]:  # Its process may have run on over NCCL.
-        step = step_of_call(waits["collective"])
+    place = None if waits is None else place_of_call(waits["collective"])
+    if waits is not None and place is not None and first["rank"] in waits["waiting"]:
+        step = place[0]  # Its process may have run on over NCCL.
     return step, first["rank"], str(report.failure["cause"])
 
 

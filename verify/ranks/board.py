@@ -6,13 +6,12 @@ import mmap
 import struct
 from dataclasses import dataclass
 
-from verify.ranks.calls import ENTRY, KEPT, Calls, packed
+from verify.ranks.calls import ENTRY, KEPT, NO_CALLS, Calls, entry
 from verify.text import call_text
 
 _RECORD = struct.Struct("<iI48s64sI")
 # A rank's record, and after it the ring of its last collectives.
 _SLOT = _RECORD.size + KEPT * ENTRY.size
-_NONE = Calls()
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Place:
     marks: int = 0
     task: str = ""
     activity: str = ""
-    calls: Calls = _NONE
+    calls: Calls = NO_CALLS
 
 
 class Board:
@@ -106,7 +105,7 @@ class Marker:
         """Notes that the rank is about to call the ``number``-th collective, from 1, of ``step``."""
         self._called += 1
         # The count is written after what it counts.
-        self._board.note(self._rank, self._called, packed(name, number, step))
+        self._board.note(self._rank, self._called, entry(name, number, step))
         self.activity(call_text(name, number, step))
 
 

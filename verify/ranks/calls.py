@@ -1,7 +1,8 @@
 """The collectives that a rank has called in its task: how many, and which the last of them were.
 
 Ranks of one group join collectives in the same order: the n-th call of one meets the n-th of every other. Where one has
-called more than another, the first call that the other lacks cannot be over, however far the host has run on since.
+called more than another, the first gather that the other lacks cannot be over, however far the host has run on since;
+a broadcast may be, for its source.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from verify.text import call_text
 # Which collective, which of its step, and the step.
 ENTRY = struct.Struct("<III")
 NAMES = (ALL_GATHER, BROADCAST)
-# How many calls are kept, far more than a host can queue on a device; and how many a launched process tells.
+# How many calls are kept: the host of an H100 was seen to run seven steps ahead of it. A launched process, which speaks
+# twice a second, tells fewer.
 KEPT, SAID = 1024, 64
 
 
@@ -26,7 +28,7 @@ class Calls:
 
     Attributes:
         count: how many.
-        last: the last of them, oldest first, as :func:`packed`.
+        last: the last of them, oldest first, as :func:`entry`.
     """
 
     count: int = 0
@@ -50,6 +52,9 @@ class Calls:
         return cls(said[0], bytes.fromhex(said[1]))
 
 
-def packed(name: str, number: int, step: int) -> bytes:
+NO_CALLS = Calls()
+
+
+def entry(name: str, number: int, step: int) -> bytes:
     """One call: the ``number``-th collective, from 1, of ``step``."""
     return ENTRY.pack(NAMES.index(name), number, step)

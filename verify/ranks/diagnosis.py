@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from verify.ranks.processes import state_and_parent
 
 _STACK_WAIT = 3.0
 _EXIT_WAIT = 2.0
+_STANDS_STILL = 0.5
 _OUTPUT_TAIL = 4000
 _STACK_TAIL = 1 << 16
 _CLOSED = "closed its connection without exiting"
@@ -52,10 +53,12 @@ def diagnose(
     family: Family,
     pids: Sequence[int],
     births: Sequence[Birth],
-    places: Sequence[Place],
+    read: Callable[[], Sequence[Place]],
     answers: Mapping[int, Answer],
 ) -> list[RankReport]:
-    """One report a rank, in rank order, with the stacks of the living."""
+    """One report a rank, in rank order, with the stacks of the living. ``read`` tells where each rank is."""
+    places = read()
+    moving = _moving(read, places)
     silent = [rank for rank in range(len(pids)) if rank not in answers or answers[rank].kind == STUCK]
     ended = {rank: _how_it_died(family, pids[rank]) for rank, answer in answers.items() if answer.kind == DIED}
     still_there = [rank for rank, how in ended.items() if how == _CLOSED]
@@ -79,8 +82,19 @@ def diagnose(
             # That is the cause of a peer's trouble, never the effect of it.
             state, what = "hung", f"{what} and {_why_silent(pids[rank])}"
         output = births[rank].output.tail(_OUTPUT_TAIL)
-        reports.append(RankReport(rank, state, what, place.step, place.activity, trace, output, calls=place.calls))
+        calls = None if rank in moving else place.calls
+        reports.append(RankReport(rank, state, what, place.step, place.activity, trace, output, calls=calls))
     return reports
+
+
+def _moving(read: Callable[[], Sequence[Place]], places: Sequence[Place]) -> set[int]:
+    """The ranks that go on, so that counts of collectives are of different times. Where counts differ they are given a
+    moment for it, since ranks that are only slow differ too; and before they are asked for stacks, since the signal for
+    that can end what a rank is stuck in.
+    """
+    if len({place.calls.count for place in places}) > 1:
+        time.sleep(_STANDS_STILL)
+    return {rank for rank, (then, now) in enumerate(zip(places, read(), strict=True)) if then.marks != now.marks}
 
 
 def _ask_for_stacks(

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from verify.errors import Unjudged
-from verify.ranks.calls import Calls
+from verify.ranks.calls import NO_CALLS, Calls
 from verify.schedule import ALL_GATHER, BROADCAST
-from verify.text import step_of_call
+from verify.text import place_of_call
 
 _WAITING = ("hung", "waiting")
 
@@ -27,7 +27,7 @@ class RankReport:
         trace: its traceback, or the stack of each of its threads.
         output: the end of what it printed.
         where: its replica and host, where there are several; empty where there is one.
-        calls: the collectives that it called in this task; None if that is not known, or not up to now.
+        calls: the collectives that it called in this task; None if it is not known which, or not up to now.
         replica: which one it belongs to, from 0.
     """
 
@@ -39,7 +39,7 @@ class RankReport:
     trace: str = ""
     output: str = ""
     where: str = ""
-    calls: Calls | None = None
+    calls: Calls | None = NO_CALLS
     replica: int = 0
 
     @property
@@ -62,23 +62,24 @@ class Awaited:
         waiting: the ranks that called it and do not go on.
         missing: the ranks that never joined it.
         finished: those of the missing that have finished their task.
-        here: whether it is known that the others still wait in it. Each gather waits for all; a broadcast may be over
-            for its source, which only sends, or for one that has received.
+        where: ``in`` it, if those that wait are known to: their hosts stand in it, or all before it is over since the
+            missing have finished. Else ``in or before`` a gather: a host runs ahead of its device, and the device of a
+            missing rank may be stuck, or be gone with what it had still to do. And ``near`` a broadcast, which may also
+            be over for its source, which only sends, or for one that has received.
     """
 
     collective: str
     waiting: tuple[int, ...]
     missing: tuple[int, ...]
     finished: tuple[int, ...] = ()
-    here: bool = True
+    where: str = "in"
 
     def __str__(self) -> str:
         verb = "waits" if len(self.waiting) == 1 else "wait"
-        where = "in" if self.here else "in or after"
         have = "has" if len(self.finished) == 1 else "have"
         note = f" ({_ranks(self.finished)} {have} finished)" if self.finished else ""
         missing = _ranks(self.missing)
-        return f"{_ranks(self.waiting)} {verb} {where} {self.collective}, which {missing} never joined{note}"
+        return f"{_ranks(self.waiting)} {verb} {self.where} {self.collective}, which {missing} never joined{note}"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -94,44 +95,43 @@ def awaited(reports: Sequence[RankReport]) -> Awaited | None:
     """The collective that ranks wait in for a peer of their replica; of several, the one that comes first.
 
     None if nobody waits, or if all have called it: then a slow network or device is as likely as a peer that is
-    missing.
+    missing. None too where it is not known what a rank has called: it went on while the others were looked at, or has
+    fallen silent.
     """
     replicas: dict[int, list[RankReport]] = {}
     for report in reports:
         replicas.setdefault(report.replica, []).append(report)
-    found = [one for ranks in replicas.values() if (one := _by_count(ranks) or _by_activity(ranks)) is not None]
-    return min(found, key=lambda one: step_of_call(one.collective) or 0, default=None)
+    found = [one for ranks in replicas.values() if (one := _awaited_in(ranks)) is not None]
+    return min(found, key=lambda one: place_of_call(one.collective) or (0, 0), default=None)
 
 
-def _by_count(reports: Sequence[RankReport]) -> Awaited | None:
-    """From how many collectives each rank has called, wherever its host stands by now."""
-    counts = {report.rank: report.calls.count for report in reports if report.calls is not None}
-    if len(counts) < len(reports):
+def _awaited_in(reports: Sequence[RankReport]) -> Awaited | None:
+    """The same of one replica: from how many collectives each rank has called, wherever its host stands by now."""
+    called = [(report, report.calls) for report in reports if report.calls is not None]
+    if len(called) < len(reports):
         return None
-    fewest = min(counts.values())
+    fewest = min(calls.count for _, calls in called)
+    missing = [report for report, calls in called if calls.count == fewest]
+    if len(missing) == len(reports):
+        return _by_activity(called)
     waiting: dict[str, list[RankReport]] = {}
-    for report in reports:
-        if report.state in _WAITING and report.calls is not None and report.calls.count > fewest:
-            waiting.setdefault(report.calls.name(fewest + 1), []).append(report)
-    waiting.pop("", None)
-    missing = [report for report in reports if counts[report.rank] == fewest]
-    return _first(waiting, lambda there: missing)
+    for report, calls in called:
+        if report.state in _WAITING and calls.count > fewest:
+            waiting.setdefault(calls.name(fewest + 1), []).append(report)
+    return None if "" in waiting else _first(waiting, lambda there: missing)  # What is no longer kept has no name.
 
 
-def _by_activity(reports: Sequence[RankReport]) -> Awaited | None:
-    """From where each rank says that it stands."""
+def _by_activity(called: Sequence[tuple[RankReport, Calls]]) -> Awaited | None:
+    """Of ranks that have called equally many: from where each says that it stands."""
     waiting: dict[str, list[RankReport]] = {}
-    for report in reports:
+    for report, _ in called:
         if report.state in _WAITING and _in_collective(report):
             waiting.setdefault(report.activity, []).append(report)
-    return _first(waiting, lambda there: [r for r in reports if r not in there and not _has_joined(r, there[0])])
 
+    def missing(there: list[RankReport]) -> list[RankReport]:
+        return [r for r, calls in called if there[0].activity not in (r.activity, calls.name(calls.count))]
 
-def _has_joined(report: RankReport, waiting: RankReport) -> bool:
-    """Whether a rank has called the collective that another stands in, as far as is known."""
-    if report.calls is None or waiting.calls is None:
-        return report.activity == waiting.activity
-    return report.calls.name(waiting.calls.count) == waiting.activity
+    return _first(waiting, missing)
 
 
 def _first(
@@ -140,16 +140,20 @@ def _first(
     """Of the collectives that ranks wait in, the first; None if nobody is missing from it."""
     if not waiting:
         return None
-    collective, there = min(waiting.items(), key=lambda item: step_of_call(item[0]) or item[1][0].step)
+    collective, there = min(waiting.items(), key=lambda item: place_of_call(item[0]) or (item[1][0].step, 0))
     missing = missing_from(there)
     if not missing:
         return None
+    gathers = collective.startswith(ALL_GATHER)
+    stand_there = all(report.activity == collective for report in there)
+    all_before_is_over = all(report.state == "finished" for report in missing)
+    where = "in" if stand_there or (gathers and all_before_is_over) else "in or before" if gathers else "near"
     return Awaited(
         collective,
         tuple(sorted(report.rank for report in there)),
         tuple(sorted(report.rank for report in missing)),
         tuple(sorted(report.rank for report in missing if report.state == "finished")),
-        collective.startswith(ALL_GATHER) or all(report.activity == collective for report in there),
+        where,
     )
 
 

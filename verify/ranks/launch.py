@@ -108,10 +108,9 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
 def speaks(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process may print what all of them would: a process started by hand, or global rank 0."""
     for launcher, rank, world_size, _ in _claims(environment):
+        # No launcher sets nonsense, nor half of a set: somebody exported it, and may have started no other process.
         if not _is_integer(world_size[1], 1, _MOST_PROCESSES):
-            return (
-                True  # No launcher sets that: it was exported by hand, as half a set is, and nobody else may be there.
-            )
+            return True
         if (processes := int(world_size[1])) > 1:
             placed = _is_integer(rank[1], 0, processes - 1) and not _is_half(environment, launcher)
             return not placed or int(rank[1]) == 0

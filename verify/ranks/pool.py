@@ -67,8 +67,7 @@ class RankPool:
         self._lease_timeout = lease_timeout
         self._family: Family | None = None
         self._pids: list[int] = []
-        self._connections: list[Connection] = []
-        self._inboxes: dict[Connection, wire.Inbox] = {}
+        self._inboxes: list[wire.Inbox] = []
         self._births: list[Birth] = []
         self._shared: list[AnonymousFile] = []
         self._board: Board | None = None
@@ -117,8 +116,8 @@ class RankPool:
                 "controller": os.getpid(),
                 "path": import_path(),
             }
-            self._pids, self._connections = self._family.fork(order, self._shared, self._births)
-            self._inboxes = {connection: wire.Inbox(connection) for connection in self._connections}
+            self._pids, connections = self._family.fork(order, self._shared, self._births)
+            self._inboxes = [wire.Inbox(connection) for connection in connections]
             self._collect("starting", time.monotonic() + timeout, None)
         except BaseException:
             self.stop()
@@ -164,13 +163,13 @@ class RankPool:
         pids, self._pids = self._pids, []
         if pids and self._family is not None and self._family.alive:
             self._family.end_ranks(pids)
-        for closable in (*self._connections, *self._shared, *((self._board,) if self._board else ())):
+        connections = [inbox.connection for inbox in self._inboxes]
+        for closable in (*connections, *self._shared, *((self._board,) if self._board else ())):
             closable.close()
         for birth in self._births:
             birth.output.close()
             birth.stacks.close()
-        self._connections, self._shared, self._births, self._board = [], [], [], None
-        self._inboxes = {}
+        self._inboxes, self._shared, self._births, self._board = [], [], [], None
 
     def output(self, rank: int) -> str:
         """The end of what rank ``rank`` has printed since the pool started."""
@@ -178,7 +177,7 @@ class RankPool:
 
     def _is_usable(self) -> bool:
         """Whether every rank lives, as far as can be seen. One that died between two tasks has failed neither."""
-        return self._family is not None and self._family.alive and not any(c.poll() for c in self._connections)
+        return self._family is not None and self._family.alive and not any(i.connection.poll() for i in self._inboxes)
 
     def _hand_out(
         self, name: str, task: Callable[..., Any], arguments: tuple[Any, ...], each: Sequence[tuple[Any, ...]] | None
@@ -186,12 +185,12 @@ class RankPool:
         """Sends each rank its task; returns the answers of those that did not take it."""
         assert self._board is not None
         folder = _working_directory()
-        for rank, connection in enumerate(self._connections):
+        for rank, inbox in enumerate(self._inboxes):
             self._board.write(rank, Place(task=name))
             own = (*arguments, *(each[rank] if each else ()))
             with wire.pack((name, folder, task, own)) as packed:
                 try:
-                    wire.send(connection, packed, self._pids[rank])
+                    wire.send(inbox.connection, packed, self._pids[rank])
                 except BlockingIOError:
                     return {rank: Answer(STUCK)}
                 except OSError:
@@ -208,15 +207,16 @@ class RankPool:
         answers = {} if answers is None else answers
         if answers:
             deadline = min(deadline, began + _GRACE)
-        pending = {connection: rank for rank, connection in enumerate(self._connections) if rank not in answers}
+        pending = {inbox.connection: rank for rank, inbox in enumerate(self._inboxes) if rank not in answers}
         while pending and time.monotonic() < deadline:
             for connection in wait(list(pending), min(_TICK, max(0.0, deadline - time.monotonic()))):
                 assert isinstance(connection, Connection)
-                answer = _receive(self._inboxes[connection])
+                rank = pending[connection]
+                answer = _receive(self._inboxes[rank])
                 if answer is None:
                     continue
-                rank = pending.pop(connection)
                 answers[rank] = answer
+                del pending[connection]
                 if answer.kind not in GOOD:
                     deadline = min(deadline, time.monotonic() + _GRACE)
             for birth in self._births:
@@ -231,7 +231,7 @@ class RankPool:
                 raise BadInput(answer.value)
             if answer.kind == UNJUDGED:
                 raise Unjudged(answer.value)
-        reports = diagnose(self._family, self._pids, self._births, self._board.read(), answers)
+        reports = diagnose(self._family, self._pids, self._births, self._board.read, answers)
         finished = {rank: answer.value for rank, answer in answers.items() if answer.kind in GOOD}
         raise RankFailure(name, reports, time.monotonic() - began, finished)
 

@@ -101,9 +101,13 @@ class Memory:
     @classmethod
     def of(cls, size: int) -> Memory:
         """As many bytes; they take no room before they are written."""
-        descriptor = os.memfd_create("verify-tensors")
-        os.ftruncate(descriptor, size)
-        return cls(descriptor, size)
+        memory = cls(os.memfd_create("verify-tensors"), size)
+        try:
+            os.ftruncate(memory.descriptor, size)
+        except BaseException:
+            memory.close()
+            raise
+        return memory
 
     def mapped(self) -> mmap.mmap:
         """The bytes as this process sees them, at hand at once; they outlive :meth:`close`."""
@@ -190,15 +194,19 @@ def send(connection: Connection, packed: Packed, receiver: int) -> None:
         send_handle(connection, packed.memory.descriptor, receiver)
 
 
-def announce(connection: Connection, size: int, receiver: int) -> Memory:
+def announce(connection: Connection, size: int, receiver: int) -> Memory | None:
     """Tells the receiver that tensors of ``size`` bytes will come, so that memory for them is ready when they do.
 
     The kernel takes tens of milliseconds to find and clear the pages of a trace: time in which the receiver only waits.
+    None where there is no memory to be had: then nothing is announced, and nothing else has changed.
 
     Raises:
         BlockingIOError, OSError: as :func:`send`.
     """
-    memory = Memory.of(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+    try:
+        memory = Memory.of(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+    except OSError:
+        return None
     try:
         connection.send_bytes(_header(_COMING, memory.size))
         send_handle(connection, memory.descriptor, receiver)
@@ -244,6 +252,8 @@ class Inbox:
         memory = Memory(descriptor, size)
         try:
             return memory.mapped()
+        except OSError:  # For want of memory, or of descriptors: the sender has nothing to do with it.
+            raise Unreadable(traceback.format_exc()) from None
         finally:
             memory.close()
 

@@ -46,8 +46,8 @@ class Rank:
         group: the CFG-parallel group.
         marker: to say where it is.
         memo: what tasks keep between calls: models, denoisers.
-        expect: called with the bytes of the large tensors that a task is going to return, before its work begins, it
-            has the memory for them made ready meanwhile. They may turn out to be fewer, more or none.
+        expect: called before a task's work begins, with how many bytes of large tensors it is going to return, it has
+            memory for them made ready meanwhile. They may turn out to be fewer, more or none.
         replica: which CFG-parallel group of several this is; None where there is one.
     """
 

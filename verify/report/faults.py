@@ -34,7 +34,7 @@ def print_matrix(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
     for row in rows:
         if not (row.caught and row.placed) and row.fault is not None:
-            console.print(Text(f"{row.fault.name}: expected {row.fault.due}; {row.message}"), soft_wrap=True)
+            console.print(Text(f"{row.fault.name}: expected {row.fault.expected}; {row.message}"), soft_wrap=True)
 
 
 def print_catalogue(faults: Iterable[Fault], console: Console) -> None:

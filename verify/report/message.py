@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from verify.bits import Difference
-from verify.text import literal, step_of_call
+from verify.text import literal, place_of_call
 from verify.verdict import Divergence, Finding
 
 # What a failed check usually means; kept to what has been seen, see verify/faults/.
@@ -93,7 +93,7 @@ def rank_failure_text(failure: Mapping[str, Any], command: str = "") -> str:
 def _usual_cause_of_an_ending(failure: Mapping[str, Any]) -> str:
     """What such an ending usually means; empty where the report says it itself, as an exception does."""
     first = failure["ranks"][0]
-    if first["state"] == "died" and step_of_call(first["activity"]) is not None:
+    if first["state"] == "died" and place_of_call(first["activity"]) is not None:
         return "ranks that give one collective tensors of different dtype or shape; or a fault in native code"
     if first["state"] == "hung" and "awaited" in failure:
         return (

@@ -200,9 +200,10 @@ def _overhead(documents: Documents) -> str:
         if rows:
             r, name = max(rows, key=lambda row: row[0]["ratio"])
             most = f", the most of {len(rows)} settings" if len(rows) > 1 else ""
-            added = [100 * (r[key] - 1) for key in ("ratio", "low", "high")]
-            said.append(f"{added[0]:.2f} % ({added[1]:.2f} to {added[2]:.2f}) to {name} on {_ranks(d)}{most}")
-    return f"Verifying adds {'; '.join(said) or 'nothing that was measured'}."
+            added, low, high = (100 * (r[key] - 1) for key in ("ratio", "low", "high"))
+            amount = f"{added:.2f} %" if low > 0 else "nothing that can be measured"
+            said.append(f"{amount} ({low:.2f} to {high:.2f} %) to {name} on {_ranks(d)}{most}")
+    return f"Verifying adds {'; '.join(said) or 'nothing: it was not measured'}."
 
 
 def _faults(documents: Documents) -> str:

@@ -121,14 +121,23 @@ def understood(target: Target, request: DenoiseRequest) -> DenoiseRequest:
     branches, schedule = getattr(target, "branches", None), getattr(target, "schedule", None)
     if branches is None and schedule is None:
         return request
-    own = request.schedule if schedule is None else schedule(request)
-    counts = len(own.timesteps), len(own.dts), len(own.guided)
+    own = request.schedule if schedule is None else even(schedule(request), target, "method schedule")
+    return request.following(own, request.branches if branches is None else tuple(branches(request)))
+
+
+def even(schedule: Schedule, target: Target, made_by: str) -> Schedule:
+    """``schedule``, if it has as many timesteps as step sizes and guided flags.
+
+    Raises:
+        BadInput: it has not; the line names ``target`` and what of it made the schedule.
+    """
+    counts = len(schedule.timesteps), len(schedule.dts), len(schedule.guided)
     if len(set(counts)) > 1:
         raise BadInput(
             "the schedule of target {} has {} timesteps, {} dts and {} guided flags, expected as many of each; mend "
-            "its method schedule, see Target in verify/targets/protocol.py".format(target.name, *counts)
+            "its {}, see verify/targets/protocol.py".format(target.name, *counts, made_by)
         )
-    return request.following(own, request.branches if branches is None else tuple(branches(request)))
+    return schedule
 
 
 def explained(target: Target, finding: Finding) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from verify.ranks.worker import Rank
 from verify.request import DenoiseRequest
 from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
-from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, understood
+from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, even, understood
 from verify.trace import Recorder, Trace
 from verify.window import Window, trace_bytes
 
@@ -77,8 +77,11 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
 
 def request_for(plan: Plan, prepared: Prepared, rank: Rank) -> DenoiseRequest:
     """The request as the loop is given it: with the schedule and branches of the target, on the rank's device."""
-    request = understood(find_target(plan.target), plan.request)
-    return (request if prepared.followed is None else request.following(prepared.followed)).on(rank.device)
+    target = find_target(plan.target)
+    request = understood(target, plan.request)
+    if prepared.followed is not None:
+        request = request.following(even(prepared.followed, target, "Prepared.followed"))
+    return request.on(rank.device)
 
 
 def group_for(plan: Plan, prepared: Prepared, rank: Rank) -> Group:
