@@ -132,8 +132,10 @@ def test_a_rank_that_runs_out_of_memory() -> None:
 def test_a_rank_that_dies_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     fork = Family.fork
 
-    def and_kill(self: Family, *arguments: Any) -> Any:
-        pids, connections = fork(self, *arguments)
+    def and_kill(self: Family, order: dict[str, Any], *others: Any) -> Any:
+        # They wait for one rank more: none is up before it is killed, however late that is.
+        pids, connections = fork(self, order | {"devices": (*order["devices"], "cpu")}, *others)
+        time.sleep(0.5)
         os.kill(pids[1], signal.SIGKILL)
         return pids, connections
 
