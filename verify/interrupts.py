@@ -63,6 +63,9 @@ def interrupts(restore: bool = True, leave: Callable[[int], object] | None = Non
         if restore or seen.received is None:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if not restore:
+            # All is done. Python takes its own handler down as it ends, and would die of the signal after that.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -114,6 +114,24 @@ def test_while_it_starts(command: Command, after: float) -> None:
     assert errors.splitlines()[-1] == "verify: interrupted"
 
 
+def test_when_all_is_done(tmp_path: Path) -> None:
+    """Python takes its handlers down before it ends; the exit status is that of the command all the same."""
+    summary = tmp_path / "summary.md"
+    document = ROOT / "fixtures" / "results" / "mutation.json"
+    for late in (0.0, 0.02, 0.05):
+        summary.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "verify", "report", str(document), "--markdown", str(summary)],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert wait_until(summary.exists, 60.0)
+        time.sleep(late)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=patient(SECONDS))
+        assert process.returncode in (0, 130), errors
+        assert "Traceback" not in errors
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_at_any_moment_once_and_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
