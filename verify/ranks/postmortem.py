@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from verify.ranks.board import Place
-from verify.ranks.calls import Calls
+from verify.ranks.calls import NO_CALLS, Calls
 from verify.ranks.diagnosis import Answer
 from verify.ranks.failure import RankReport
 
 
 def place_of(said: Mapping[str, Any]) -> Place:
     """Where a process was when it said so."""
-    calls = Calls.heard(said["calls"]) if "calls" in said else Calls()
+    calls = Calls.heard(said["calls"]) if "calls" in said else NO_CALLS
     return Place(said.get("step", -1), said.get("marks", 0), said.get("task", ""), said.get("activity", ""), calls)
 
 
@@ -30,7 +30,7 @@ def said_of(place: Place) -> dict[str, Any]:
 
 def in_task(said: Mapping[str, Any], task: str) -> dict[str, Any]:
     """What a process said, with its step and calls only if it had begun ``task``."""
-    return {**said} if said.get("task") == task else {**said, "step": -1, "activity": "", "calls": Calls().said()}
+    return {**said} if said.get("task") == task else {**said, "step": -1, "activity": "", "calls": NO_CALLS.said()}
 
 
 def answer_of(said: Mapping[str, Any]) -> Answer | None:

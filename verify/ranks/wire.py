@@ -156,9 +156,11 @@ def pack(message: Any, announced: Memory | None = None) -> Packed:
     size = pickler.size
     if not size:
         return Packed(_header(_NONE, 0) + buffer.getbuffer())
-    fits = announced is not None and size <= announced.size
-    memory = announced if announced is not None and fits else Memory.of(size)
-    packed = Packed(_header(_ANNOUNCED if fits else _OWN, size) + buffer.getbuffer(), None if fits else memory)
+    if announced is not None and size <= announced.size:
+        memory, packed = announced, Packed(_header(_ANNOUNCED, size) + buffer.getbuffer())
+    else:
+        memory = Memory.of(size)
+        packed = Packed(_header(_OWN, size) + buffer.getbuffer(), memory)
     try:
         shared = memory.mapped()
         for offset, tensor in pickler.large:
