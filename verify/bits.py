@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,9 +20,14 @@ from torch import Tensor
 
 UlpDistances: TypeAlias = "np.ma.MaskedArray[Any, np.dtype[np.uint64]]"
 
-_THREADS = 4
+# So many read memory about as fast as it goes; waking more takes longer than they save.
+FEW_THREADS = 8
 _WORTH_THREADS = 1 << 23  # Bytes.
 _VIEW_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+# Called without Python's lock, so that threads really share the work.
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 def bits_of(tensor: Tensor) -> Tensor:
@@ -41,17 +48,45 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     bits_a, bits_b = bits_of(a.detach()), bits_of(b.detach())
     if bits_a.is_cpu and bits_b.is_cpu:
-        # PyTorch would wake a thread a core for each megabyte, which takes ten times as long as comparing it.
-        return np.array_equal(bits_a.numpy(), bits_b.numpy())
+        return _same_bytes(bits_a.contiguous(), bits_b.contiguous())
     return torch.equal(bits_a, bits_b)
 
 
-def each_same_bits(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
-    """:func:`same_bits` of each pair; of many bytes, on a few threads, since memory is faster than one of them."""
-    if sum(a.nbytes for a, _ in pairs) < _WORTH_THREADS:
-        return [same_bits(a, b) for a, b in pairs]
-    with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as threads:
-        return list(threads.map(same_bits, *zip(*pairs, strict=True)))
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    """:func:`same_bits` of contiguous tensors of one size on the CPU.
+
+    PyTorch would wake a thread a core, which takes longer than the comparison, and numpy writes down the result for
+    every element. Memory is faster than one thread, so that a few share what is large.
+    """
+    size, at_a, at_b = a.nbytes, a.data_ptr(), b.data_ptr()
+    if size < _WORTH_THREADS:
+        return bool(_memcmp(at_a, at_b, size) == 0)
+    threads = min(FEW_THREADS, len(os.sched_getaffinity(0)))
+    part = -(-size // threads)
+
+    def differs(start: int) -> bool:
+        return bool(_memcmp(at_a + start, at_b + start, min(part, size - start)))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return not any(pool.map(differs, range(0, size, part)))
+
+
+@contextmanager
+def few_threads() -> Iterator[None]:
+    """PyTorch's operators on the CPU use no more than :data:`FEW_THREADS` inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, FEW_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def first_unlike(a: Tensor, b: Tensor) -> int | None:
+    """The first index along the first dimension, as long in both, at which :func:`same_bits` is false; None if none."""
+    if same_bits(a, b):
+        return None
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if not same_bits(x, y)), None)
 
 
 @dataclass(frozen=True)

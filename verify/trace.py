@@ -108,6 +108,11 @@ class Trace:
         """``x_t`` after ``step``, which must be among those kept."""
         return self.x_t[step - self.first]
 
+    def over(self, steps: range) -> Float[Tensor, "steps tokens channels"]:
+        """``x_t`` after each of ``steps``, successive ones that must be among those kept."""
+        begin = steps.start - self.first
+        return self.x_t[begin : begin + len(steps)]
+
     def count(self, name: str) -> int:
         """How often collective ``name`` was called."""
         return sum(c.name == name for step in self.collectives for c in step)

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from verify.bits import bits_of, describe, each_same_bits, first_difference, same_bits, ulp_distance
+from verify.bits import (
+    FEW_THREADS,
+    bits_of,
+    describe,
+    few_threads,
+    first_difference,
+    first_unlike,
+    same_bits,
+    ulp_distance,
+)
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 NAN, INF = math.nan, math.inf
@@ -224,12 +233,48 @@ def test_describe() -> None:
     assert describe([torch.zeros(2)]) == "list"
 
 
-def test_many_pairs_are_told_apart_as_each_is_alone() -> None:
-    step = torch.zeros(1 << 19)
-    other = step.clone()
-    other[-1] = -0.0
-    pairs = [(step, step.clone()), (step, other), (step, step[:-1]), (step, step.half()), (step[:0], step[:0])] * 3
-    assert sum(a.nbytes for a, _ in pairs) > 1 << 23  # Where threads begin to be used.
-    for chosen in (pairs, pairs[:1], []):
-        assert each_same_bits(chosen) == [same_bits(a, b) for a, b in chosen]
-    assert each_same_bits(pairs) == [True, False, False, False, True] * 3
+@pytest.mark.parametrize("bytes_in_all", [1 << 20, (1 << 23) - 4, 1 << 23, (1 << 23) + 4, 3 << 23])
+def test_every_byte_counts_however_many_threads_share_the_comparison(bytes_in_all: int) -> None:
+    a = torch.zeros(bytes_in_all // 4)
+    b = a.clone()
+    assert same_bits(a, b)
+    eighth = len(a) // 8
+    for place in {0, 1, len(a) // 2, len(a) - 1, *range(0, len(a), eighth), *range(eighth - 1, len(a), eighth)}:
+        b[place] = -0.0
+        assert not same_bits(a, b), place
+        b[place] = 0.0
+
+
+def test_what_lies_scattered_is_compared_in_order() -> None:
+    a = torch.arange(1 << 22, dtype=torch.float32).view(1 << 11, 1 << 11)
+    b = a.T.contiguous().T
+    assert same_bits(a, b)
+    b[3, 1000] += 1
+    assert not same_bits(a, b)
+
+
+@pytest.mark.parametrize("rows", [3, 40])  # Below and above where threads begin to be used.
+def test_the_first_row_that_is_unlike(rows: int) -> None:
+    a = torch.zeros(rows, 1 << 17)
+    b = a.clone()
+    assert first_unlike(a, b) is None
+    b[rows - 1, -1] = -0.0
+    assert first_unlike(a, b) == rows - 1
+    b[1, 0] = math.nan
+    assert first_unlike(a, b) == 1
+    assert first_unlike(a, a.half()) == 0
+    assert first_unlike(a, a[:, 1:]) == 0
+    assert first_unlike(a[:0], b[:0]) is None
+    assert first_unlike(a[:0], b[:0, 1:]) is None
+
+
+def test_few_threads_inside_and_as_many_as_before_outside() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads, inside in ((1, 1), (FEW_THREADS + 5, FEW_THREADS)):
+            torch.set_num_threads(threads)
+            with few_threads():
+                assert torch.get_num_threads() == inside
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from verify.bits import bits_of, describe, each_same_bits, first_difference, same_bits, ulp_distance
+from verify.bits import bits_of, describe, first_difference, first_unlike, same_bits, ulp_distance
 from verify.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -50,9 +50,9 @@ class Pair:
         a, b = self.right, self.other
         if self._begins and a.start is not None and b.start is not None and not same_bits(a.start, b.start):
             return self._at(BEFORE_THE_LOOP, "x_t", a.start, b.start)
-        same = each_same_bits([(a.after(step), b.after(step)) for step in self._steps])
-        if not all(same):
-            step = self._steps[same.index(False)]
+        unlike = first_unlike(a.over(self._steps), b.over(self._steps))
+        if unlike is not None:
+            step = self._steps[unlike]
             return self._at(step, "x_t", a.after(step), b.after(step))
         if not self._ends:
             return None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from verify.bits import few_threads
 from verify.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -23,7 +24,9 @@ def finite(traces: Sequence[Trace]) -> Finding:
         if not len(trace.x_t):
             continue  # Of a window beyond its last step.
         # One pass that allocates nothing: a NaN or an infinity anywhere shows in the least or the greatest value.
-        if all(torch.isfinite(extreme) for extreme in trace.x_t.aminmax()):
+        with few_threads():
+            extremes = trace.x_t.aminmax()
+        if all(torch.isfinite(extreme) for extreme in extremes):
             continue
         bad = ~torch.isfinite(trace.x_t)
         where = bad.nonzero()[0].tolist()
