@@ -83,7 +83,11 @@ def few_threads() -> Iterator[None]:
 
 
 def first_unlike(a: Tensor, b: Tensor) -> int | None:
-    """The first index along the first dimension, as long in both, at which :func:`same_bits` is false; None if none."""
+    """The first index along the first dimension at which :func:`same_bits` is false; None if it never is.
+
+    Raises:
+        ValueError: the dimension is longer in one than in the other, and they are alike as far as both go.
+    """
     if same_bits(a, b):
         return None
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if not same_bits(x, y)), None)

@@ -233,16 +233,26 @@ def test_describe() -> None:
     assert describe([torch.zeros(2)]) == "list"
 
 
-@pytest.mark.parametrize("bytes_in_all", [1 << 20, (1 << 23) - 4, 1 << 23, (1 << 23) + 4, 3 << 23])
-def test_every_byte_counts_however_many_threads_share_the_comparison(bytes_in_all: int) -> None:
-    a = torch.zeros(bytes_in_all // 4)
-    b = a.clone()
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 23) - 1, 1 << 23, (1 << 23) + 3, 3 << 23])
+def test_every_byte_counts_however_many_threads_share_the_comparison(size: int) -> None:
+    # What lies behind them in memory differs, and belongs to neither.
+    a, b = torch.zeros(size + 64, dtype=torch.uint8)[:size], torch.ones(size + 64, dtype=torch.uint8)[:size]
+    b.zero_()
     assert same_bits(a, b)
-    eighth = len(a) // 8
-    for place in {0, 1, len(a) // 2, len(a) - 1, *range(0, len(a), eighth), *range(eighth - 1, len(a), eighth)}:
-        b[place] = -0.0
+    eighth = max(1, size // 8)
+    for place in {0, size // 2, size - 1, *range(0, size, eighth), *range(eighth - 1, size, eighth)} - {-1, size}:
+        b[place] = 1
         assert not same_bits(a, b), place
-        b[place] = 0.0
+        b[place] = 0
+
+
+def test_tensors_without_bytes_are_an_error_and_no_verdict() -> None:
+    meta = torch.zeros(2, device="meta")
+    for other in (meta, torch.zeros(2)):
+        with pytest.raises(NotImplementedError, match=r"aten::equal.*[Mm]eta"):
+            same_bits(meta, other)
+        with pytest.raises(NotImplementedError, match=r"aten::equal.*[Mm]eta"):
+            same_bits(other, meta)
 
 
 def test_what_lies_scattered_is_compared_in_order() -> None:
@@ -266,6 +276,8 @@ def test_the_first_row_that_is_unlike(rows: int) -> None:
     assert first_unlike(a, a[:, 1:]) == 0
     assert first_unlike(a[:0], b[:0]) is None
     assert first_unlike(a[:0], b[:0, 1:]) is None
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter"):
+        first_unlike(a, a[:2])
 
 
 def test_few_threads_inside_and_as_many_as_before_outside() -> None:

@@ -35,9 +35,16 @@ def test_windows_cover_every_step_once() -> None:
     for steps in range(1, 12):
         for size in range(1, 14):
             windows = windows_of(steps, size)
+            assert sum(window.count(steps) for window in windows) == steps
             assert [[w.keeps(step) for w in windows].count(True) for step in range(steps)] == [1] * steps
             # A loop that takes more steps than it should is seen to.
             assert windows[-1].keeps(steps + 5)
+
+
+def test_how_many_steps_a_window_keeps() -> None:
+    for window in (Window(0, 3), Window(2, 5), Window(5, 6), Window(0, None), Window(4, None)):
+        for steps in range(9):
+            assert window.count(steps) == [window.keeps(step) for step in range(steps)].count(True), (window, steps)
 
 
 def test_a_job_without_a_window_keeps_all_at_once() -> None:
