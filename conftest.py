@@ -2,7 +2,7 @@
 
 import signal
 
-pytest_plugins = ["verify.pytest_plugin"]
+pytest_plugins = ["verify.gate.plugin"]
 
 # A shell starts background jobs with Ctrl-C ignored, and `verify`, which inherits it, keeps it so. The commands that
 # tests start are to be interrupted.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verify.combine import combine_cfg
     from verify.errors import BadInput, Unjudged
-    from verify.job import Job
     from verify.request import DenoiseRequest
-    from verify.runner import run
+    from verify.runner.job import Job
+    from verify.runner.run import run
     from verify.verdict import Verdict
 
 __version__ = "0.1.0"
@@ -22,11 +22,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "BadInput": "verify.errors",
     "DenoiseRequest": "verify.request",
-    "Job": "verify.job",
+    "Job": "verify.runner.job",
     "Unjudged": "verify.errors",
     "Verdict": "verify.verdict",
     "combine_cfg": "verify.combine",
-    "run": "verify.runner",
+    "run": "verify.runner.run",
 }
 
 

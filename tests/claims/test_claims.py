@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from verify.pytest_plugin import Verifier
+from verify.gate.plugin import Verifier
 
 pytestmark = pytest.mark.gate
 

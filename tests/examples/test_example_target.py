@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from verify.errors import BadInput
-from verify.job import Job
 from verify.report.document import RunReport, build_document, validate
 from verify.request import DenoiseRequest
-from verify.runner import run_job
+from verify.runner.job import Job
+from verify.runner.run import run_job
 from verify.verdict import Verdict
 
 pytestmark = pytest.mark.gate

@@ -16,10 +16,10 @@ import bad_rows
 import pytest
 from bad_rows import Row
 
-from verify.cli import main
+from verify.commands.cli import main
 from verify.errors import BadInput
-from verify.pytest_plugin import pytest_configure
-from verify.ranks.pool import RankPool
+from verify.gate.plugin import pytest_configure
+from verify.ranks.local.pool import RankPool
 from verify.report import progress
 from verify.request import DenoiseRequest
 
@@ -183,7 +183,7 @@ def test_options_of_pytest(options: dict[str, object], says: tuple[str, ...]) ->
 
 
 def test_pytest_itself_says_it_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "verify.pytest_plugin", "--target", "nonsense"]
+    command = [sys.executable, "-m", "pytest", "-p", "verify.gate.plugin", "--target", "nonsense"]
     done = subprocess.run(
         command,
         cwd=tmp_path,

@@ -10,10 +10,10 @@ import pytest
 from patience import patient
 
 from verify.errors import BadInput
-from verify.job import Job
 from verify.ranks.plan import place
 from verify.report.document import RunReport, build_document, validate
-from verify.runner import pool_for, run_job
+from verify.runner.job import Job
+from verify.runner.run import pool_for, run_job
 from verify.verdict import Finding, Verdict
 
 LOOPS = Path(__file__).with_name("broken_loops.py")

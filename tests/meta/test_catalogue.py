@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from verify.cli import main
+from verify.commands.cli import main
 from verify.errors import BadInput
 from verify.faults import FAULTS, page, runner
 from verify.faults.registry import Fault, Wiring, fault
 from verify.faults.runner import Row, run_fault
-from verify.job import Job
-from verify.ranks.calls import Calls, entry
-from verify.ranks.failure import RankFailure, RankReport, awaited
+from verify.ranks.failure.calls import Calls, entry
+from verify.ranks.failure.failure import RankFailure, RankReport, awaited
 from verify.report.document import RunReport
-from verify.runner import blank_report
+from verify.runner.job import Job
+from verify.runner.run import blank_report
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 ROOT = Path(__file__).parents[2]

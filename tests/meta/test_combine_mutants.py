@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
+from verify.envelope.conditions import CONDITIONS
+from verify.envelope.envelope import EnvelopeJob, run_envelope
+from verify.envelope.explanations import EXPLANATIONS
 from verify.errors import BadInput
 from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, TENSOR_RULE, Bounds, decisions, judge_boundary
 from verify.fuzz.case import FLOATS, LAYOUTS, Case, Values
-from verify.fuzz.conditions import CONDITIONS
 from verify.fuzz.engine import Fuzzer, draw
-from verify.fuzz.envelope import EnvelopeJob, run_envelope
 from verify.fuzz.exact import exact_cases, generate
-from verify.fuzz.explanations import EXPLANATIONS
 from verify.fuzz.layouts import dense, lay_out
 from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.mutation import hunt
@@ -32,9 +32,9 @@ from verify.fuzz.saved import Saved, read_saved
 from verify.fuzz.session import FuzzJob, fuzz_boundary, run_fuzz, run_replay
 from verify.fuzz.strategies import cases, schedules
 from verify.fuzz.tasks import MUTANT, OWN, evaluate
+from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
-from verify.ranks.pool import RankPool
-from verify.runner import pool_for
+from verify.runner.run import pool_for
 from verify.verdict import Verdict
 
 CPU = torch.device("cpu")

@@ -11,15 +11,15 @@ from verify.checks import matches_reference
 from verify.checks.each_step import each_step
 from verify.faults import FAULTS, Fault
 from verify.faults.runner import job_of, run_fault
-from verify.job import INDUCTIVE, Job
-from verify.ranks.family import family
+from verify.ranks.failure.processes import children
+from verify.ranks.local.family import family
+from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
-from verify.ranks.pool import RankPool
-from verify.ranks.processes import children
 from verify.request import DenoiseRequest
-from verify.runner import pool_for, run_job
-from verify.targets.session import trace_loop
-from verify.targets.stepwise import recompute, share_out
+from verify.runner.job import INDUCTIVE, Job
+from verify.runner.run import pool_for, run_job
+from verify.tasks.recompute_step import recompute, share_out
+from verify.tasks.trace_loop import trace_loop
 from verify.verdict import Finding, Verdict
 
 TWO_FAULTS = Path(__file__).with_name("two_faults.py")
@@ -84,7 +84,7 @@ GATE = (
 def warm() -> None:
     """Ranks are replaced often here; what looking into a step takes need not be imported each time."""
     if not torch.cuda.is_available():
-        family().warm_up("verify.targets.probe:warm_up")
+        family().warm_up("verify.tasks.probe_step:warm_up")
 
 
 def test_every_row_of_the_public_list_has_a_fault() -> None:

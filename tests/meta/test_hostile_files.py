@@ -13,7 +13,7 @@ from pathlib import Path
 import bad_files
 import pytest
 
-from verify.cli import main
+from verify.commands.cli import main
 from verify.report.document import validate
 
 PACKAGE = Path(__file__).parents[2] / "verify"

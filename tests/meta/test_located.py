@@ -9,8 +9,8 @@ import pytest
 
 from verify.faults import FAULTS
 from verify.faults.runner import job_of
-from verify.job import Job
-from verify.runner import run_job
+from verify.runner.job import Job
+from verify.runner.run import run_job
 
 BROADCAST_FAULTS = Path(__file__).with_name("broadcast_faults.py")
 # Fault, tensor, operator, module, layer.

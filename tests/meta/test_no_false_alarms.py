@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from verify.job import Job
 from verify.request import RENORM_TYPES, DenoiseRequest
-from verify.runner import run_job
+from verify.runner.job import Job
+from verify.runner.run import run_job
 from verify.schedule import Schedule
 from verify.targets.protocol import ModelOptions
 from verify.verdict import Verdict

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from verify.faults import FAULTS
 from verify.faults.runner import job_of
-from verify.job import Job
 from verify.report.console import print_report
-from verify.runner import run_job
+from verify.runner.job import Job
+from verify.runner.run import run_job
 
 pytestmark = pytest.mark.nightly
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verify.ranks.processes import children, state_and_parent
+from verify.ranks.failure.processes import children, state_and_parent
 from verify.report.document import validate
 
 HERE = Path(__file__).parent

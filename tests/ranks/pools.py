@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from verify.ranks.failure.processes import state_and_parent
+from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
-from verify.ranks.pool import RankPool
-from verify.ranks.processes import state_and_parent
-from verify.runner import pool_for
+from verify.runner.run import pool_for
 
 
 def shared_pool(world_size: int) -> RankPool:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch  # noqa: F401 - what takes long is loaded before the fork.
 
 import verify.commands.run
-import verify.runner  # noqa: F401
-from verify.cli import main
+import verify.runner.run  # noqa: F401
+from verify.commands.cli import main
 
 
 def become(rank: int, port: str, world: str, folder: str, changes: dict[str, str], arguments: list[str]) -> None:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from verify.errors import BadInput, Unjudged
+from verify.ranks.local.worker import Rank
 from verify.ranks.settings import FLAGS
-from verify.ranks.worker import Rank
-from verify.targets.session import Plan, trace_loop
-from verify.trace import Trace
+from verify.tasks.trace_loop import Plan, trace_loop
+from verify.trace.recorder import Trace
 
 VICTIM = 1
 

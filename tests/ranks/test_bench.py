@@ -17,13 +17,13 @@ from verify.bench.comparison import Comparison
 from verify.bench.overhead import Overhead
 from verify.bench.points import Measurement, Point, measure, settings
 from verify.bench.session import Session
-from verify.cli import main
-from verify.job import Job
-from verify.ranks.failure import RankFailure
+from verify.commands.cli import main
+from verify.ranks.failure.failure import RankFailure
 from verify.report.sections import section_of
 from verify.request import DenoiseRequest
+from verify.runner.job import Job
 from verify.targets.protocol import ModelOptions
-from verify.targets.session import Plan
+from verify.tasks.trace_loop import Plan
 
 SMALL = DenoiseRequest(height=32, width=32, num_timesteps=4)
 JOB = Job(request=SMALL, options=ModelOptions(dtype="float32"))

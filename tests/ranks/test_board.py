@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from verify.ranks.anonymous import AnonymousFile
-from verify.ranks.board import Board, Marker, Place
-from verify.ranks.calls import KEPT, Calls
+from verify.ranks.failure.board import Board, Marker, Place
+from verify.ranks.failure.calls import KEPT, Calls
+from verify.ranks.local.anonymous import AnonymousFile
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ import tasks
 from patience import patient
 from pools import alive, shared_pool
 
-from verify.job import Job
-from verify.ranks.board import Place
-from verify.ranks.failure import RankFailure
-from verify.ranks.family import family
-from verify.ranks.processes import children
+from verify.ranks.failure.board import Place
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.failure.processes import children
+from verify.ranks.local.family import family
 from verify.request import DenoiseRequest
-from verify.runner import run_job
+from verify.runner.job import Job
+from verify.runner.run import run_job
 from verify.verdict import Verdict
 
 QUICK, MANY = 10, 300

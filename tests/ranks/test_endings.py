@@ -14,10 +14,10 @@ from patience import patient
 from pools import alive, shared_pool, wait_until
 
 from verify.errors import BadInput, Unjudged
-from verify.ranks.board import Place
-from verify.ranks.failure import RankFailure, RankReport
-from verify.ranks.family import Family, family
-from verify.ranks.pool import PoolSpec, RankPool
+from verify.ranks.failure.board import Place
+from verify.ranks.failure.failure import RankFailure, RankReport
+from verify.ranks.local.family import Family, family
+from verify.ranks.local.pool import PoolSpec, RankPool
 
 # What a task that hangs is given, and what the controller may take beyond it, where nothing else runs.
 TIMEOUT = 1.5

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from verify.bench.forwards import forwards
-from verify.cli import main
+from verify.commands.cli import main
 from verify.errors import BadInput
-from verify.job import Job
 from verify.report.sections import section_of
+from verify.runner.job import Job
 
 TARGETS = Path(__file__).with_name("bagel_targets.py")
 TOY = Path(__file__).parents[1] / "examples" / "toy_target.py"

@@ -11,14 +11,14 @@ import torch
 from verify.bagel.config import preset
 from verify.bagel.weights import build_model
 from verify.bits import same_bits
-from verify.job import Job
+from verify.ranks.local.worker import Rank
 from verify.ranks.plan import place
-from verify.ranks.worker import Rank
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
-from verify.runner import pool_for, run_job
+from verify.runner.job import Job
+from verify.runner.run import pool_for, run_job
 from verify.targets.protocol import REFERENCE, ModelOptions
-from verify.targets.session import Plan, trace_loop
+from verify.tasks.trace_loop import Plan, trace_loop
 from verify.verdict import Verdict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.gate]

@@ -11,13 +11,13 @@ from verify.bench.comparison import Comparison
 from verify.bench.overhead import Overhead
 from verify.bench.points import Point, measure
 from verify.bench.syncs import syncs_in_loop
-from verify.job import Job
+from verify.ranks.local.worker import Rank
 from verify.ranks.plan import place
-from verify.ranks.worker import Rank
 from verify.request import DenoiseRequest
-from verify.runner import pool_for
+from verify.runner.job import Job
+from verify.runner.run import pool_for
 from verify.targets.protocol import REFERENCE, ModelOptions
-from verify.targets.session import Plan
+from verify.tasks.trace_loop import Plan
 
 pytestmark = [pytest.mark.gpu, pytest.mark.gate]
 
@@ -44,7 +44,7 @@ def test_recording_adds_no_host_wait(backend: str) -> None:
 
 def wait_once(rank: Rank, plan: Plan) -> dict[str, int] | None:
     """Counts in a loop that waits in its first evaluation."""
-    from verify.targets.session import prepare
+    from verify.tasks.trace_loop import prepare
 
     prepared, _ = prepare(rank, plan)
     velocity = prepared.denoiser.velocity

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from launches import FEW, LOOPS, stand_in, valid
 
-from verify.cli import main
+from verify.commands.cli import main
 from verify.errors import BadInput
-from verify.ranks.diagnosis import Answer
-from verify.ranks.failure import RankFailure
-from verify.ranks.launch import Launch, launched, speaks
-from verify.ranks.link import SILENCE, SILENCE_IN_DOUBT, Word
-from verify.ranks.postmortem import report_of
-from verify.ranks.replica import described
+from verify.ranks.failure.diagnosis import Answer
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.failure.postmortem import report_of
+from verify.ranks.launched.launch import Launch, launched, speaks
+from verify.ranks.launched.link import SILENCE, SILENCE_IN_DOUBT, Word
+from verify.ranks.launched.replica import described
 
 MEETING = {"MASTER_ADDR": "node-a", "MASTER_PORT": "29500"}
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "none", **MEETING}

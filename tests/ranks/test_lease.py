@@ -14,12 +14,12 @@ import pytest
 from patience import patient
 
 from verify.errors import Unjudged
-from verify.ranks.lease import lease, lock_folder
+from verify.ranks.local.lease import lease, lock_folder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from verify.ranks.lease import lease
+from verify.ranks.local.lease import lease
 with lease([int(gpu) for gpu in sys.argv[2].split(",")], 120.0, Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[3]))
@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("verify.ranks.lease.FileLock.acquire", refuse)
+        monkeypatch.setattr("verify.ranks.local.lease.FileLock.acquire", refuse)
     expected = f"GPU leases cannot be kept in {tmp_path}: Permission denied; make it a folder that you can write to"
     assert refused(tmp_path) == expected
     tmp_path.chmod(0o700)

@@ -24,8 +24,8 @@ SECONDS = 5.0
 CONTROLLER = """
 import sys
 import tasks
-from verify.ranks.family import family
-from verify.ranks.pool import PoolSpec, RankPool
+from verify.ranks.local.family import family
+from verify.ranks.local.pool import PoolSpec, RankPool
 pool = RankPool(PoolSpec(("cpu", "cpu")))
 pool.start()
 print(family().process.pid, *pool.pids, flush=True)

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from verify.bits import same_bits
 from verify.errors import BadInput
-from verify.ranks import wire
+from verify.ranks.local import wire
+from verify.ranks.local.pool import PoolSpec, RankPool
 from verify.ranks.plan import place
-from verify.ranks.pool import PoolSpec, RankPool
 from verify.request import DenoiseRequest
 from verify.targets.protocol import ModelOptions
-from verify.targets.session import Plan, trace_loop
-from verify.window import Window
+from verify.tasks.trace_loop import Plan, trace_loop
+from verify.trace.window import Window
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

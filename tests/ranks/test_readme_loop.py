@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from verify.job import Job
 from verify.request import DenoiseRequest
-from verify.runner import run_job
+from verify.runner.job import Job
+from verify.runner.run import run_job
 from verify.verdict import Verdict
 
 README = Path(__file__).parents[2] / "README.md"

@@ -11,12 +11,12 @@ from patience import patient
 from pools import shared_pool
 from torch import Tensor
 
-from verify.caches import CacheWatch
 from verify.faults import endings, rules
-from verify.ranks.failure import RankFailure
-from verify.ranks.worker import Rank
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.local.worker import Rank
 from verify.request import DenoiseRequest
-from verify.trace import Recorder
+from verify.trace.caches import CacheWatch
+from verify.trace.recorder import Recorder
 
 TIMEOUT = 1.5
 BOUND_RULE = "bound_rule_differs_on_one_rank"

@@ -10,8 +10,8 @@ import tasks
 import torch
 from pools import shared_pool
 
-from verify.ranks.family import family
-from verify.ranks.pool import PoolSpec, RankPool
+from verify.ranks.local.family import family
+from verify.ranks.local.pool import PoolSpec, RankPool
 from verify.ranks.settings import BIT_VARIABLES, FLAGS, ONE_MACHINE_VARIABLES, VARIABLES, apply_environment
 
 EVERYWHERE = (*VARIABLES, *ONE_MACHINE_VARIABLES)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import tasks
 
-from verify.ranks.family import family
-from verify.ranks.pool import PoolSpec, RankPool
+from verify.ranks.local.family import family
+from verify.ranks.local.pool import PoolSpec, RankPool
 
 
 @pytest.mark.parametrize(

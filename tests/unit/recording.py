@@ -9,11 +9,11 @@ from in_threads import LinearDenoiser, Notes
 from torch import Tensor
 from traces import CHANNELS, ELEMENTS, STEPS, TOKENS, small_request
 
-from verify.caches import CacheWatch
 from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
-from verify.trace import Recorder, Trace
-from verify.window import Window
+from verify.trace.caches import CacheWatch
+from verify.trace.recorder import Recorder, Trace
+from verify.trace.window import Window
 
 REQUEST = small_request()
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from verify.ranks.calls import KEPT, SAID, Calls, entry
-from verify.ranks.failure import RankFailure, RankReport, awaited
-from verify.ranks.postmortem import in_task, place_of, report_of, said_of
+from verify.ranks.failure.calls import KEPT, SAID, Calls, entry
+from verify.ranks.failure.failure import RankFailure, RankReport, awaited
+from verify.ranks.failure.postmortem import in_task, place_of, report_of, said_of
 from verify.schedule import ALL_GATHER, BROADCAST
 from verify.text import call_text, place_of_call
 

@@ -7,7 +7,7 @@ from recording import Bench
 from traces import STEPS
 
 from verify.bits import same_bits
-from verify.caches import CacheWatch, digest
+from verify.trace.caches import CacheWatch, digest
 
 
 def test_a_write_is_noticed_with_its_step_and_put_right() -> None:

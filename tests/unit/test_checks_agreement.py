@@ -9,7 +9,7 @@ import torch
 from traces import ELEMENTS, SHAPE, STEPS, changed, clean, flip, reference, small_request
 
 from verify.checks import loops_agree, matches_reference, ranks_agree
-from verify.trace import Trace
+from verify.trace.recorder import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 TWO, THREE = small_request(2), small_request(3)

@@ -11,9 +11,9 @@ import torch
 from traces import ELEMENTS, STEPS, changed, clean, flip, small_request, swapped
 
 from verify.bits import first_difference
-from verify.caches import CacheRecord
 from verify.checks import cache_frozen, environments_agree, finite, observed
-from verify.trace import Trace
+from verify.trace.caches import CacheRecord
+from verify.trace.recorder import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 TWO, THREE = small_request(2), small_request(3)

@@ -10,7 +10,7 @@ from traces import GUIDED_STEPS, STEPS, changed, clean, cut, extended, small_req
 from verify.checks import collectives, parallelism_engaged
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST, Expected, expected_work
-from verify.trace import Collective
+from verify.trace.recorder import Collective
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 TWO, THREE = small_request(2), small_request(3)

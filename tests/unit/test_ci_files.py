@@ -13,7 +13,7 @@ import pytest
 from example_reports import clean
 from test_results import BENCH
 
-from verify.cli import COMMANDS, main
+from verify.commands.cli import COMMANDS, main
 from verify.report.document import build_document
 
 ROOT = Path(__file__).parents[2]

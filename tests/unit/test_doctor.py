@@ -15,10 +15,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from verify import machine
 from verify.bagel.config import PRESETS
-from verify.cli import main
-from verify.machine import GIB, MOST_RANKS, PACKAGES, available_memory, folder, inspect_machine, preset_fits
+from verify.commands import machine
+from verify.commands.cli import main
+from verify.commands.machine import GIB, MOST_RANKS, PACKAGES, available_memory, folder, inspect_machine, preset_fits
 from verify.ranks.settings import BIT_VARIABLES
 from verify.report.doctor import print_machine
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from in_threads import LinearDenoiser, Notes, on_every_rank
 
-from verify.caches import CacheWatch
 from verify.checks import collectives
 from verify.faults import FAULTS, endings, runner
-from verify.job import Job
 from verify.protocols import Group
 from verify.request import DenoiseRequest
-from verify.runner import blank_report
+from verify.runner.job import Job
+from verify.runner.run import blank_report
 from verify.schedule import expected_work
-from verify.trace import Recorder, Trace
+from verify.trace.caches import CacheWatch
+from verify.trace.recorder import Recorder, Trace
 from verify.verdict import Verdict
 
 NAME = "broadcast_in_another_dtype"

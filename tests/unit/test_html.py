@@ -16,7 +16,7 @@ from verify.report.document import RunReport, build_document, report_of
 from verify.report.html import run_page, section_page
 from verify.report.markdown import run_markdown
 from verify.report.tables import Section, Table
-from verify.trace import PRIVATE_ENVIRONMENT
+from verify.trace.recorder import PRIVATE_ENVIRONMENT
 from verify.verdict import Finding, Verdict
 
 VOID = {"meta", "br", "wbr"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from verify.interrupts import interrupts
+from verify.commands.interrupts import interrupts
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verify.bagel.config import preset
-from verify.cli import COMMANDS, _parse, main
+from verify.commands.cli import COMMANDS, _parse, main
 from verify.commands.run import job_of
 from verify.errors import BadInput
-from verify.job import DTYPES, Job
 from verify.request import RENORM_TYPES, DenoiseRequest
+from verify.runner.job import DTYPES, Job
 from verify.targets.protocol import ModelOptions
 
 THREE_BRANCHES = DenoiseRequest(cfg_img_scale=1.5)

@@ -27,7 +27,7 @@ from traces import (
 
 from verify.checks import ANY, LoopRun, judge, judge_finished
 from verify.request import DenoiseRequest
-from verify.trace import Trace
+from verify.trace.recorder import Trace
 from verify.verdict import Verdict, merge
 
 NAMES = [

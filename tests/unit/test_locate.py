@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from verify.locate import Location, locate
-from verify.targets.probe import Operator, StepProbe, hash_of
+from verify.runner.locate import Location, locate
+from verify.tasks.probe_step import Operator, StepProbe, hash_of
 
 BRANCHES = ("gen", "text")
 X_T, GEN, TEXT, DT = torch.zeros(2, 2), torch.ones(2, 2), torch.full((2, 2), 2.0), torch.tensor(0.25)

@@ -9,7 +9,6 @@ from torch import Tensor
 from traces import CHANNELS, GUIDED_STEPS, STEPS, TOKENS, small_request
 
 from verify.bits import same_bits
-from verify.caches import CacheWatch
 from verify.checks import LoopRun, judge
 from verify.combine import combine_cfg
 from verify.loops import LOOPS
@@ -18,7 +17,8 @@ from verify.protocols import Group
 from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
 from verify.schedule import LOOP_KINDS, Schedule, expected_work
-from verify.trace import Recorder, Trace
+from verify.trace.caches import CacheWatch
+from verify.trace.recorder import Recorder, Trace
 from verify.verdict import Verdict
 
 DTYPES = [torch.float32, torch.bfloat16]

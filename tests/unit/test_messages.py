@@ -18,12 +18,12 @@ from traces import changed, clean, extended, flip, reference, small_request, swa
 from verify.bits import first_difference
 from verify.checks import LoopRun, judge
 from verify.checks.each_step import each_step
-from verify.locate import Location
-from verify.ranks.calls import Calls, entry
-from verify.ranks.failure import RankFailure, RankReport
+from verify.ranks.failure.calls import Calls, entry
+from verify.ranks.failure.failure import RankFailure, RankReport
 from verify.report.message import failure_text, rank_failure_text
+from verify.runner.locate import Location
 from verify.schedule import ALL_GATHER, BROADCAST
-from verify.trace import Collective, Trace
+from verify.trace.recorder import Collective, Trace
 from verify.verdict import Finding
 
 MESSAGES = Path(__file__).with_name("messages")

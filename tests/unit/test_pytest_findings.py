@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from verify.pytest_findings import not_run, summary
-from verify.pytest_plugin import pytest_collection_modifyitems
+from verify.gate.findings import not_run, summary
+from verify.gate.plugin import pytest_collection_modifyitems
 
 ROOT = Path(__file__).parents[2]
 
 SESSION = '''
 import pytest
 from example_reports import clean, dead_and_hung, one_bit, ranks_differ, report
-from verify.pytest_plugin import Verifier
+from verify.gate.plugin import Verifier
 
 
 HOSTILE = "<script>|```&'\\x1b\\x00]]>"
@@ -71,7 +71,7 @@ def test_more_gpus_than_anybody_has():
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("session")
     (folder / "test_session.py").write_text(SESSION)
-    (folder / "conftest.py").write_text('pytest_plugins = ["verify.pytest_plugin"]\n')
+    (folder / "conftest.py").write_text('pytest_plugins = ["verify.gate.plugin"]\n')
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = gpu(count=1): needs GPUs\n")
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "unit")])
     command = [

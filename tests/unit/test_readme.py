@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from verify.cli import COMMANDS
 from verify.commands import report, run
+from verify.commands.cli import COMMANDS
 from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import schema
 from verify.verdict import EXIT_BAD_INPUT, EXIT_STATUS

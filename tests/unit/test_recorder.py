@@ -12,12 +12,12 @@ from torch import Tensor
 from traces import CHANNELS, STEPS, TOKENS
 
 from verify.bits import same_bits
-from verify.caches import CacheWatch
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Observe
 from verify.ranks.group import Alone
 from verify.schedule import ALL_GATHER
-from verify.trace import Collective, Recorder, synchronise
+from verify.trace.caches import CacheWatch
+from verify.trace.recorder import Collective, Recorder, synchronise
 
 
 class Remembering:

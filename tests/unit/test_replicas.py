@@ -17,7 +17,7 @@ from verify.report.console import header
 from verify.report.document import RunReport, build_document, report_of
 from verify.report.message import USUAL_CAUSES, failure_text
 from verify.request import DenoiseRequest
-from verify.trace import Trace
+from verify.trace.recorder import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 REQUEST = small_request(2)

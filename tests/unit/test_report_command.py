@@ -10,7 +10,7 @@ from example_reports import EXAMPLES, clean, dead_and_hung, one_bit
 from test_html import drifting
 from test_results import BENCH, KINDS
 
-from verify.cli import main
+from verify.commands.cli import main
 from verify.report.document import build_document, write_document
 from verify.report.markdown import run_markdown
 from verify.report.sections import section_of

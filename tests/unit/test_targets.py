@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from verify.caches import CacheWatch
 from verify.errors import BadInput, Unjudged
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.targets.finding import find_target
 from verify.targets.protocol import ModelOptions, Target, default_loops, explained, understood
-from verify.targets.session import Plan, request_for
+from verify.tasks.trace_loop import Plan, request_for
+from verify.trace.caches import CacheWatch
 from verify.verdict import Finding, Verdict
 
 RIGHT = """

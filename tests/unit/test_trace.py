@@ -16,7 +16,7 @@ from verify.errors import BadInput
 from verify.loops import reference
 from verify.ranks.group import Alone
 from verify.schedule import ALL_GATHER, BROADCAST
-from verify.trace import Collective
+from verify.trace.recorder import Collective
 
 
 def refusal(call: Callable[..., object], *arguments: object) -> str:

@@ -19,11 +19,11 @@ from verify.checks import LoopRun, finite, judge
 from verify.checks.merging import over_windows
 from verify.checks.windows_agree import windows_agree
 from verify.errors import BadInput
-from verify.job import INDUCTIVE, Job
 from verify.request import DenoiseRequest
-from verify.trace import Trace
+from verify.runner.job import INDUCTIVE, Job
+from verify.trace.recorder import Trace
+from verify.trace.window import Window, trace_bytes, windows_of
 from verify.verdict import Compared, Finding, Verdict
-from verify.window import Window, trace_bytes, windows_of
 
 TWO = small_request(2)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from verify.bits import same_bits
-from verify.ranks import wire
+from verify.ranks.local import wire
 
 LARGE_TENSOR = torch.arange(5 * (1 << 20) + 3, dtype=torch.int32).view(torch.float32)
 

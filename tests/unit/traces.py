@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from verify.bits import bits_of
-from verify.caches import CacheRecord
 from verify.checks import LoopRun, judge
 from verify.request import DenoiseRequest
 from verify.schedule import BROADCAST, expected_work
-from verify.trace import Collective, Trace
+from verify.trace.caches import CacheRecord
+from verify.trace.recorder import Collective, Trace
 from verify.verdict import Finding, Verdict
 
 TOKENS, CHANNELS = 4, 3

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from expected import Facts
 
-from verify.job import Job
 from verify.report.document import RunReport, build_document, validate
 from verify.request import RENORM_TYPES, DenoiseRequest
-from verify.runner import run_job
+from verify.runner.job import Job
+from verify.runner.run import run_job
 from verify.verdict import Finding, Verdict
 
 LOOPS = Path(__file__).with_name("broken_upstream.py")

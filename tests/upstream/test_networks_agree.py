@@ -28,7 +28,7 @@ from verify.oracle.model import Bagel, Past
 from verify.oracle.rounding import LIKELY, Rounding, Tracked
 from verify.ranks.plan import place
 from verify.request import DenoiseRequest
-from verify.runner import pool_for
+from verify.runner.run import pool_for
 
 CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "tiny_checkpoint"
 STEPS = (0, 20, 45)

@@ -13,7 +13,7 @@ from expected import Facts
 from verify.bits import same_bits, ulp_distance
 from verify.ranks.plan import place
 from verify.request import DenoiseRequest
-from verify.runner import pool_for
+from verify.runner.run import pool_for
 from verify.schedule import Schedule
 
 

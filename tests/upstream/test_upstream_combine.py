@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from verify.fuzz.case import Case
 from verify.fuzz.strategies import cases
 from verify.ranks.plan import place
-from verify.runner import pool_for
+from verify.runner.run import pool_for
 
 BATCH = 64
 

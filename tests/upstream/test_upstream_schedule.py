@@ -7,7 +7,7 @@ from expected import Facts
 
 from verify.ranks.plan import place
 from verify.request import DenoiseRequest
-from verify.runner import pool_for
+from verify.runner.run import pool_for
 from verify.schedule import Schedule
 
 COUNTS = (10, 12, 23, 34, 45, 50, 56, 100)

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from verify.job import Job
 from verify.report.document import RunReport, build_document, write_document
 from verify.request import DenoiseRequest
-from verify.runner import run_job
+from verify.runner.job import Job
+from verify.runner.run import run_job
 from verify.targets.vllm_omni.table import table
 from verify.targets.vllm_omni.versions import installed_version
 from verify.verdict import Verdict

@@ -9,10 +9,10 @@ from verify.bench.budget import Budget
 from verify.bench.points import Measurement, Point
 from verify.bench.summary import GRAPH, summarise
 from verify.bench.tasks import Timing, forward_against_ceiling, prepare_point, timed_loop
+from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import Placement
-from verify.ranks.pool import RankPool
 from verify.targets.protocol import REFERENCE
-from verify.targets.session import Plan
+from verify.tasks.trace_loop import Plan
 
 _CEILING_ROUNDS = 3
 _REFERENCE_RUNS = 2

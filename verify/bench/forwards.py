@@ -12,14 +12,14 @@ from verify.bagel.config import preset
 from verify.bench.ceiling import median_seconds
 from verify.bench.statistics import paired_ratio, spread
 from verify.errors import BadInput
-from verify.job import Job
 from verify.protocols import Denoiser
+from verify.ranks.local.worker import Rank
 from verify.ranks.plan import place
-from verify.ranks.worker import Rank
-from verify.runner import pool_for
+from verify.runner.job import Job
+from verify.runner.run import pool_for
 from verify.targets.finding import find_target
 from verify.targets.protocol import Prepared, understood
-from verify.targets.session import Plan, autocast, describe_rank, prepare
+from verify.tasks.trace_loop import Plan, autocast, describe_rank, prepare
 
 BUILTIN = "builtin"
 _BRANCH = "gen"

@@ -13,11 +13,11 @@ from verify.bench.statistics import paired_ratio, spread
 from verify.bench.syncs import syncs_in_loop
 from verify.bench.tasks import timed_loop
 from verify.checks import LoopRun, judge
-from verify.job import Job
+from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import Placement
-from verify.ranks.pool import RankPool
-from verify.targets.session import Plan, trace_loop
-from verify.trace import Trace
+from verify.runner.job import Job
+from verify.tasks.trace_loop import Plan, trace_loop
+from verify.trace.recorder import Trace
 
 # Enough steps to hold guided ones and others; the profile of a whole loop would be large and say no more.
 _PROFILED_TIMESTEPS = 8

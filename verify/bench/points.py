@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from verify.bagel.config import preset
 from verify.bench.budget import Budget, OutOfTime
-from verify.job import Job
-from verify.ranks.failure import RankFailure
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import Placement, place
-from verify.ranks.pool import RankPool
-from verify.runner import Progress, pool_for
+from verify.runner.job import Job
+from verify.runner.run import Progress, pool_for
 from verify.schedule import ONE_BRANCH_A_RANK
 
 # What guides by the image too where the world size asks for a third branch and the request has none.

@@ -11,10 +11,10 @@ from verify.bench.comparison import Comparison
 from verify.bench.overhead import Overhead
 from verify.bench.points import Point, measure
 from verify.errors import Unjudged
-from verify.ranks.failure import RankFailure
+from verify.ranks.failure.failure import RankFailure
 from verify.ranks.plan import place
-from verify.runner import Progress, pool_for
-from verify.targets.session import describe_rank
+from verify.runner.run import Progress, pool_for
+from verify.tasks.trace_loop import describe_rank
 
 
 class Session:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verify.protocols import Denoiser, Group
 from verify.schedule import ALL_GATHER, BROADCAST
-from verify.watched import WrappedGroup
+from verify.trace.watched import WrappedGroup
 
 FORWARD = "forward"
 COMBINE = "combine"

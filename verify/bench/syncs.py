@@ -14,10 +14,10 @@ import torch
 
 from verify.bench.tasks import unseen
 from verify.protocols import Denoiser, Group, Observe
-from verify.ranks.worker import Rank
+from verify.ranks.local.worker import Rank
 from verify.targets.protocol import REFERENCE
-from verify.targets.session import Plan, autocast, find_loop, group_for, prepare, request_for
-from verify.trace import Recorder, synchronise
+from verify.tasks.trace_loop import Plan, autocast, find_loop, group_for, prepare, request_for
+from verify.trace.recorder import Recorder, synchronise
 
 # Calls of the runtime and the driver that return only when the device has done what it was given. An asynchronous copy
 # to pageable memory waits too; PyTorch follows every such copy with one of these.

@@ -14,11 +14,11 @@ from verify.bench.ceiling import forward_flops, matmul_rate, median_seconds
 from verify.bench.graphs import GraphedDenoiser, unlike
 from verify.bench.stopwatch import Stopwatch, TimedDenoiser, TimedGroup
 from verify.protocols import Denoiser, Observe
-from verify.ranks.worker import Rank
+from verify.ranks.local.worker import Rank
 from verify.schedule import Schedule
 from verify.targets.protocol import REFERENCE
-from verify.targets.session import Plan, autocast, find_loop, group_for, prepare, request_for
-from verify.trace import synchronise
+from verify.tasks.trace_loop import Plan, autocast, find_loop, group_for, prepare, request_for
+from verify.trace.recorder import synchronise
 
 
 @dataclass(frozen=True)

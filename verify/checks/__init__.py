@@ -17,7 +17,7 @@ from verify.checks.ranks_agree import ranks_agree
 from verify.checks.schedule_followed import schedule_followed
 from verify.request import DenoiseRequest
 from verify.schedule import expected_work
-from verify.trace import Trace
+from verify.trace.recorder import Trace
 from verify.verdict import Finding, Verdict
 
 ANY = "any"

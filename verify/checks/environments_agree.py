@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from verify.trace import PRIVATE_ENVIRONMENT, Trace
+from verify.trace.recorder import PRIVATE_ENVIRONMENT, Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "environments_agree"

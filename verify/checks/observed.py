@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.bits import first_difference, same_bits
-from verify.trace import Trace
+from verify.trace.recorder import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "observed"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.commands.run import add_placement, add_request, job_of
 from verify.errors import BadInput
-from verify.ranks.family import family
+from verify.ranks.local.family import family
 
 if TYPE_CHECKING:
     from verify.bench.points import Point

@@ -14,7 +14,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Prints what this machine can run and returns 0: it judges nothing."""
     from rich.console import Console
 
-    from verify.machine import PACKAGES, inspect_machine
+    from verify.commands.machine import PACKAGES, inspect_machine
     from verify.report.doctor import print_machine
     from verify.report.document import check_writable, write_document
 

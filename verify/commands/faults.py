@@ -9,7 +9,7 @@ import time
 from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.commands.run import add_placement, add_request, job_of
 from verify.errors import BadInput
-from verify.ranks.family import family
+from verify.ranks.local.family import family
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +37,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from verify.report.document import write_document
     from verify.report.faults import print_catalogue, print_matrix
     from verify.report.progress import ProgressReport
-    from verify.runner import pool_for
+    from verify.runner.run import pool_for
     from verify.targets.loading import load_file
-    from verify.targets.session import describe_rank
+    from verify.tasks.trace_loop import describe_rank
 
     console = Console()
     if arguments.file:
@@ -56,7 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
     names = _named(arguments, world_size)
     job = job_of(arguments)
     if job.device == "cpu":  # Ranks are replaced often here; on a GPU machine the nursery must not touch the driver.
-        family().warm_up("verify.targets.probe:warm_up")
+        family().warm_up("verify.tasks.probe_step:warm_up")
     began = time.monotonic()
     with ProgressReport(Console(stderr=True)) as progress:
         progress.start("faults", len(names) + 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.errors import BadInput
-from verify.ranks.family import family
+from verify.ranks.local.family import family
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,7 +113,7 @@ def _mutants(arguments: argparse.Namespace) -> int:
 def _envelope(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from verify.fuzz.envelope import EnvelopeJob, print_envelope, run_envelope
+    from verify.envelope.envelope import EnvelopeJob, print_envelope, run_envelope
     from verify.report.progress import ProgressReport
 
     job = EnvelopeJob(arguments.device or "cpu", arguments.preset, arguments.backend, arguments.timeout)

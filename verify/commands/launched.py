@@ -16,14 +16,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from verify.errors import BadInput, Unjudged
-from verify.ranks.launch import Launch
+from verify.ranks.launched.launch import Launch
 
 if TYPE_CHECKING:
-    from verify.job import Job
-    from verify.ranks.anonymous import AnonymousFile
-    from verify.ranks.crew import Crew
+    from verify.ranks.launched.crew import Crew
+    from verify.ranks.local.anonymous import AnonymousFile
     from verify.report.document import RunReport
-    from verify.runner import Progress
+    from verify.runner.job import Job
+    from verify.runner.run import Progress
 
 _BAD_INPUT, _UNKNOWN, _INTERRUPTED = 2, 3, 128
 # Beyond the command's own limit: starting, locating a divergence and writing the report.
@@ -46,7 +46,7 @@ def execute(
         job_of: the job that they describe.
         show: runs the job, prints and writes what is found, and returns the status; on global rank 0 only.
     """
-    from verify.ranks.crew import Crew
+    from verify.ranks.launched.crew import Crew
 
     # The kernel ends this process if native code keeps the interpreter's lock, so that no thread of ours can.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -91,7 +91,7 @@ def _prepared(job: Job, crew: Crew) -> Job:
 
 
 def _run(job: Job, crew: Crew, progress: Progress) -> RunReport:
-    from verify.runner import blank_report, run_on
+    from verify.runner.run import blank_report, run_on
 
     crew.wait_for_groups()
     report = replace(blank_report(job), command=crew.launch.command(job.command))
@@ -100,7 +100,7 @@ def _run(job: Job, crew: Crew, progress: Progress) -> RunReport:
 
 
 def _follow(crew: Crew, arguments: argparse.Namespace, job_of: Callable[[argparse.Namespace], Job]) -> tuple[int, str]:
-    from verify.ranks.diagnosis import BAD_INPUT, UNJUDGED, Answer
+    from verify.ranks.failure.diagnosis import BAD_INPUT, UNJUDGED, Answer
 
     try:
         _prepared(job_of(arguments), crew)
@@ -115,7 +115,7 @@ def _redirect_output(keeps: bool) -> tuple[int, AnonymousFile]:
 
     ``keeps``: whether what Python prints in this process still goes where it should.
     """
-    from verify.ranks.anonymous import AnonymousFile
+    from verify.ranks.local.anonymous import AnonymousFile
 
     output = AnonymousFile("verify-output")
     fcntl.fcntl(output.descriptor, fcntl.F_SETFL, fcntl.fcntl(output.descriptor, fcntl.F_GETFL) | os.O_APPEND)

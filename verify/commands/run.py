@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from verify.commands.report import add_outputs, check_outputs, write_outputs
-from verify.ranks.family import family
-from verify.ranks.launch import launched
+from verify.ranks.launched.launch import launched
+from verify.ranks.local.family import family
 
 if TYPE_CHECKING:
-    from verify.job import Job
     from verify.report.document import RunReport
     from verify.request import DenoiseRequest
-    from verify.runner import Progress
+    from verify.runner.job import Job
+    from verify.runner.run import Progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +100,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
         BadInput: options that contradict each other, or a request that cannot be one.
     """
     from verify.errors import BadInput
-    from verify.job import Job
+    from verify.runner.job import Job
     from verify.targets.protocol import ModelOptions
 
     if arguments.loop and arguments.loops:
@@ -136,7 +136,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
         execute_launched(launch, arguments, job_of, show)
     family()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
-    from verify.runner import run_job
+    from verify.runner.run import run_job
 
     return show(arguments, job_of(arguments), run_job)
 

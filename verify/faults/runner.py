@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from verify.faults.registry import UNKNOWN, Fault
-from verify.job import Job
+from verify.ranks.local.pool import RankPool
+from verify.ranks.local.worker import Rank
 from verify.ranks.plan import place
-from verify.ranks.pool import RankPool
-from verify.ranks.worker import Rank
-from verify.replay import References
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
-from verify.runner import pool_for, run_job
+from verify.runner.job import Job
+from verify.runner.replay import References
+from verify.runner.run import pool_for, run_job
 from verify.text import place_of_call
 from verify.verdict import Finding, Verdict
 

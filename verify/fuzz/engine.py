@@ -31,7 +31,7 @@ from verify.fuzz.tasks import (
     evaluate_exact,
     results,
 )
-from verify.ranks.pool import RankPool
+from verify.ranks.local.pool import RankPool
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 # Hypothesis draws, and ranks evaluate, so many at a time. It varies what it has drawn, so small batches differ more.

@@ -18,9 +18,9 @@ from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.session import FuzzJob, Progress
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, describe
+from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
-from verify.ranks.pool import RankPool
-from verify.runner import pool_for
+from verify.runner.run import pool_for
 from verify.verdict import EXIT_STATUS, Verdict
 
 

@@ -16,10 +16,10 @@ from verify.fuzz.engine import PROFILES, Fuzzer, draw, shrink
 from verify.fuzz.saved import Saved, read_saved, replay_command, saved_of
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, OWN, describe
-from verify.ranks.failure import RankFailure
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
-from verify.ranks.pool import RankPool
-from verify.runner import pool_for
+from verify.runner.run import pool_for
 from verify.targets.loading import load_object
 from verify.verdict import EXIT_STATUS, Finding, Verdict, merge
 

@@ -20,7 +20,7 @@ from verify.fuzz.layouts import dense, tensor_of
 from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.properties import FORMULA, REPEATABLE, Property
 from verify.fuzz.subject import SILENT, Combine, CombineRaised, Outcome, Subject, equal
-from verify.ranks.worker import Rank
+from verify.ranks.local.worker import Rank
 from verify.targets.loading import load_object
 
 OWN = "verify.combine:combine_cfg"

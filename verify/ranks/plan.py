@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from verify.errors import BadInput, Unjudged
-from verify.ranks.pool import PoolSpec
+from verify.ranks.local.pool import PoolSpec
 from verify.surroundings import check_gpus, check_network
 
 

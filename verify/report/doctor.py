@@ -15,7 +15,7 @@ _GIB = 2**30
 
 
 def print_machine(machine: Mapping[str, Any], purposes: Mapping[str, str], console: Console) -> None:
-    """Prints what :func:`verify.machine.inspect_machine` found.
+    """Prints what :func:`verify.commands.machine.inspect_machine` found.
 
     Args:
         machine: what it found.

@@ -1,0 +1,150 @@
+"""The command line: which command, and what its ending means."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from verify.commands.interrupts import interrupts
+from verify.errors import BadInput, Unjudged
+from verify.ranks.launched.launch import launched, speaks
+from verify.surroundings import check_surroundings
+from verify.text import one_line
+
+# Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
+COMMANDS = {
+    "run": "run the loops on real ranks and compare every x_t, bit by bit",
+    "faults": "inject real bugs, and show that each is caught and placed",
+    "fuzz": "test the combine on every rank as an adversary would, or measure what its bits depend on",
+    "bench": "time the loop versions against each other, or the cost of verifying",
+    "report": "turn a JSON document into a page, a summary or plots",
+    "doctor": "show what this machine can run",
+}
+_STARTS_RANKS = ("faults", "fuzz", "bench")
+EXIT_BAD_INPUT = 2
+EXIT_UNKNOWN = 3
+_LONGEST_USAGE = 300
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # The value may be of any length, and the fix must be seen.
+        shown = message if len(message) <= _LONGEST_USAGE else f"{message[:_LONGEST_USAGE]}..."
+        raise BadInput(f"{shown}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status.
+
+    0 pass, 1 fail, 2 bad input, 3 unknown; 130 after Ctrl-C and 143 after SIGTERM, when no verdict is given, nothing
+    more is written and every process that was started has ended. Of the commands' documents only that of ``verify
+    bench --json`` is written before the end: it keeps what has been measured so far.
+    """
+    with interrupts(restore=arguments is not None, leave=_leave if arguments is None else None) as signals:
+        try:
+            return _main(list(sys.argv[1:] if arguments is None else arguments))
+        except BaseException as error:
+            # A library may have made something else of the interrupt while it was being imported.
+            if signals.received is None and not isinstance(error, KeyboardInterrupt):
+                if not isinstance(error, Exception):
+                    raise
+                # Python would end with 1, which says that a check failed.
+                traceback.print_exc()
+                print("verify: the above is a fault of verify itself; nothing was judged", file=sys.stderr)
+                return EXIT_UNKNOWN
+            _end_ranks()
+            return signals.exit_status
+
+
+def _end_ranks() -> None:
+    """After an interrupt: every process that was started ends, and one line says why."""
+    if (family := sys.modules.get("verify.ranks.local.family")) is not None and hasattr(family, "close_family"):
+        family.close_family()
+    print("verify: interrupted", file=sys.stderr, flush=True)
+
+
+def _leave(status: int) -> None:
+    """Ends this process at once, from wherever it is."""
+    _end_ranks()
+    os._exit(status)
+
+
+def _main(given: list[str]) -> int:
+    try:
+        parsed = _parse(given)
+        check_surroundings()
+        _require_own_ranks(parsed.command)
+        execute = importlib.import_module(f"verify.commands.{parsed.command}").execute
+        try:
+            return int(execute(parsed))
+        except SystemExit:  # So rich answers a reader that has gone: with 1, which says that a check failed.
+            return EXIT_UNKNOWN
+    except BadInput as error:
+        if speaks():  # Of many processes with the same command line, one is enough.
+            print(f"verify: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except Unjudged as reason:
+        print(f"verify: {one_line(str(reason))}", file=sys.stderr)
+        return EXIT_UNKNOWN
+    except BrokenPipeError:
+        # Whoever read our output has gone; the verdict has nowhere to go but the exit status of a failure to judge.
+        _discard_output()
+        return EXIT_UNKNOWN
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _discard_output()
+        place = f" to {error.filename}" if error.filename else ""
+        print(f"verify: nothing more could be written{place}: {error.strerror}; make room and start again",
+              file=sys.stderr)  # fmt: skip
+        return EXIT_UNKNOWN
+
+
+def _discard_output() -> None:
+    """What standard output does not take goes nowhere, rather than into an error when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _require_own_ranks(command: str) -> None:
+    """Commands that start ranks themselves would each do so in every process of a launch."""
+    if command in _STARTS_RANKS and (launch := launched()) is not None:
+        raise BadInput(
+            f"verify {command} was started by {launch.launcher} in {launch.world_size} processes, expected one, "
+            "since it starts its ranks itself; start it without a launcher (verify run takes one)"
+        )
+
+
+def _parse(given: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="verify", description="Does every rank hold the same x_t? Exit status: 0 pass, 1 fail, "
+                     "2 bad input or usage, 3 unknown.")  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    chosen = next((word for word in given if not word.startswith("-")), "")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False)
+        if name == chosen:  # The others' modules need not be loaded.
+            importlib.import_module(f"verify.commands.{name}").configure(command)
+    parsed, unknown = parser.parse_known_args(given)
+    called = f"verify {parsed.command}"
+    if unknown:
+        raise BadInput.of("an argument", unknown[0], f"an option of {called}", f"see {called} --help")
+    for name, value in vars(parsed).items():
+        # Most often a variable of a shell script that was never set; a positional argument says so by itself.
+        if value == "" and name != "document":
+            raise BadInput.of(_flag(name), value, "a value", f"give one or leave it out; see {called} --help")
+    return parsed
+
+
+def _flag(name: str) -> str:
+    """How an option of that name is written on the command line."""
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,158 @@
+"""What this machine has, and which presets fit on it at which world size."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from verify.bagel.config import PRESETS, BagelConfig
+from verify.bagel.model import BagelModel
+from verify.ranks.local.lease import lock_folder
+from verify.ranks.settings import BIT_VARIABLES
+
+_T = TypeVar("_T")
+
+GIB = 2**30
+MOST_RANKS = 64
+# Beside the weights, a rank needs the CUDA context, the scratch space that weights are made in and one forward pass.
+WORKING_BYTES = {"cpu": 1 * GIB, "cuda": 2 * GIB}
+# Packages that a command or a test needs and torch does not bring along, and what goes without them.
+PACKAGES = {
+    "numpy": "everything",
+    "filelock": "everything",
+    "jaxtyping": "everything",
+    "rich": "every command",
+    "safetensors": "--checkpoint",
+    "jsonschema": "checking JSON documents",
+    "hypothesis": "verify fuzz and the tests",
+    "matplotlib": "plots",
+    "pytest": "the tests",
+    "pytest-timeout": "the tests",
+    "pytest-xdist": "the tests under -n",
+    "nvidia-ml-py": "GPU clocks and power, if wanted",
+}
+ENGINES = ("vllm", "vllm_omni")
+
+
+def inspect_machine() -> dict[str, Any]:
+    """What this machine has, as JSON values. Memory is in bytes; what cannot be found out is None.
+
+    Imports no serving engine: it only looks whether there is one.
+    """
+    gpus, trouble = _gpus()
+    memory = available_memory()
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "nccl": _try(lambda: ".".join(map(str, torch.cuda.nccl.version()))) if torch.version.cuda else None,
+        "backends": backends(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": memory,
+        "gpus": gpus,
+        "gpu_trouble": trouble,
+        "presets": [preset_fits(name, memory, [gpu["free"] for gpu in gpus]) for name in PRESETS],
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "engines": {name: importlib.util.find_spec(name) is not None for name in ENGINES},
+        "variables": {name: os.environ[name] for name in BIT_VARIABLES if name in os.environ},
+        "folders": {
+            "shared memory": folder(Path("/dev/shm")),
+            "temporary files": folder(Path(tempfile.gettempdir())),
+            "GPU leases": folder(_try(lock_folder)),
+        },
+    }
+
+
+def package_version(name: str) -> str | None:
+    """The version installed; None if there is none."""
+    return _try(lambda: importlib.metadata.version(name))
+
+
+def backends() -> list[str]:
+    """The communication backends that this torch has."""
+    if not torch.distributed.is_available():
+        return []
+    found = {"gloo": torch.distributed.is_gloo_available(), "nccl": torch.distributed.is_nccl_available()}
+    return [name for name, available in found.items() if available]
+
+
+def preset_fits(name: str, memory: int | None, gpus: Sequence[int]) -> dict[str, Any]:
+    """How many ranks of a preset fit: in main memory, on GPUs of their own, and on GPUs that they share.
+
+    Args:
+        name: of the preset.
+        memory: bytes that processes may still take; None if unknown.
+        gpus: free bytes of each GPU.
+    """
+    weights = weight_bytes(PRESETS[name].config)
+    on_cpu, on_gpu = weights + WORKING_BYTES["cpu"], weights + WORKING_BYTES["cuda"]
+    least = min((free // on_gpu for free in gpus), default=0)
+    return {
+        "preset": name,
+        "weights": weights,
+        "cpu_ranks": None if memory is None else min(MOST_RANKS, memory // on_cpu),
+        # Rank i goes to GPU i mod their number, so the fullest GPU decides.
+        "nccl_ranks": len(gpus) if least else 0,
+        "gloo_cuda_ranks": min(MOST_RANKS, least * len(gpus)),
+    }
+
+
+def weight_bytes(config: BagelConfig) -> int:
+    """Bytes of a network in bfloat16, counted on one that takes no memory."""
+    with torch.device("meta"):
+        return 2 * sum(parameter.numel() for parameter in BagelModel(config).parameters())
+
+
+def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that new processes may still take: what the kernel offers, or what is left of the control group's limit."""
+    offered = _try(lambda: _meminfo(proc / "meminfo")["MemAvailable"])
+    limit = _try(lambda: int((cgroup / "memory.max").read_text()))
+    used = _try(lambda: int((cgroup / "memory.current").read_text()))
+    left = None if limit is None or used is None else max(0, limit - used)
+    return min((found for found in (offered, left) if found is not None), default=None)
+
+
+def _meminfo(path: Path) -> Mapping[str, int]:
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) >= 2}
+
+
+def _gpus() -> tuple[list[dict[str, Any]], str | None]:
+    """Every GPU, and why they could not be asked if that is so."""
+    gpus = []
+    try:
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            free, total = torch.cuda.mem_get_info(index)
+            capability = f"{properties.major}.{properties.minor}"
+            gpus.append(
+                {"index": index, "name": properties.name, "capability": capability, "memory": total, "free": free}
+            )
+    except RuntimeError as error:
+        return gpus, f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return gpus, None
+
+
+def folder(path: Path | None) -> dict[str, Any] | None:
+    """A folder's path, whether it can be written to and how many bytes are free; None if there is none."""
+    if path is None or not path.is_dir():
+        return None
+    return {"path": str(path), "writable": os.access(path, os.W_OK), "free": shutil.disk_usage(path).free}
+
+
+def _try(probe: Callable[[], _T]) -> _T | None:
+    """What ``probe`` finds; None if this machine does not say. A doctor that dies of what it looks for is no use."""
+    try:
+        return probe()
+    except (OSError, ImportError, LookupError, ValueError, RuntimeError, AttributeError):
+        return None

@@ -1,0 +1,1 @@
+"""Which settings must match across ranks."""

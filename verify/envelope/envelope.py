@@ -1,0 +1,225 @@
+"""Which settings must match across ranks: each condition measured on the combine and on the forward pass."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from verify.bagel.config import preset
+from verify.envelope.conditions import COMPILING, CONDITIONS
+from verify.envelope.explanations import explanation
+from verify.envelope.measure import BITWISE, DIFFERS, UNKNOWN, WITHIN, Measured, measure
+from verify.errors import BadInput, Unjudged
+from verify.fuzz.case import FLOATS
+from verify.fuzz.console import say
+from verify.fuzz.session import Progress
+from verify.fuzz.tasks import describe
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.local.pool import RankPool
+from verify.ranks.plan import place
+from verify.verdict import EXIT_STATUS, Verdict
+
+_LIMIT, _COMPILE_LIMIT = 60.0, 150.0
+# Compiling both as the engines run it and as it is checked; the other formats would only cost time.
+_COMPILED_DTYPES = ("bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class EnvelopeJob:
+    """What to measure, and where.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        preset: the model of the forward pass.
+        backend: unused but for the group that a rank joins.
+        timeout: seconds for everything; conditions not reached are unknown.
+        conditions: which ones.
+        subjects: ``combine``, ``forward``.
+        dtypes: of the combine; the forward pass is measured in bfloat16 and, unless the model is large, in float32.
+    """
+
+    device: str = "cpu"
+    preset: str = "tiny"
+    backend: str | None = None
+    timeout: float = 540.0
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    subjects: tuple[str, ...] = ("combine", "forward")
+    dtypes: tuple[str, ...] = tuple(FLOATS)
+
+    def parts(self) -> list[tuple[str, str, str]]:
+        """``(condition, subject, dtype)`` in order: a model is built once for all conditions in one dtype."""
+        forward = ("bfloat16",) if self.preset == "7b" else ("bfloat16", "float32")
+        slow = [c for c in self.conditions if c in COMPILING]
+        fast = [c for c in self.conditions if c not in COMPILING]
+        parts = []
+        for some in (fast, slow):
+            combine = [dtype for dtype in self.dtypes if some is fast or dtype in _COMPILED_DTYPES]
+            for subject, dtypes in (("combine", combine), ("forward", forward)):
+                if subject in self.subjects:
+                    parts += [(condition, subject, dtype) for dtype in dtypes for condition in some]
+        return parts
+
+
+@dataclass(frozen=True)
+class EnvelopeReport:
+    """What was measured; :meth:`to_dict` is its JSON form."""
+
+    job: EnvelopeJob
+    rows: Sequence[Measured] = ()
+    environment: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    seconds: float = 0.0
+
+    @property
+    def exit_status(self) -> int:
+        """0 if every condition that this machine can bring about was measured, else 3. An envelope fails nothing: it
+        says what must match."""
+        missing = [row for row in self.rows if row.verdict == UNKNOWN and row.applies]
+        return EXIT_STATUS[Verdict.UNKNOWN if missing or not self.rows else Verdict.PASS]
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"schema", "kind": "envelope", "device", "preset", "environment", "rows": [the fields of Measured and
+        "explanation", empty for bitwise], "notes", "timings"}``."""
+        return {
+            "schema": 1,
+            "kind": "envelope",
+            "device": self.job.device,
+            "preset": self.job.preset,
+            "environment": [dict(rank) for rank in self.environment],
+            "rows": [row.to_dict() | {"explanation": _why(row)} for row in self.rows],
+            "notes": list(self.notes),
+            "timings": {"total": round(self.seconds, 3)},
+        }
+
+
+def _why(row: Measured) -> str:
+    return explanation(row.condition, row.subject) if row.verdict in (WITHIN, DIFFERS) else ""
+
+
+def run_envelope(job: EnvelopeJob, progress: Progress | None = None) -> EnvelopeReport:
+    """Measures; a condition that fails, hangs or is not reached is a row that says so.
+
+    Raises:
+        BadInput: no such device or preset, or no time to measure in.
+    """
+    began = time.monotonic()
+    preset(job.preset)
+    if not 1 <= job.timeout <= 86400:
+        raise BadInput.of("--timeout", job.timeout, "seconds from 1 to 86400", "choose one in that range")
+    report = EnvelopeReport(job)
+    with tempfile.TemporaryDirectory(prefix="verify-envelope-", ignore_cleanup_errors=True) as folder:
+        try:
+            spec = place(1, job.device, job.backend).spec
+            # What compiling leaves behind goes with the folder.
+            spec = replace(
+                spec,
+                variables=(("TORCHINDUCTOR_CACHE_DIR", f"{folder}/inductor"), ("TRITON_CACHE_DIR", f"{folder}/triton")),
+            )
+            with RankPool(spec) as pool:
+                environment = pool.run(describe)
+                rows = _measure_all(pool, job, began + job.timeout, progress)
+        except Unjudged as reason:
+            return replace(report, notes=(str(reason),), seconds=time.monotonic() - began)
+    notes = []
+    if job.device == "cuda" and job.preset != "tiny":
+        notes.append("where devices are compared, the forward pass is that of the tiny preset on both")
+    notes.append("compiled forward passes compile each decoder layer; max-autotune without its CUDA graphs")
+    return replace(report, rows=rows, environment=environment, notes=notes, seconds=time.monotonic() - began)
+
+
+def _measure_all(pool: RankPool, job: EnvelopeJob, deadline: float, progress: Progress | None) -> list[Measured]:
+    parts = job.parts()
+    if progress is not None:
+        progress.start("envelope", len(parts))
+    rows = []
+    for number, (condition, subject, dtype) in enumerate(parts):
+        began = time.monotonic()
+        limit = min(_COMPILE_LIMIT if condition in COMPILING else _LIMIT, deadline - began)
+        row = _measure_one(pool, condition, subject, dtype, job.preset, limit)
+        rows.append(replace(row, seconds=round(time.monotonic() - began, 3)))
+        if progress is not None:
+            progress.update("envelope", number + 1)
+    if progress is not None:
+        progress.finish("envelope")
+    return rows
+
+
+def _measure_one(pool: RankPool, condition: str, subject: str, dtype: str, preset_name: str, limit: float) -> Measured:
+    blank = Measured(subject, condition, dtype, UNKNOWN)
+    if limit < 1.0:
+        return replace(blank, note="out of time before it began")
+    try:
+        row = pool.run(measure, condition, subject, dtype, preset_name, name=f"{condition}, {subject}", timeout=limit)[
+            0
+        ]
+    except RankFailure as failure:
+        hung = any(report.state == "hung" for report in failure.reports)
+        return replace(blank, note=f"not done within {limit:.0f} s" if hung else failure.cause[:300])
+    assert isinstance(row, Measured)
+    if "CUDA error" in row.note or "AcceleratorError" in row.note:
+        pool.stop()  # Such an error stays with the process.
+    return row
+
+
+def print_envelope(report: EnvelopeReport, console: Console) -> None:
+    """Conditions downwards, subjects and dtypes across; then each row that is not bitwise, with its reason."""
+    where = report.environment[0].get("gpu", report.environment[0]["cpu"]) if report.environment else "nothing"
+    say(
+        console,
+        f"envelope on {report.job.device} ({where}), forward pass of {report.job.preset}, {report.seconds:.0f} s",
+    )
+    for note in report.notes:
+        say(console, f"note: {note}")
+    if not report.rows:
+        return
+    for subject in report.job.subjects:
+        console.print(_table(report, subject))
+    say(
+        console, "ULPs are those of each element: where guidance nearly cancels, a small element is many of its own off"
+    )
+    for row in report.rows:
+        if row.verdict in (WITHIN, DIFFERS):
+            say(console, _sentence(row))
+    for subject in report.job.subjects:
+        for condition in report.job.conditions:
+            if any(r.condition == condition and r.subject == subject and _why(r) for r in report.rows):
+                say(console, f"why, {condition} ({subject}): {explanation(condition, subject)}")
+    for note in dict.fromkeys(
+        f"unknown: {r.condition} ({r.subject}): {r.note}" for r in report.rows if r.verdict == UNKNOWN
+    ):
+        say(console, note)
+
+
+def _table(report: EnvelopeReport, subject: str) -> Table:
+    rows = {(row.condition, row.dtype): row for row in report.rows if row.subject == subject}
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column(subject, no_wrap=True)
+    dtypes = list(dict.fromkeys(dtype for _, dtype in rows))
+    for dtype in dtypes:
+        table.add_column(dtype)
+    for condition in report.job.conditions:
+        table.add_row(Text(condition), *(_cell(rows.get((condition, dtype))) for dtype in dtypes))
+    return table
+
+
+def _cell(row: Measured | None) -> Text:
+    if row is None:
+        return Text("")
+    if row.verdict == WITHIN:
+        return Text(f"within {row.max_ulp} ULP", "yellow")
+    if row.verdict == BITWISE:
+        return Text(BITWISE, "green")
+    return Text(row.verdict, "bold red" if row.verdict == DIFFERS else "dim")
+
+
+def _sentence(row: Measured) -> str:
+    gap = "" if row.relative is None else f", at most {row.max_abs:.3g} ({row.relative:.2g} of the largest element)"
+    count = f"{row.mismatched} of {row.of} elements" if row.mismatched else row.note
+    return f"{row.subject} {row.dtype}, {row.condition}: worst is {row.worst}: {count}{gap}; {'; '.join(row.affected)}"

@@ -1,0 +1,205 @@
+"""Measuring one condition inside a rank: the computations, and how far results lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verify.bagel.config import preset
+from verify.bagel.denoiser import BagelDenoiser
+from verify.bits import describe, first_difference, same_bits
+from verify.combine import combine_cfg
+from verify.envelope.conditions import CONDITIONS, Computation, Inapplicable, compiled_layers
+from verify.fuzz.case import FLOATS, Case, Values
+from verify.fuzz.layouts import dense
+from verify.ranks.local.worker import Rank
+from verify.request import RENORM_TYPES, DenoiseRequest
+from verify.targets.builtin import BuiltinTarget
+from verify.targets.protocol import ModelOptions
+
+BITWISE, WITHIN, DIFFERS, UNKNOWN = "bitwise", "within", "differs", "unknown"
+_ORDER = (BITWISE, WITHIN, DIFFERS)
+# 1024 x 1024 pixels, and an odd shape whose rows are no multiple of a vector.
+_SHAPES = ((4096, 64), (1001, 37))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one condition does to one computation.
+
+    Attributes:
+        subject: ``combine`` or ``forward``.
+        condition: one of ``CONDITIONS``.
+        dtype: of the velocities, or of the network.
+        verdict: ``bitwise``; ``within`` (``max_ulp`` units in the last place, less than a binade); ``differs`` (more,
+            or another dtype, or a NaN); ``unknown``. The worst of all settings and variants.
+        worst: the setting and variant that it comes from.
+        affected: variants that are not bitwise, each with its settings.
+        variants: how many were measured.
+        max_ulp: of the worst; None where no distance in ULPs says anything.
+        mismatched: elements of it that differ.
+        of: elements of it.
+        max_abs: its greatest absolute difference.
+        relative: that over the greatest element of the baseline.
+        note: why it is unknown, or what else to know.
+        applies: False where the machine lacks what the condition needs.
+        seconds: it took.
+    """
+
+    subject: str
+    condition: str
+    dtype: str
+    verdict: str
+    worst: str = ""
+    affected: tuple[str, ...] = ()
+    variants: int = 0
+    max_ulp: int | None = None
+    mismatched: int = 0
+    of: int = 0
+    max_abs: float | None = None
+    relative: float | None = None
+    note: str = ""
+    applies: bool = True
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self) | {"affected": list(self.affected)}
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """How bad it is, for sorting."""
+        return _ORDER.index(self.verdict), self.max_ulp or 0
+
+
+def measure(rank: Rank, condition: str, subject: str, dtype: str, preset_name: str) -> Measured | None:
+    """On rank 0: every setting of a condition on every variant of a subject. Nothing it raises leaves this function."""
+    if rank.rank:
+        return None
+    blank = Measured(subject, condition, dtype, UNKNOWN)
+    worst: Measured | None = None
+    affected: dict[str, list[str]] = {}
+    variants = 0
+    try:
+        with torch.no_grad():
+            for variant, computation in _computations(rank, subject, dtype, preset_name, condition):
+                for setting, result, baseline in CONDITIONS[condition](computation):
+                    variants += 1
+                    found = compare(blank, result, baseline)
+                    if found.verdict != BITWISE:
+                        affected.setdefault(variant, []).append(setting)
+                    if worst is None or found.rank > worst.rank:
+                        worst = Measured(**(asdict(found) | {"worst": f"{setting}, {variant}"}))
+    except Inapplicable as lacking:
+        return Measured(**(asdict(blank) | {"note": str(lacking), "applies": False}))
+    except Exception as error:  # One condition that cannot be brought about must not end the others.
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
+        if worst is None:
+            return Measured(**(asdict(blank) | {"note": reason}))
+        worst = Measured(**(asdict(worst) | {"note": f"stopped early: {reason}"}))
+    if worst is None:
+        return Measured(**(asdict(blank) | {"note": "no setting of it could be measured"}))
+    names = tuple(f"{variant}: {', '.join(settings)}" for variant, settings in affected.items())
+    return Measured(**(asdict(worst) | {"affected": names, "variants": variants}))
+
+
+def compare(blank: Measured, result: Tensor, baseline: Tensor) -> Measured:
+    """How far two results lie apart."""
+    if (result.shape, result.dtype) != (baseline.shape, baseline.dtype):
+        note = f"{describe(result)} instead of {describe(baseline)}"
+        gap = _gap(result, baseline) if result.shape == baseline.shape else (None, None)
+        return _as(blank, DIFFERS, note=note, of=baseline.numel(), max_abs=gap[0], relative=gap[1])
+    if same_bits(result, baseline):
+        return _as(blank, BITWISE, of=baseline.numel(), max_ulp=0)
+    difference = first_difference(result, baseline)
+    assert difference is not None
+    max_abs, relative = _gap(result, baseline)
+    binade = 1 << FLOATS[str(baseline.dtype).removeprefix("torch.")].mantissa
+    within = difference.max_ulp is not None and difference.max_ulp < binade
+    return _as(
+        blank,
+        WITHIN if within else DIFFERS,
+        max_ulp=difference.max_ulp,
+        mismatched=difference.mismatched,
+        of=difference.of,
+        max_abs=max_abs,
+        relative=relative,
+    )
+
+
+def _as(blank: Measured, verdict: str, **values: Any) -> Measured:
+    return Measured(**(asdict(blank) | {"verdict": verdict} | values))
+
+
+def _gap(result: Tensor, baseline: Tensor) -> tuple[float | None, float | None]:
+    a, b = result.double().cpu(), baseline.double().cpu()
+    gap = (a - b).abs()
+    gap = gap[gap.isfinite()]
+    most = b.abs()[b.isfinite()].max().item() if b.numel() else 0.0
+    if not len(gap):
+        return None, None
+    return gap.max().item(), gap.max().item() / most if most else None
+
+
+def _computations(
+    rank: Rank, subject: str, dtype: str, preset_name: str, condition: str
+) -> Iterator[tuple[str, Computation]]:
+    if subject == "forward":
+        yield "gen branch", _forward(rank, dtype, preset_name, rank.device)
+        return
+    # Compiling takes seconds a variant; one shape shows it.
+    for shape in _SHAPES[: 1 if condition.startswith("compile") else None]:
+        for renorm_type in RENORM_TYPES:
+            yield f"{renorm_type} {shape[0]} x {shape[1]}", _combine(dtype, renorm_type, shape, rank.device)
+
+
+def _combine(dtype: str, renorm_type: str, shape: tuple[int, int], device: torch.device) -> Computation:
+    form = FLOATS[dtype]
+    spread = ((form.one - (1 << form.mantissa), form.sign | ((2 << form.mantissa) - 1)),)
+    tiny = ((0, form.sign | ((1 << form.mantissa) - 1)), (form.one, form.sign))
+
+    def tensors(patterns: tuple[tuple[int, int], ...]) -> list[Tensor]:
+        branches = tuple(Values(patterns=patterns, seed=branch) for branch in range(3))
+        return dense(Case(dtype, *shape, branches), device)
+
+    def combine(gen: Tensor, text: Tensor, img: Tensor) -> Tensor:
+        return combine_cfg(gen, text, img, 4.0, 1.5, renorm_type, 0.0)
+
+    return Computation(
+        "combine",
+        combine,
+        tensors(spread),
+        device,
+        partial(_combine, dtype, renorm_type, shape),
+        tensors(tiny),
+    )
+
+
+def _forward(rank: Rank, dtype: str, preset_name: str, device: torch.device) -> Computation:
+    key = ("envelope", dtype, preset_name, device)
+    if key not in rank.memo:
+        for old in [k for k in rank.memo if isinstance(k, tuple) and k[0] == "envelope" and k[3] == device]:
+            del rank.memo[old]  # Two large models need not fit.
+        side = preset(preset_name).side
+        request = DenoiseRequest(height=side, width=side)
+        rank.memo[key] = BuiltinTarget().prepare(request, ModelOptions(preset_name, dtype), 0, device)
+    prepared = rank.memo[key]
+    denoiser = prepared.denoiser
+    assert isinstance(denoiser, BagelDenoiser)
+    tiny = prepared.x_0.clone()
+    tiny[::2] *= 2.0**-140
+    return Computation(
+        "forward",
+        lambda x_t: denoiser.velocity(x_t, 0, "gen"),
+        [prepared.x_0],
+        device,
+        # A large network takes minutes on a CPU; where devices are compared, the tiny one stands in on both.
+        lambda other: _forward(rank, dtype, "tiny", other),
+        [tiny],
+        lambda mode: compiled_layers(list(denoiser.model.layers), mode),
+    )

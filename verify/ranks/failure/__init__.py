@@ -1,0 +1,1 @@
+"""Who failed, where, and in which collective."""

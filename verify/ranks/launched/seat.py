@@ -1,0 +1,126 @@
+"""A launched process's rank: it joins the group of its replica, and the one of all processes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from verify.errors import Unjudged
+from verify.ranks import settings
+from verify.ranks.failure.board import Marker
+from verify.ranks.group import ProcessGroup
+from verify.ranks.launched.launch import Launch
+from verify.ranks.launched.mail import Mail
+from verify.ranks.local.worker import Rank
+
+_LIBRARY_TIMEOUT = timedelta(days=1)
+
+
+@dataclass
+class Seated(Rank):
+    """A rank of one replica among several."""
+
+    def environment(self) -> dict[str, Any]:
+        """What this rank runs on. Which GPUs it is shown says where it runs; what they are is told beside it."""
+        found = super().environment() | {"replica": self.replica}
+        shown = found["variables"].pop("CUDA_VISIBLE_DEVICES", None)
+        return found if shown is None else found | {"visible_gpus": shown}
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a process has joined.
+
+    Attributes:
+        rank: what tasks are given.
+        mail: the way to all other processes.
+        notes: what a reader of the results must know.
+    """
+
+    rank: Seated
+    mail: Mail
+    notes: tuple[str, ...]
+
+
+def take_seat(launch: Launch, store: Any, marker: Marker, ranks: int, device: str, backend: str | None) -> Seat:
+    """Settings first, then the groups, as in a pool's rank. Waits for all processes; whoever watches bounds that.
+
+    The default group holds the ranks of this replica and no others, which is what targets expect.
+
+    Args:
+        launch: what the launcher says.
+        store: where the processes meet.
+        marker: says how far this has come.
+        ranks: of one replica.
+        device: ``cpu`` or ``cuda``.
+        backend: ``gloo``, ``nccl`` or None for what fits.
+
+    Raises:
+        Unjudged: this host has no GPU where one is asked for, or too few for NCCL.
+    """
+    replica, rank = launch.seat(ranks)
+    settings.apply_environment(one_machine=launch.on_one_machine)
+    # One unless the user says otherwise: hosts of different sizes must not come to split work differently.
+    settings.apply_flags(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    own = _device(device, launch)
+    gpus = _gpus(store, own, launch)
+    shared = len(set(gpus)) < len(gpus)
+    if backend == "nccl" and shared:
+        raise Unjudged(
+            f"NCCL needs a GPU for each of {len(gpus)} processes and they have {len(set(gpus))}; use --backend gloo to "
+            "share them, or start one process a GPU"
+        )
+    chosen = backend or ("nccl" if gpus and not shared else "gloo")
+    marker.activity("joining its groups")
+    mail = Mail(_part(store, "all"), launch.rank, launch.world_size, _LIBRARY_TIMEOUT)
+    dist.init_process_group(
+        chosen,
+        store=_part(store, f"replica {replica}"),
+        rank=rank,
+        world_size=ranks,
+        timeout=_LIBRARY_TIMEOUT,
+        device_id=own if chosen == "nccl" else None,
+    )
+    marker.activity("")
+    return Seat(Seated(rank, ranks, own, chosen, ProcessGroup(), marker, replica=replica), mail, _notes(gpus))
+
+
+def _part(store: Any, name: str) -> Any:
+    return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
+
+
+def _device(device: str, launch: Launch) -> torch.device:
+    if device == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if not count:
+        raise Unjudged("device is 'cuda' and this host shows no GPU; use --device cpu or hosts that have one")
+    own = torch.device("cuda", (launch.rank if launch.local_rank is None else launch.local_rank) % count)
+    torch.cuda.set_device(own)
+    return own
+
+
+def _gpus(store: Any, device: torch.device, launch: Launch) -> list[str]:
+    """Every process's GPU, by its unique id, in the order of global ranks; none on the CPU.
+
+    Launchers may show each process a GPU of its own or all of its host's, so a count says nothing.
+    """
+    if device.type == "cpu":
+        return []
+    store.set(f"gpu {launch.rank}", str(torch.cuda.get_device_properties(device).uuid))
+    return [raw.decode() for raw in store.multi_get([f"gpu {rank}" for rank in range(launch.world_size)])]
+
+
+def _notes(gpus: list[str]) -> tuple[str, ...]:
+    count = len(set(gpus))
+    if count == len(gpus):
+        return ()
+    return (
+        f"{len(gpus)} processes share {count} GPU{'s' * (count > 1)} over gloo: bits are judged as on separate GPUs, "
+        "but times say nothing about them",
+    )

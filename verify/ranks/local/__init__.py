@@ -1,0 +1,1 @@
+"""Ranks that this process starts itself."""

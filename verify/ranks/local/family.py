@@ -1,0 +1,225 @@
+"""The controller's end of the nursery: fork ranks, signal them, learn how they ended."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from signal import SIGKILL
+from typing import Any
+
+from verify.errors import Unjudged
+from verify.ranks.failure.processes import is_stopped
+from verify.ranks.local.anonymous import AnonymousFile
+
+_START_TIMEOUT = 120.0
+_END_TIMEOUT = 5.0
+# A killed rank ends when the driver has taken back its GPU memory.
+_RANK_END_TIMEOUT = 30.0
+# A rank that stops in the middle of a message must not stop its controller for longer.
+_MESSAGE_TIMEOUT = 3
+
+_PROGRAM = """import sys
+sys.path[:] = sys.argv[3:]
+from verify.ranks.local.nursery import start
+start(int(sys.argv[1]), int(sys.argv[2]))"""
+
+
+@dataclass(frozen=True)
+class Birth:
+    """The files that a rank is born with.
+
+    Attributes:
+        output: what it prints.
+        stacks: where its stacks go when it is asked for them.
+    """
+
+    output: AnonymousFile
+    stacks: AnonymousFile
+
+
+class Family:
+    """One nursery process and the ranks forked from it. A controller needs one; :func:`family` keeps it."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(_END_TIMEOUT)
+        self._exits: dict[int, int] = {}
+        self._forked: list[dict[str, Any]] = []
+        self._pools = 0
+        self._ready = False
+        arguments = [str(self.owner), str(theirs.fileno()), *import_path()]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, *arguments],
+            pass_fds=[theirs.fileno()],
+            env=variables(),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches the controller alone, which ends its ranks itself.
+        )
+        theirs.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether ranks can be forked by this process, now or once the nursery is ready."""
+        return os.getpid() == self.owner and self._control.fileno() >= 0 and self.process.poll() is None
+
+    def wait_ready(self) -> None:
+        """Returns once ranks can be forked.
+
+        Raises:
+            Unjudged: the nursery did not come up.
+        """
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self._ready:
+            self._listen(max(0.0, deadline - time.monotonic()))
+            if not self._ready and (time.monotonic() > deadline or not self.alive):
+                raise Unjudged("the process that ranks are forked from did not start; its error is printed above")
+
+    def warm_up(self, function: str) -> None:
+        """Has the nursery call ``MODULE:FUNCTION`` before it forks again: what that imports, no rank imports anew."""
+        self.wait_ready()
+        with contextlib.suppress(OSError):  # Without a nursery there is nothing to warm; the next fork says so.
+            self._control.sendall(json.dumps({"warm_up": function}).encode())
+
+    def fork(
+        self, order: dict[str, Any], shared: Sequence[AnonymousFile], births: Sequence[Birth]
+    ) -> tuple[list[int], list[Connection]]:
+        """Forks a rank for each of ``births``; returns their process ids and connections in rank order.
+
+        Raises:
+            Unjudged: the nursery has died or does not answer.
+        """
+        self.wait_ready()
+        self._pools += 1
+        pairs = [socket.socketpair() for _ in births]
+        for ours, _ in pairs:
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _MESSAGE_TIMEOUT, 0))
+        paper = AnonymousFile("verify-order", json.dumps(order).encode())
+        descriptors = [paper.descriptor, *(file.descriptor for file in shared)]
+        for (_, theirs), birth in zip(pairs, births, strict=True):
+            descriptors += [theirs.fileno(), birth.output.descriptor, birth.stacks.descriptor]
+        try:
+            socket.send_fds(self._control, [json.dumps({"pool": self._pools}).encode()], descriptors)
+        except OSError:
+            raise Unjudged("ranks could not be forked: the process they are forked from has died") from None
+        finally:
+            paper.close()
+            for _, theirs in pairs:
+                theirs.close()
+        deadline = time.monotonic() + _START_TIMEOUT
+        mine: dict[int, int] = {}
+        while len(mine) < len(births):
+            if time.monotonic() > deadline or not self.alive:
+                raise Unjudged("ranks could not be forked: the process they are forked from has died")
+            self._listen(max(0.0, deadline - time.monotonic()))
+            mine = {said["rank"]: said["forked"] for said in self._forked if said["pool"] == self._pools}
+        self._forked.clear()
+        return [mine[rank] for rank in range(len(births))], [Connection(ours.detach()) for ours, _ in pairs]
+
+    def signal(self, pids: Sequence[int], number: int) -> None:
+        """Sends signal ``number`` to those of ``pids`` that still live."""
+        # Where the nursery is gone, the kernel has killed its children with it.
+        with contextlib.suppress(OSError):
+            self._control.sendall(json.dumps({"signal": int(number), "pids": list(pids)}).encode())
+
+    def exit_status(self, pid: int, wait: float = 0.0) -> int | None:
+        """How ``pid`` ended (negative: the signal that killed it), or None if it has not within ``wait`` seconds."""
+        deadline = time.monotonic() + wait
+        while pid not in self._exits and self.alive:
+            left = deadline - time.monotonic()
+            if not self._listen(max(0.0, left)) and left <= 0:
+                return None
+        return self._exits.get(pid, None if self.alive else -9)
+
+    def end_ranks(self, pids: Sequence[int]) -> None:
+        """Kills ``pids`` and returns once they have ended, so that what they held is free for their successors."""
+        self.signal(pids, SIGKILL)
+        deadline = time.monotonic() + _RANK_END_TIMEOUT
+        for pid in pids:
+            while self.exit_status(pid, wait=0.2) is None and time.monotonic() < deadline:
+                if is_stopped(self.process.pid):
+                    self.kill()
+
+    def _listen(self, timeout: float) -> bool:
+        """Takes in one message, if any comes within ``timeout``."""
+        if not select.select([self._control], [], [], timeout)[0]:
+            return False
+        try:
+            raw = self._control.recv(1 << 16)
+        except (ConnectionResetError, TimeoutError):
+            raw = b""
+        if not raw:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_END_TIMEOUT)
+            return False
+        said = json.loads(raw)
+        if "ready" in said:
+            self._ready = True
+        elif "forked" in said:
+            self._forked.append(said)
+        else:
+            self._exits[said["exited"]] = said["status"]
+        return True
+
+    def kill(self) -> None:
+        """Ends a nursery that does not answer; the kernel kills its ranks with it."""
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_TIMEOUT)
+
+    def close(self) -> None:
+        """Ends the nursery and with it every rank. In a fork of the controller: only lets go of them."""
+        self._control.close()
+        if os.getpid() != self.owner:
+            return
+        if not self._ready:
+            self.kill()  # It has no children yet, and importing would go on for seconds.
+        try:
+            self.process.wait(0.2 if is_stopped(self.process.pid) else _END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+_family: Family | None = None
+
+
+def family() -> Family:
+    """This process's nursery, started on the first call; it returns at once, while torch is still being imported."""
+    global _family
+    if _family is None or not _family.alive:
+        if _family is not None:
+            _family.close()
+        _family = Family()
+    return _family
+
+
+@atexit.register
+def close_family() -> None:
+    """Ends this process's nursery, if there is one."""
+    global _family
+    if _family is not None:
+        _family.close()
+        _family = None
+
+
+def import_path() -> list[str]:
+    """Where this process finds modules: a bare checkout need not be installed nor be the working directory."""
+    return [os.path.abspath(entry) for entry in sys.path]
+
+
+def variables() -> dict[str, str]:
+    """This process's environment variables as the nursery and its ranks get them."""
+    # Libraries read this when they load, in the nursery, before any rank can say how many threads it wants.
+    return {"OMP_NUM_THREADS": "1", **os.environ}

@@ -1,0 +1,196 @@
+"""The process that all ranks of one controller are forked from.
+
+Importing torch takes seconds and as much of a core. It happens once here, before any thread or CUDA context exists;
+ranks are then forked in milliseconds, also to replace dead ones. The nursery has three duties: fork ranks when told,
+say how each ended, and see to it that nothing outlives the controller, however that one ends.
+
+Who ends whom: ranks are killed by the kernel when the nursery ends. The nursery ends when its socket to the controller
+closes; the kernel wakes it with SIGCONT when the controller ends, should it be stopped or the socket be held open by a
+child of the controller. What ranks leave behind (processes that a loop started) is adopted by the nursery and killed.
+
+One thing forked ranks cannot show: they share Python's hash seed, so a loop whose result depends on the order of a set
+of strings agrees here and may not between processes started one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from verify.ranks.failure.processes import children
+from verify.ranks.local.anonymous import path_of
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+# What the kernel lets one message carry (SCM_MAX_FD).
+MOST_DESCRIPTORS = 253
+_END_TIMEOUT = 5.0
+# Imported here once, and not by each rank again. By name: ranks do not depend on what they run.
+_NEEDED_BY_TASKS = ("verify.tasks.trace_loop", "verify.targets.builtin", "torch.utils._device")
+
+
+def signal_at_parents_end(parent: int, number: int) -> None:
+    """Has the kernel send ``number`` to this process when its parent ends; ends it now if that has happened."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def start(controller: int, descriptor: int) -> None:
+    """Runs the nursery of process ``controller`` on the socket ``descriptor``."""
+    signal_at_parents_end(controller, signal.SIGKILL)  # While it is importing it watches nothing and has no children.
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in _NEEDED_BY_TASKS:
+            importlib.import_module(module)
+        from verify.ranks.settings import apply_flags
+
+    apply_flags(threads=1)  # Here too: what a first call imports, ranks then inherit.
+    gc.collect()
+    # What is alive now is shared with every rank; collecting it there would copy its pages.
+    gc.freeze()
+    _Nursery(controller, socket.socket(fileno=descriptor)).serve()
+
+
+class _Nursery:
+    """Forks, reaps, ends."""
+
+    def __init__(self, controller: int, control: socket.socket) -> None:
+        self._controller = controller
+        self._control = control
+        self._ranks: set[int] = set()
+        self._wakeup, self._wakeup_write = os.pipe()
+        os.set_blocking(self._wakeup_write, False)
+        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGCONT):
+            signal.signal(number, lambda *_: None)
+        signal_at_parents_end(controller, signal.SIGCONT)
+
+    def serve(self) -> None:
+        """Until the controller has ended or hung up."""
+        try:
+            self._tell({"ready": os.getpid()})
+            while os.getppid() == self._controller:
+                control = self._control.fileno()
+                ready, _, _ = select.select([control, self._wakeup], [], [])
+                if self._wakeup in ready:
+                    os.read(self._wakeup, 4096)
+                self._reap()
+                if control in ready and not self._obey():
+                    return
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        finally:
+            self._end()
+
+    def _obey(self) -> bool:
+        """Takes one order; False if there will be no more."""
+        message, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, MOST_DESCRIPTORS)
+        if not message:
+            return False
+        said = json.loads(message)
+        for pid in said.get("pids", ()):
+            if pid in self._ranks:  # Only what has not been reaped: a number may be another process's by now.
+                os.kill(pid, said["signal"])
+        if "warm_up" in said:
+            self._warm_up(*said["warm_up"].split(":"))
+        if descriptors:
+            self._fork(said["pool"], *descriptors)
+        return True
+
+    def _warm_up(self, module: str, function: str) -> None:
+        """Calls a function for what it imports. Ranks can do without: what it raises, they will say."""
+        # While it is importing it watches nothing, as at its start.
+        signal_at_parents_end(self._controller, signal.SIGKILL)
+        with warnings.catch_warnings(), contextlib.suppress(Exception):
+            warnings.simplefilter("ignore")
+            getattr(importlib.import_module(module), function)()
+        signal_at_parents_end(self._controller, signal.SIGCONT)
+        gc.collect()
+        gc.freeze()
+
+    def _fork(self, pool: int, order: int, *descriptors: int) -> None:
+        """Forks ranks; each inherits what all share (board, rendezvous) and three descriptors of its own."""
+        # Descriptors come in order: order, board, rendezvous, then (socket, output, stacks) of each rank.
+        told: dict[str, Any] = json.loads(Path(path_of(order)).read_bytes())
+        shared, own = descriptors[:2], descriptors[2:]
+        for rank in range(len(own) // 3):
+            kept = (*shared, *own[3 * rank : 3 * rank + 3])
+            nursery = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                self._become_rank(rank, nursery, kept, [order, *(d for d in own if d not in kept)], told)
+            self._ranks.add(pid)
+            self._tell({"forked": pid, "rank": rank, "pool": pool})
+        for descriptor in (order, *descriptors):
+            os.close(descriptor)
+
+    def _become_rank(
+        self, rank: int, nursery: int, kept: tuple[int, ...], foreign: list[int], told: dict[str, Any]
+    ) -> NoReturn:
+        """In the forked child: drops all that is not its own, so that a dead peer's socket is seen to close."""
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGCONT):
+                signal.signal(number, signal.SIG_DFL)
+            for descriptor in (self._control.fileno(), self._wakeup, self._wakeup_write, *foreign):
+                os.close(descriptor)
+            from verify.ranks.local import worker
+
+            worker.main(rank, nursery, kept, told)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _reap(self) -> None:
+        ended = False
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                ended = True
+                if pid in self._ranks:
+                    self._ranks.discard(pid)
+                    self._tell({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
+        if ended:
+            _kill(children(os.getpid()) - self._ranks)
+
+    def _end(self) -> None:
+        """Kills all children and waits for them: where nobody reaps orphans, they would stay as zombies."""
+        deadline = time.monotonic() + _END_TIMEOUT
+        with contextlib.suppress(ChildProcessError):
+            while time.monotonic() < deadline:
+                _kill(self._ranks | children(os.getpid()))
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                self._ranks.discard(pid)
+                if pid == 0:
+                    time.sleep(0.002)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self._control.sendall(json.dumps(message).encode())
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,178 @@
+"""A job: everything that decides a run, checked before any process starts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from verify.bagel.checkpoint import survey
+from verify.bagel.config import preset
+from verify.checks import ANY
+from verify.errors import BadInput
+from verify.request import DenoiseRequest
+from verify.schedule import LOOP_KINDS
+from verify.targets.finding import find_target
+from verify.targets.protocol import REFERENCE, ModelOptions, default_loops, understood
+from verify.tasks.trace_loop import Plan
+from verify.trace.window import Window, windows_of
+
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+DEFAULT_TIMEOUT = 300.0
+# The reference as one loop from the noise on, or each step of it from the x_t recorded before it.
+FULL, INDUCTIVE = REFERENCE_MODES = ("full", "inductive")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides a run. Checked by :meth:`checked` before any process starts.
+
+    Attributes:
+        request: what to denoise.
+        options: with which network.
+        loops: which of the target's loops to judge; None for those that the target names.
+        loop_reference: a loop of the user's own to judge instead.
+        expect: what the user's own loop is held to: ``broadcast``, ``local``, ``round_robin`` or ``any``.
+        target: whose loops.
+        world_size: ranks; None for one a branch.
+        device: ``cpu`` or ``cuda``.
+        backend: ``gloo``, ``nccl`` or None for what fits.
+        timeout: seconds for all loops together.
+        reference: ``full``: the reference is one loop from the noise on; ``inductive``: each step of it starts from the
+            ``x_t`` recorded before it, so that several wrong steps are all told.
+        window: how many steps' ``x_t`` are kept at a time; None for all. See :attr:`windows`.
+    """
+
+    request: DenoiseRequest = field(default_factory=DenoiseRequest)
+    options: ModelOptions = field(default_factory=ModelOptions)
+    loops: tuple[str, ...] | None = None
+    loop_reference: str | None = None
+    expect: str = "local"
+    target: str = "builtin"
+    world_size: int | None = None
+    device: str = "cpu"
+    backend: str | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    reference: str = FULL
+    window: int | None = None
+
+    @property
+    def ranks(self) -> int:
+        """The world size."""
+        return len(self.due.branches) if self.world_size is None else self.world_size
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The target's loops to be judged; none where the user hands over a loop."""
+        if self.loop_reference is not None:
+            return ()
+        return default_loops(find_target(self.target)) if self.loops is None else self.loops
+
+    @property
+    def due(self) -> DenoiseRequest:
+        """The request with the schedule and branches that the target makes of it: what its loops are held to."""
+        return understood(find_target(self.target), self.request)
+
+    @property
+    def windows(self) -> list[Window | None]:
+        """The windows of steps that are kept, a pass over every loop for each; one that keeps all without ``window``.
+
+        A window's ``x_t`` are judged byte for byte and let go before the next pass. It costs time: a pass for each
+        window. The two cheaper ways were not taken. A digest of each step on the device, and full bytes only where
+        digests differ, would let a pass rest on a hash. Copying finished windows to the host while the loop goes on
+        would put traffic into the loop whose timing is measured, and hold the whole trace there. That all passes
+        computed the same is checked (``windows_agree``).
+        """
+        if self.window is None or self.window >= self.due.schedule.steps:
+            return [None]
+        return [*windows_of(self.due.schedule.steps, self.window)]
+
+    def checked(self) -> Job:
+        """This job, if it can be run.
+
+        Raises:
+            BadInput: it cannot, whatever the machine.
+        """
+        if self.options.checkpoint is None:
+            preset(self.options.preset)
+        else:
+            survey(Path(self.options.checkpoint))  # Headers only: a bad folder is refused before any rank starts.
+        if self.options.dtype not in DTYPES:
+            raise BadInput.of("dtype", self.options.dtype, f"one of {', '.join(DTYPES)}", "choose one")
+        if not 0 < self.timeout <= 86400:
+            raise BadInput.of("timeout", self.timeout, "seconds above 0 and up to 86400", "choose one in that range")
+        if self.reference not in REFERENCE_MODES:
+            raise BadInput.of("reference", self.reference, f"one of {', '.join(REFERENCE_MODES)}", "choose one")
+        if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
+            raise BadInput.of("window", self.window, "an integer from 1", "give the steps to keep at a time")
+        if self.window is not None and self.reference == INDUCTIVE:
+            raise BadInput(
+                "--window and --reference inductive were both given, expected one of them, since each step is computed "
+                "anew from the x_t before it, and a window does not hold the first; leave one out"
+            )
+        if self.expect not in (*LOOP_KINDS[1:], ANY):
+            raise BadInput.of("expect", self.expect, f"one of {', '.join((*LOOP_KINDS[1:], ANY))}", "choose one")
+        known = [name for name in find_target(self.target).loops if name != REFERENCE]
+        for place, name in enumerate(self.judged):
+            if name not in known:
+                raise BadInput.of("loops", name, f"some of {', '.join(known)}", "separate names by commas")
+            if name in self.judged[:place]:
+                raise BadInput.of("loops", ",".join(self.judged), "each loop once", f"name {name} once")
+        if not self.judged and self.loop_reference is None:
+            raise BadInput.of("loops", "", f"some of {', '.join(known)}", "name at least one")
+        for kind in self.kinds().values():
+            _require_fitting_world(kind, self.ranks, self.due.branches)
+        return self
+
+    def kinds(self) -> dict[str, str]:
+        """What each loop to be judged is held to."""
+        if self.loop_reference is not None:
+            return {self._plan("").loop_name: self.expect}
+        return {name: find_target(self.target).expects[name] for name in self.judged}
+
+    @property
+    def command(self) -> str:
+        """The command line that reproduces this job."""
+        words = ["verify", "run"]
+        if self.loop_reference is not None:
+            words += ["--loop", self.loop_reference, "--expect", self.expect]
+        else:
+            words += ["--loops", ",".join(self.judged)]
+        words += ["--target", self.target, "--world-size", str(self.ranks), "--device", self.device]
+        words += ["--backend", self.backend] if self.backend else []
+        words += ["--preset", self.options.preset, "--dtype", self.options.dtype]
+        words += ["--checkpoint", self.options.checkpoint] if self.options.checkpoint else []
+        words += ["--no-autocast"] if self.device == "cuda" and not self.options.autocast else []
+        words += ["--reference", self.reference] if self.reference != FULL else []
+        words += ["--window", str(self.window)] if self.window is not None else []
+        words += ["--timeout", f"{self.timeout:g}"] if self.timeout != DEFAULT_TIMEOUT else []
+        default = DenoiseRequest()
+        for name, value in self.request.to_dict().items():
+            if name in ("height", "width") or value != default.to_dict()[name]:
+                values = value if isinstance(value, list) else [value]
+                words += [f"--{name.replace('_', '-')}", *map(str, values)]
+        return shlex.join(words)
+
+    def _plan(self, loop: str) -> Plan:
+        reference = None if loop == REFERENCE else self.loop_reference
+        return Plan(self.request, self.options, self.target, loop, reference)
+
+    def plans(self) -> list[Plan]:
+        """The reference, then each loop to be judged."""
+        return [self._plan(REFERENCE), *self.judged_plans()]
+
+    def judged_plans(self) -> list[Plan]:
+        """Each loop to be judged."""
+        return [self._plan(loop) for loop in ([""] if self.loop_reference is not None else self.judged)]
+
+
+def _require_fitting_world(kind: str, world_size: int, branches: Sequence[str]) -> None:
+    """``broadcast`` and ``local`` give each rank one branch, so the numbers must match."""
+    if kind in ("broadcast", "local") and world_size != len(branches):
+        raise BadInput.of(
+            "world size",
+            world_size,
+            f"{len(branches)} for a {kind} loop, because each rank evaluates one of the branches {', '.join(branches)}",
+            "use --loops round_robin for any world size, or change the CFG scales",
+        )

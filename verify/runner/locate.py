@@ -1,0 +1,174 @@
+"""After a fail: the first tensor and operator that differ, from probes of the step in question. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any
+
+from torch import Tensor
+
+from verify.bits import same_bits
+from verify.tasks.probe_step import Operator, StepProbe, hash_of
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a divergence begins.
+
+    Attributes:
+        step: the step.
+        rank: the rank at fault.
+        tensor: the first tensor that differs: ``x_t before the step``, ``velocity of text``, ``velocity of text as sent
+            into all_gather``, ``gathered slot 1 (text)``, ``combined velocity``, ``step size``, ``x_t``.
+        operator: the first operator whose inputs agree and whose output does not; empty if none was logged.
+        module: the module it runs in, as the model names it.
+        layer: the decoder layer, where there is one.
+    """
+
+    step: int
+    rank: int
+    tensor: str
+    operator: str = ""
+    module: str = ""
+    layer: int | None = None
+
+    def __str__(self) -> str:
+        where = f"located: the first tensor that differs in step {self.step} is {self.tensor}, on rank {self.rank}"
+        if self.operator:
+            where += f"; the first operator is {self.operator}"
+        if self.module:
+            where += f" in {self.module}"
+        return where
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def locate(
+    step: int, rank: int, reference: StepProbe, probes: Sequence[StepProbe], branches: Sequence[str]
+) -> Location:
+    """Compares what the ranks did in ``step`` with what the reference did, in the order in which it happened.
+
+    Args:
+        step: where ``rank`` was first seen to hold another ``x_t`` than the reference.
+        rank: the rank seen.
+        reference: the step in the reference loop, every branch evaluated.
+        probes: the step in the loop under test, one a rank.
+        branches: the request's branches in rank order.
+
+    Raises:
+        AssertionError: nothing differs, although the ``x_t`` after the step was seen to.
+    """
+    seen = probes[rank]
+    if seen.x_t is not None and reference.x_t is not None and not same_bits(seen.x_t, reference.x_t):
+        return Location(step, rank, "x_t before the step")
+    # Whoever's velocity is wrong, the gather has handed it to all: ask its owners first.
+    order = sorted(range(len(probes)), key=lambda r: (r != rank, r))
+    for owned_only in (True, False):
+        for r in order:
+            for branch, velocity in probes[r].velocities.items():
+                if owned_only and branch not in probes[r].own:
+                    continue
+                if branch in reference.velocities and not same_bits(velocity, reference.velocities[branch]):
+                    return _in_forward(step, r, branch, probes[r].operators[branch], reference.operators[branch])
+    for r in order:
+        for sent, branch in zip(probes[r].sent, probes[r].own, strict=False):
+            if not same_bits(sent, probes[r].velocities[branch]):
+                return Location(step, r, f"velocity of {branch} as sent into all_gather")
+    for round_, slots in enumerate(seen.gathered):
+        for source, slot in enumerate(slots):
+            owner = round_ * len(probes) + source
+            known = owner < len(branches) and round_ < len(probes[source].sent)
+            if known and not same_bits(slot, probes[source].sent[round_]):
+                return Location(step, rank, f"gathered slot {source} ({branches[owner]})")
+    if seen.received is not None and seen.received[0] != rank:
+        return _after_broadcast(step, rank, *seen.received, reference, probes, branches)
+    if seen.rest and reference.rest:
+        found, counterpart = _first_difference(seen.rest, reference.rest)
+        if found is not None:
+            foreign = ", which the reference does not call" if counterpart is None else ""
+            tensor = _in_combine(seen, reference, branches)
+            return Location(step, rank, tensor, found.name + foreign)
+    if seen.after is not None and reference.after is not None and not same_bits(seen.after, reference.after):
+        return Location(step, rank, "x_t")
+    raise AssertionError(f"rank {rank} held another x_t after step {step}, and the step run again shows no difference")
+
+
+def _after_broadcast(
+    step: int,
+    rank: int,
+    source: int,
+    received: Tensor,
+    reference: StepProbe,
+    probes: Sequence[StepProbe],
+    branches: Sequence[str],
+) -> Location:
+    """For a rank that is given its ``x_t`` instead of computing it."""
+    sent = probes[source].received
+    if sent is not None and not same_bits(sent[1], received):
+        return Location(step, rank, f"x_t as received by broadcast from rank {source}")
+    after = probes[rank].after
+    if after is not None and not same_bits(after, received):
+        return Location(step, rank, "x_t")
+    return locate(step, source, reference, probes, branches)
+
+
+def _in_combine(seen: StepProbe, reference: StepProbe, branches: Sequence[str]) -> str:
+    """What differs where the operators between the gather and ``x_t`` are no longer the reference's."""
+    inputs = _known_inputs(reference, branches)
+    velocities = {hash_of(velocity): branch for branch, velocity in reference.velocities.items()}
+    ours, theirs = list(seen.rest), list(reference.rest)
+    while True:
+        found, counterpart = _first_difference(ours, theirs)
+        if found is None or counterpart is None:
+            return "x_t"
+        alike = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if (a, b) == (found, counterpart))
+        # What came between may have changed what the reference's operator reads: look at that one, not at this.
+        reader = next((i for i in range(alike, len(ours)) if ours[i].name == counterpart.name), None)
+        if reader is None or len(ours[reader].inputs) != len(counterpart.inputs):
+            break
+        if (ours[reader].inputs, ours[reader].outputs) == (counterpart.inputs, counterpart.outputs):
+            ours, theirs = ours[reader + 1 :], theirs[alike + 1 :]
+            continue
+        pairs = list(zip(ours[reader].inputs, counterpart.inputs, strict=True))
+        agree = any(mine == right for mine, right in pairs)
+        for mine, right in pairs:
+            # Where nothing agrees and the operator is a later one, it is another call of the same name.
+            if mine != right and right in inputs and (agree or reader == alike):
+                holds = f", which holds the velocity of {velocities[mine]}" if mine in velocities else ""
+                return inputs[right] + holds
+        break
+    return "x_t" if found is seen.rest[-1] else "combined velocity"
+
+
+def _known_inputs(reference: StepProbe, branches: Sequence[str]) -> dict[int, str]:
+    """What the combine and the Euler step are given, by hash."""
+    known = {} if reference.dt is None else {hash_of(reference.dt): "step size"}
+    for slot, branch in enumerate(branches):
+        if branch in reference.velocities:
+            known[hash_of(reference.velocities[branch])] = f"gathered slot {slot} ({branch})"
+    return known
+
+
+def _in_forward(step: int, rank: int, branch: str, ours: list[Operator], theirs: list[Operator]) -> Location:
+    found, _ = _first_difference(ours, theirs)
+    tensor = f"velocity of {branch}"
+    if found is None:
+        return Location(step, rank, tensor)
+    layer = re.search(r"layers\.(\d+)", found.module)
+    return Location(step, rank, tensor, found.name, found.module, int(layer[1]) if layer else None)
+
+
+def _first_difference(ours: list[Operator], theirs: list[Operator]) -> tuple[Operator | None, Operator | None]:
+    """The first operator whose output is not its counterpart's, and the counterpart; None for one that is missing.
+
+    Where a constant (a weight, a cached row) is what differs, the operator that reads it is the first to show it.
+    """
+    for a, b in zip_longest(ours, theirs):
+        if a is None or b is None or a.name != b.name or a.outputs != b.outputs:
+            return a, b
+    return None, None

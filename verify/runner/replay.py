@@ -1,0 +1,71 @@
+"""After a failed comparison the step in question is run again under probes; what the reference did is kept."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from verify.errors import BadInput
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.launched.replica import Ranks
+from verify.runner.job import Job
+from verify.runner.locate import Location, locate
+from verify.targets.protocol import REFERENCE
+from verify.tasks.probe_step import StepProbe, probe_step
+from verify.trace.recorder import Trace
+from verify.verdict import Finding, Verdict
+
+_LOCATE_TIMEOUT = 120.0
+# What a location explains.
+_LOCATED = ("ranks_agree", "matches_reference", "loops_agree")
+
+
+@dataclass(frozen=True)
+class References:
+    """What the reference did, for jobs that differ in nothing but the loop: it runs once for all of them.
+
+    Attributes:
+        traces: one a replica, by target, request, options, ranks and window.
+        probes: by these, the replica and the step.
+    """
+
+    traces: dict[Any, list[Trace]] = field(default_factory=dict)
+    probes: dict[Any, StepProbe] = field(default_factory=dict)
+
+
+def reference_key(job: Job) -> tuple[Any, ...]:
+    """What the reference depends on; where ranks go follows from their number, the device and the backend."""
+    return job.target, job.request, job.options, job.ranks, job.device, job.backend
+
+
+def located(job: Job, ranks: Ranks, findings: list[Finding], deadline: float, kept: References) -> list[Finding]:
+    """Adds to each loop that left the reference where in the step it did: that step is run again, under probes."""
+    plans = {plan.loop_name: plan for plan in job.plans()}
+    places: dict[str, Location | str] = {}
+    for finding in findings:
+        first = finding.first_divergence
+        if finding.name != "matches_reference" or first is None or first.step is None or first.step < 0:
+            continue
+        replica = first.replicas[1] if first.replicas else 0
+        key, group = (*reference_key(job), replica, first.step), ranks.groups[replica]
+
+        def probes(loop: str, step: int = first.step, group: Ranks = group) -> list[StepProbe]:
+            timeout = min(_LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic()))
+            return group.run(probe_step, plans[loop], step, name=f"locating in {loop}", timeout=timeout)
+
+        try:
+            if key not in kept.probes:
+                kept.probes[key] = probes(REFERENCE)[0]
+            branches = job.due.branches
+            places[finding.loop] = locate(first.step, first.ranks[1], kept.probes[key], probes(finding.loop), branches)
+        except (RankFailure, BadInput, AssertionError) as reason:
+            places[finding.loop] = f"not located: {reason}"
+    return [_with_location(f, places[f.loop]) if f.loop in places and f.name in _LOCATED else f for f in findings]
+
+
+def _with_location(finding: Finding, where: Location | str) -> Finding:
+    if finding.verdict is not Verdict.FAIL:
+        return finding
+    data = finding.data | ({"location": where.to_dict()} if isinstance(where, Location) else {})
+    return replace(finding, details=(str(where), *finding.details), data=data)

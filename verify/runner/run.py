@@ -1,0 +1,280 @@
+"""The main job: trace every loop on every rank, judge the traces, say what was found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, Protocol
+
+from verify.checks import LoopRun, judge, judge_finished
+from verify.checks.each_step import each_step
+from verify.checks.merging import over_replicas, over_windows
+from verify.checks.replicas_agree import replicas_agree
+from verify.checks.windows_agree import windows_agree
+from verify.errors import Unjudged
+from verify.ranks.failure.board import Place
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.launched.replica import Ranks
+from verify.ranks.local.pool import PoolSpec, RankPool, Watcher
+from verify.ranks.plan import place
+from verify.report.document import RunReport
+from verify.request import DenoiseRequest
+from verify.runner.job import INDUCTIVE, Job
+from verify.runner.replay import References, located, reference_key
+from verify.targets.finding import find_target
+from verify.targets.protocol import REFERENCE, ModelOptions, Target, explained
+from verify.tasks.recompute_step import recompute, share_out
+from verify.tasks.trace_loop import Plan, trace_loop
+from verify.trace.recorder import Trace
+from verify.trace.window import Window
+from verify.verdict import Finding, Verdict, merge
+
+
+class Progress(Protocol):
+    """Whoever wants to follow a run: :class:`verify.report.progress.ProgressReport`."""
+
+    def start(self, name: str, total: int) -> None:
+        """A loop starts; it has ``total`` steps."""
+        ...
+
+    def update(self, name: str, done: int) -> None:
+        """The slowest rank has finished ``done`` steps."""
+        ...
+
+    def finish(self, name: str) -> None:
+        """The loop has ended."""
+        ...
+
+
+_pools: dict[PoolSpec, RankPool] = {}
+
+
+def pool_for(spec: PoolSpec) -> RankPool:
+    """The pool with these ranks, kept for the whole life of this process."""
+    if spec not in _pools:
+        _pools[spec] = RankPool(spec)
+    return _pools[spec]
+
+
+def run_job(job: Job, progress: Progress | None = None, kept: References | None = None) -> RunReport:
+    """Runs a job and judges it.
+
+    Args:
+        job: what to run.
+        progress: whoever wants to follow.
+        kept: what the reference did in earlier jobs; used where it fits, and added to.
+
+    Raises:
+        BadInput: the job, a file it names or a loop it names cannot be used.
+    """
+    job = job.checked()
+    began = time.monotonic()
+    blank = blank_report(job)
+    try:
+        placement = place(job.ranks, job.device, job.backend)
+    except Unjudged as reason:
+        return replace(blank, notes=(str(reason),), timings={"total": time.monotonic() - began})
+    report = replace(blank, backend=placement.spec.backend, notes=placement.notes)
+    pool = pool_for(placement.spec)
+    report, traces = run_on(job, pool, report, began, progress, kept)
+    if not all(_in_step(of_loop) for of_loop in traces.values()):
+        # A collective that some rank did not call may still be under way; the next run must not inherit it.
+        pool.stop()
+    return report
+
+
+Traces = dict[str, list[Trace]]
+
+
+def run_on(
+    job: Job,
+    ranks: Ranks,
+    report: RunReport,
+    began: float,
+    progress: Progress | None = None,
+    kept: References | None = None,
+) -> tuple[RunReport, Traces]:
+    """Runs a checked job's loops on ``ranks``, judges them and completes ``report``; also the last pass's traces."""
+    deadline = began + job.timeout
+    kept = References() if kept is None else kept
+    traces: Traces = {}
+    passes, ends = [], []
+    try:
+        for window in job.windows:
+            traces = _trace(job, ranks, deadline, progress, window, kept)
+            judging = time.monotonic()
+            passes.append(_findings(job, ranks, deadline, traces))
+            ends.append({loop: [replace(trace, x_t=trace.x_t[:0]) for trace in traces[loop]] for loop in job.kinds()})
+    except RankFailure as failure:
+        findings = _of_the_finished(job, failure)
+        report = replace(
+            report,
+            verdict=merge(f.verdict for f in findings),
+            findings=findings,
+            timings={"total": time.monotonic() - began},
+            failure=failure.to_dict(),
+        )
+        return report, {}
+    except Unjudged as reason:
+        report = replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})
+        return report, {}
+    findings = passes[0]
+    if len(passes) > 1:
+        findings = over_windows(passes) + [windows_agree([end[loop] for end in ends]) for loop in job.kinds()]
+    verdict = merge(finding.verdict for finding in findings)
+    findings = located(job, ranks, findings, deadline, kept)
+    findings = [_with_explanation(finding, find_target(job.target)) for finding in findings]
+    ended = time.monotonic()
+    timings = {"judging": ended - judging, "total": ended - began}
+    return _judged(report, findings, verdict, traces, timings), {loop: traces[loop] for loop in job.kinds()}
+
+
+def _findings(job: Job, ranks: Ranks, deadline: float, traces: Traces) -> list[Finding]:
+    """What the checks say of one pass over every loop: of each CFG group, then of the groups together."""
+    of_groups = [
+        {loop: [trace for trace in of_loop if trace.replica in (None, number)] for loop, of_loop in traces.items()}
+        for number in range(len(ranks.groups))
+    ]
+    findings = []
+    for group, own in zip(ranks.groups, of_groups, strict=True):
+        stepwise = _each_step(job, group, deadline, own) if job.reference == INDUCTIVE else {}
+        runs = {loop: LoopRun(own[loop], kind) for loop, kind in job.kinds().items()}
+        found = judge(job.due, runs, next(iter(own.get(REFERENCE, [])), None))
+        findings.append([stepwise.get(f.loop, f) if f.name == "matches_reference" else f for f in found])
+    if len(findings) == 1:
+        return findings[0]
+    return over_replicas(findings) + [replicas_agree([own[loop] for own in of_groups]) for loop in job.kinds()]
+
+
+def _of_the_finished(job: Job, failure: RankFailure) -> list[Finding]:
+    """What the ranks that did finish show to be wrong: a rank that skips a collective ends, and its peers hang."""
+    traces = [trace for trace in failure.results.values() if isinstance(trace, Trace)]
+    if not traces or traces[0].loop not in job.kinds():
+        return []
+    return judge_finished(job.due, LoopRun(traces, job.kinds()[traces[0].loop]), job.ranks)
+
+
+def _with_explanation(finding: Finding, target: Target) -> Finding:
+    """Adds what the target knows about a fault of its own."""
+    if finding.verdict is not Verdict.FAIL:
+        return finding
+    return replace(finding, details=(*explained(target, finding), *finding.details))
+
+
+def _in_step(traces: Sequence[Trace]) -> bool:
+    """Whether all ranks called the same collectives in the same order."""
+    called = [[collective for step in trace.collectives for collective in step] for trace in traces]
+    return all(calls == called[0] for calls in called)
+
+
+def _trace(
+    job: Job, ranks: Ranks, deadline: float, progress: Progress | None, window: Window | None, kept: References
+) -> Traces:
+    key = (*reference_key(job), window)
+    traces: Traces = {}
+    for plan in job.judged_plans() if job.reference == INDUCTIVE else job.plans():
+        name = plan.loop_name
+        if plan.loop == REFERENCE and key in kept.traces:
+            traces[name] = kept.traces[key]
+            continue
+        results = ranks.run(
+            trace_loop,
+            replace(plan, window=window),
+            name=name,
+            timeout=max(0.1, deadline - time.monotonic()),
+            watch=_reporter(progress, plan),
+        )
+        if progress is not None:
+            progress.finish(name)
+        traces[name] = [trace for trace in results if trace is not None]
+        if plan.loop == REFERENCE:
+            kept.traces[key] = traces[name]
+    return traces
+
+
+def _each_step(job: Job, ranks: Ranks, deadline: float, traces: Traces) -> dict[str, Finding]:
+    """The inductive reference's finding on each loop: every step computed anew, on another rank than it came from."""
+    findings = {}
+    for plan in job.judged_plans():
+        shares = share_out(traces[plan.loop_name])
+        results = ranks.run(
+            recompute,
+            plan,
+            each=[([share for share in shares if share.checker == rank],) for rank in range(job.ranks)],
+            name=f"each step of {plan.loop_name} anew",
+            timeout=max(0.1, deadline - time.monotonic()),
+        )
+        recomputed = [(check.step, check.ranks, x_t) for _, done in results for check, x_t in done]
+        findings[plan.loop_name] = each_step(traces[plan.loop_name], results[0][0], recomputed)
+    return findings
+
+
+def _reporter(progress: Progress | None, plan: Plan) -> Watcher | None:
+    """What tells ``progress`` where the slowest rank is; the reference runs on rank 0 alone."""
+    if progress is None:
+        return None
+    progress.start(plan.loop_name, plan.request.schedule.steps)
+
+    def watch(places: Sequence[Place]) -> None:
+        running = places[:1] if plan.loop == REFERENCE else places
+        progress.update(plan.loop_name, min(p.step for p in running) + 1)
+
+    return watch
+
+
+def blank_report(job: Job) -> RunReport:
+    schedule = job.due.schedule
+    return RunReport(
+        verdict=Verdict.UNKNOWN,
+        target=job.target,
+        request=job.request.to_dict() | asdict(job.options),
+        steps=schedule.steps,
+        guided_steps=schedule.guided_steps,
+        world_size=job.ranks,
+        backend=job.backend or "",
+        device=job.device,
+        environment=[],
+        findings=[],
+        collectives={},
+        timings={},
+        notes=(),
+        failure=None,
+        command=job.command,
+    )
+
+
+def _judged(
+    report: RunReport, findings: list[Finding], verdict: Verdict, traces: Traces, timings: dict[str, float]
+) -> RunReport:
+    loops = {loop: of_loop for loop, of_loop in traces.items() if loop != REFERENCE}
+    first = next(iter(loops.values()))
+    names = sorted({c.name for of_loop in loops.values() for t in of_loop for step in t.collectives for c in step})
+    return replace(
+        report,
+        verdict=verdict,
+        findings=findings,
+        notes=(*report.notes, *first[0].notes),
+        environment=[{"rank": number, **trace.environment} for number, trace in enumerate(first)],
+        collectives={loop: {name: of_loop[0].count(name) for name in names} for loop, of_loop in loops.items()},
+        timings={loop: max(trace.seconds for trace in of_loop) for loop, of_loop in traces.items()} | timings,
+    )
+
+
+def run(request: DenoiseRequest | None = None, **job: Any) -> RunReport:
+    """Verifies that every rank holds the same ``x_t``.
+
+    Args:
+        request: what to denoise; Bagel's defaults at the size of ``tiny`` if left out.
+        job: any field of :class:`Job`; a field of :class:`ModelOptions` may be given directly (``preset="small"``).
+
+    Returns:
+        The report; ``report.verdict`` is pass, fail or unknown.
+
+    Raises:
+        BadInput: something handed over cannot be used.
+    """
+    options = {name: job.pop(name) for name in ModelOptions.__dataclass_fields__ if name in job}
+    if options:
+        job["options"] = replace(job.get("options", ModelOptions()), **options)
+    return run_job(Job(request=request or DenoiseRequest(), **job))

@@ -1,0 +1,1 @@
+"""What a rank is asked to do."""

@@ -1,0 +1,1 @@
+"""What each rank sees of a loop: the recorder, and the records it writes down."""
