@@ -3,8 +3,8 @@
 PyTorch's flight recorder is not used. It exists for NCCL only, writes pickles to named files from a watchdog thread
 after a time limit of its own, and what it holds of the host (each rank's collectives and their order) stands on the
 board already. Over NCCL a host runs ahead of its device, so that where it stands says nothing of what its device waits
-for; how many collectives each host has called does (:mod:`verify.ranks.failure.calls`). What the recorder would add is how far
-a device is where all have called the same number.
+for; how many collectives each host has called does (:mod:`verify.ranks.failure.calls`). What the recorder would add is
+how far a device is where all have called the same number.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class Crew:
     ) -> list[Any]:
         """Runs ``task(rank, *arguments)`` in every process; the results in the order of global ranks.
 
-        The arguments are those of :meth:`verify.ranks.local.pool.RankPool.run`, with ``each`` in the order of global ranks.
+        Arguments as in :meth:`verify.ranks.local.pool.RankPool.run`, with ``each`` in the order of global ranks.
 
         Raises:
             BadInput: a process refused what it was given.

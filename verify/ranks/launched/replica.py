@@ -9,7 +9,7 @@ from verify.ranks.local.pool import Watcher
 
 
 class Ranks(Protocol):
-    """Whoever runs tasks on ranks: a :class:`verify.ranks.local.pool.RankPool`, or a :class:`verify.ranks.launched.crew.Crew`."""
+    """Whoever runs tasks on ranks: a ``RankPool`` of local workers, or a ``Crew`` of launched processes."""
 
     @property
     def groups(self) -> Sequence[Ranks]:
@@ -49,7 +49,7 @@ class Replica:
         timeout: float = 300.0,
         watch: Watcher | None = None,
     ) -> list[Any]:
-        """As :meth:`verify.ranks.launched.crew.Crew.run`, with ``each`` and the results in the order of this replica's ranks."""
+        """As ``Crew.run``, with ``each`` and the results in the order of this replica's ranks."""
         own = None if each is None else [*each] * self._count
         results = self._crew.run(task, *arguments, each=own, name=name, timeout=timeout, watch=watch)
         return results[self._number * self._ranks : (self._number + 1) * self._ranks]
