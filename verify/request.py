@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -131,28 +131,42 @@ class DenoiseRequest:
         """Timesteps, step sizes and guided steps, on the CPU unless the request was placed with :meth:`on`."""
         return Schedule.of(self.num_timesteps, self.timestep_shift, self.cfg_interval, len(self.branches) > 1)
 
-    def on(self, device: torch.device) -> DenoiseRequest:
+    def on(self, device: torch.device) -> ResolvedRequest:
         """The same request with the schedule's tensors on ``device``.
 
         Bagel multiplies a bf16 velocity by a step size that lies on the GPU. PyTorch rounds such a 0-d tensor to bf16
         first, but keeps a 0-d CPU tensor in float32, so where the step size lies decides bits.
         """
-        return self.following(self.schedule.to(device))
+        return self.resolved(self.schedule.to(device))
 
-    def following(self, schedule: Schedule, branches: tuple[str, ...] | None = None) -> DenoiseRequest:
-        """The same fields with another schedule, and branches where given: what another loop than Bagel's makes of it.
-
-        ``replace`` starts again from the fields.
-        """
-        other = replace(self)
-        other.__dict__.update(schedule=schedule, branches=self.branches if branches is None else branches)
-        return other
+    def resolved(self, schedule: Schedule | None = None, branches: tuple[str, ...] | None = None) -> ResolvedRequest:
+        """The same fields with a schedule and branches of their own: this request's where they are left out."""
+        return ResolvedRequest(
+            **{each.name: getattr(self, each.name) for each in fields(DenoiseRequest)},
+            schedule=self.schedule if schedule is None else schedule,
+            branches=self.branches if branches is None else branches,
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        """The fields that a user sets, as plain JSON values."""
+        values = {each.name: getattr(self, each.name) for each in fields(DenoiseRequest)}
         values["cfg_interval"] = list(self.cfg_interval)
         return values
+
+
+@dataclass(frozen=True)
+class ResolvedRequest(DenoiseRequest):
+    """A request with the schedule and branches that a target makes of it: what its loops are given and held to.
+
+    Two of them are equal only if schedule and branches are.
+
+    Attributes:
+        schedule: timesteps, step sizes and guided steps.
+        branches: the branches evaluated at a guided step, in rank order.
+    """
+
+    schedule: Schedule = field(kw_only=True)
+    branches: tuple[str, ...] = field(kw_only=True)
 
 
 def _is_number(value: Any) -> bool:

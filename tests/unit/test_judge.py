@@ -110,7 +110,7 @@ def test_no_loop_no_verdict() -> None:
 
 def of_all_steps_guided(request: DenoiseRequest) -> tuple[DenoiseRequest, list[Trace]]:
     """What a loop does that guides the last step too."""
-    everywhere = request.following(replace(request.schedule, guided=(True,) * STEPS))
+    everywhere = request.resolved(replace(request.schedule, guided=(True,) * STEPS))
     return everywhere, clean(everywhere)
 
 

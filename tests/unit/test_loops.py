@@ -113,7 +113,7 @@ def test_loops_use_the_step_sizes_they_are_given(kind: str) -> None:
     """Where a step size lies decides bits, so a loop may not make its own."""
     request, ranks = small_request(2), 1 if kind == "reference" else 2
     own = request.schedule
-    doubled = request.following(Schedule(own.timesteps, 2 * own.dts, own.guided))
+    doubled = request.resolved(Schedule(own.timesteps, 2 * own.dts, own.guided))
     given, other = (
         on_every_rank(ranks, lambda group, r=r: record(kind, r, group, torch.float32))  # type: ignore[misc]
         for r in (request, doubled)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from verify.bits import same_bits
 from verify.errors import BadInput
 from verify.request import RENORM_TYPES, DenoiseRequest
+from verify.schedule import Schedule
 
 NAN, INF = math.nan, math.inf
 
@@ -180,7 +181,7 @@ def test_the_schedule_is_made_once() -> None:
 def test_on_places_the_schedule_and_changes_nothing_else() -> None:
     request = DenoiseRequest(num_timesteps=5, seed=7)
     placed = request.on(torch.device("meta"))
-    assert placed == request
+    assert placed.to_dict() == request.to_dict()
     assert placed.schedule.dts.device.type == "meta"
     assert (placed.schedule.timesteps, placed.schedule.guided) == (request.schedule.timesteps, request.schedule.guided)
     assert request.schedule.dts.device.type == "cpu"
@@ -217,3 +218,14 @@ def test_every_value_in_range_makes_a_request_that_json_holds(request: DenoiseRe
     assert DenoiseRequest(**said) == request
     assert request.schedule.steps == request.num_timesteps - 1
     assert request.tokens == request.height * request.width // 256
+
+
+def test_requests_with_other_schedules_or_branches_are_not_equal() -> None:
+    request = DenoiseRequest(num_timesteps=5)
+    own = request.schedule
+    resolved = request.resolved()
+    assert resolved == request.resolved()
+    assert hash(resolved) == hash(request.resolved())
+    assert resolved != request.resolved(Schedule(own.timesteps, 2 * own.dts, own.guided))
+    assert resolved != request.resolved(branches=("gen", "other"))
+    assert dataclasses.replace(resolved, cfg_text_scale=2.0).schedule is resolved.schedule

@@ -60,7 +60,7 @@ def velocities(world_size: int) -> dict[tuple[int, str], Velocity]:
     )[0]
     # Ours at upstream's times: 0.22.0 has others.
     dts = torch.ones(len(times))
-    request = request.following(type(request.schedule)(tuple(times), dts, (True,) * len(times)))
+    request = request.resolved(type(request.schedule)(tuple(times), dts, (True,) * len(times)))
     model = load_model(CHECKPOINT, torch.float32, torch.device("cpu"))
     ends = torch.tensor([model.config.bos, model.config.eos])
     x_0 = initial_noise(request, model.config.latent_channels)

@@ -75,7 +75,7 @@ def timed_loop(rank: Rank, plan: Plan, split: bool, graph: bool = False, steps: 
     loop, request = find_loop(plan), request_for(plan, prepared, rank)
     if steps is not None:
         whole = request.schedule
-        request = request.following(Schedule(whole.timesteps[:steps], whole.dts[:steps], whole.guided[:steps]))
+        request = request.resolved(Schedule(whole.timesteps[:steps], whole.dts[:steps], whole.guided[:steps]))
     denoiser: Denoiser = rank.memo["graphed"] if graph else prepared.denoiser
     group = group_for(plan, prepared, rank)
     watch = Stopwatch(rank.device)

@@ -50,7 +50,7 @@ def judge(request: DenoiseRequest, runs: Mapping[str, LoopRun], reference: Trace
     findings = []
     for run in runs.values():
         traces = run.traces
-        followed = request if traces[0].followed is None else request.following(traces[0].followed)
+        followed = request if traces[0].followed is None else request.resolved(traces[0].followed)
         expected = None
         if run.expect != ANY:
             expected = expected_work(run.expect, followed.schedule, request.branches, len(traces))

@@ -11,7 +11,7 @@ from verify.bagel.checkpoint import survey
 from verify.bagel.config import preset
 from verify.checks import ANY
 from verify.errors import BadInput
-from verify.request import DenoiseRequest
+from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import LOOP_KINDS
 from verify.targets.finding import find_target
 from verify.targets.protocol import REFERENCE, ModelOptions, default_loops, understood
@@ -60,7 +60,7 @@ class Job:
     @property
     def ranks(self) -> int:
         """The world size."""
-        return len(self.due.branches) if self.world_size is None else self.world_size
+        return len(self.resolved.branches) if self.world_size is None else self.world_size
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class Job:
         return default_loops(find_target(self.target)) if self.loops is None else self.loops
 
     @property
-    def due(self) -> DenoiseRequest:
+    def resolved(self) -> ResolvedRequest:
         """The request with the schedule and branches that the target makes of it: what its loops are held to."""
         return understood(find_target(self.target), self.request)
 
@@ -84,9 +84,9 @@ class Job:
         would put traffic into the loop whose timing is measured, and hold the whole trace there. That all passes
         computed the same is checked (``windows_agree``).
         """
-        if self.window is None or self.window >= self.due.schedule.steps:
+        if self.window is None or self.window >= self.resolved.schedule.steps:
             return [None]
-        return [*windows_of(self.due.schedule.steps, self.window)]
+        return [*windows_of(self.resolved.schedule.steps, self.window)]
 
     def checked(self) -> Job:
         """This job, if it can be run.
@@ -122,7 +122,7 @@ class Job:
         if not self.judged and self.loop_reference is None:
             raise BadInput.of("loops", "", f"some of {', '.join(known)}", "name at least one")
         for kind in self.kinds().values():
-            _require_fitting_world(kind, self.ranks, self.due.branches)
+            _require_fitting_world(kind, self.ranks, self.resolved.branches)
         return self
 
     def kinds(self) -> dict[str, str]:

@@ -57,7 +57,7 @@ def located(job: Job, ranks: Ranks, findings: list[Finding], deadline: float, ke
         try:
             if key not in kept.probes:
                 kept.probes[key] = probes(REFERENCE)[0]
-            branches = job.due.branches
+            branches = job.resolved.branches
             places[finding.loop] = locate(first.step, first.ranks[1], kept.probes[key], probes(finding.loop), branches)
         except (RankFailure, BadInput, AssertionError) as reason:
             places[finding.loop] = f"not located: {reason}"

@@ -140,7 +140,7 @@ def _findings(job: Job, ranks: Ranks, deadline: float, traces: Traces) -> list[F
     for group, own in zip(ranks.groups, of_groups, strict=True):
         stepwise = _each_step(job, group, deadline, own) if job.reference == INDUCTIVE else {}
         runs = {loop: LoopRun(own[loop], kind) for loop, kind in job.kinds().items()}
-        found = judge(job.due, runs, next(iter(own.get(REFERENCE, [])), None))
+        found = judge(job.resolved, runs, next(iter(own.get(REFERENCE, [])), None))
         findings.append([stepwise.get(f.loop, f) if f.name == "matches_reference" else f for f in found])
     if len(findings) == 1:
         return findings[0]
@@ -152,7 +152,7 @@ def _of_the_finished(job: Job, failure: RankFailure) -> list[Finding]:
     traces = [trace for trace in failure.results.values() if isinstance(trace, Trace)]
     if not traces or traces[0].loop not in job.kinds():
         return []
-    return judge_finished(job.due, LoopRun(traces, job.kinds()[traces[0].loop]), job.ranks)
+    return judge_finished(job.resolved, LoopRun(traces, job.kinds()[traces[0].loop]), job.ranks)
 
 
 def _with_explanation(finding: Finding, target: Target) -> Finding:
@@ -224,7 +224,7 @@ def _reporter(progress: Progress | None, plan: Plan) -> Watcher | None:
 
 
 def blank_report(job: Job) -> RunReport:
-    schedule = job.due.schedule
+    schedule = job.resolved.schedule
     return RunReport(
         verdict=Verdict.UNKNOWN,
         target=job.target,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Loop
-from verify.request import DenoiseRequest
+from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import Schedule
 from verify.verdict import Finding
 
@@ -112,7 +112,7 @@ class Target(Protocol):
         ...
 
 
-def understood(target: Target, request: DenoiseRequest) -> DenoiseRequest:
+def understood(target: Target, request: DenoiseRequest) -> ResolvedRequest:
     """The request with the schedule and branches that ``target`` makes of it.
 
     Raises:
@@ -120,9 +120,9 @@ def understood(target: Target, request: DenoiseRequest) -> DenoiseRequest:
     """
     branches, schedule = getattr(target, "branches", None), getattr(target, "schedule", None)
     if branches is None and schedule is None:
-        return request
+        return request.resolved()
     own = request.schedule if schedule is None else even(schedule(request), target, "method schedule")
-    return request.following(own, request.branches if branches is None else tuple(branches(request)))
+    return request.resolved(own, request.branches if branches is None else tuple(branches(request)))
 
 
 def even(schedule: Schedule, target: Target, made_by: str) -> Schedule:

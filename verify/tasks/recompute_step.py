@@ -91,7 +91,7 @@ def recompute(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> tuple[Tens
 def _only(request: DenoiseRequest, step: int) -> DenoiseRequest:
     s = request.schedule
     alone = slice(step, step + 1)
-    return request.following(Schedule(s.timesteps[alone], s.dts[alone], s.guided[alone]))
+    return request.resolved(Schedule(s.timesteps[alone], s.dts[alone], s.guided[alone]))
 
 
 class _FromStep:

@@ -80,7 +80,7 @@ def request_for(plan: Plan, prepared: Prepared, rank: Rank) -> DenoiseRequest:
     target = find_target(plan.target)
     request = understood(target, plan.request)
     if prepared.followed is not None:
-        request = request.following(even(prepared.followed, target, "Prepared.followed"))
+        request = request.resolved(even(prepared.followed, target, "Prepared.followed"))
     return request.on(rank.device)
 
 
