@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from example_reports import EXAMPLES, clean, dead_and_hung, one_bit
-from test_html import drifting
-from test_results import BENCH, KINDS
+from example_documents import BENCH, KINDS
+from example_reports import EXAMPLES, clean, dead_and_hung, drifting, one_bit
 
 from verify.commands.cli import main
 from verify.report.document import build_document, write_document

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_reports import clean, dead_and_hung
-from test_html import drifting
-from test_results import BENCH, FAULTS, OVERHEAD
+from example_documents import BENCH, FAULTS, OVERHEAD
+from example_reports import clean, dead_and_hung, drifting
 
 from verify.report.html import run_page, section_page
 from verify.report.sections import section_of

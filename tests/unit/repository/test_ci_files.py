@@ -10,13 +10,13 @@ import re
 from pathlib import Path
 
 import pytest
+from example_documents import BENCH
 from example_reports import clean
-from test_results import BENCH
 
 from verify.commands.cli import COMMANDS, main
 from verify.report.document import build_document
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = (".github/workflows/gate.yml", ".github/workflows/nightly.yml", ".buildkite/pipeline.yml")
 
 

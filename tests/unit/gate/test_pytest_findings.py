@@ -16,7 +16,7 @@ import torch
 from verify.gate.findings import not_run, summary
 from verify.gate.plugin import pytest_collection_modifyitems
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 SESSION = '''
 import pytest

@@ -18,7 +18,7 @@ from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import schema
 from verify.verdict import EXIT_BAD_INPUT, EXIT_STATUS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 

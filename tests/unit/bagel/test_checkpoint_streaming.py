@@ -21,7 +21,7 @@ from verify.bagel.model import BagelModel
 from verify.bagel.published import published_name
 from verify.bagel.tensor_files import TensorFiles
 
-FIXTURE = Path(__file__).parents[2] / "fixtures" / "tiny_checkpoint"
+FIXTURE = Path(__file__).parents[3] / "fixtures" / "tiny_checkpoint"
 CPU = torch.device("cpu")
 TINY = PRESETS["tiny"].config
 CONFIG, WEIGHTS, INDEX = "llm_config.json", "ema.safetensors", "ema.safetensors.index.json"

@@ -35,7 +35,7 @@ from verify.bagel.weights import build_model
 from verify.bits import same_bits
 from verify.errors import BadInput
 
-FIXTURE = Path(__file__).parents[2] / "fixtures" / "tiny_checkpoint"
+FIXTURE = Path(__file__).parents[3] / "fixtures" / "tiny_checkpoint"
 CPU = torch.device("cpu")
 
 

@@ -6,13 +6,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from example_reports import EXAMPLES, clean, dead_and_hung, one_bit, report
-from traces import clean as clean_traces
-from traces import small_request
+from example_reports import EXAMPLES, clean, dead_and_hung, drifting, one_bit, report
 
-from verify.checks import ranks_agree
 from verify.report import environment, evidence
-from verify.report.document import RunReport, build_document, report_of
+from verify.report.document import build_document, report_of
 from verify.report.html import run_page, section_page
 from verify.report.markdown import run_markdown
 from verify.report.tables import Section, Table
@@ -55,17 +52,6 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(self.words)
-
-
-def drifting() -> RunReport:
-    """Rank 1 of three leaves the others after step 3: two elements of one token, then all of it."""
-    request = small_request(3)
-    traces = clean_traces(request)
-    traces[1].x_t[3, 2, :2] += 1.0
-    traces[1].x_t[4:, 2] += 1.0
-    traces[1].final[2] += 1.0
-    finding = ranks_agree(traces)
-    return report([finding], steps=7, guided_steps=6, world_size=3, request=request.to_dict())
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -1,7 +1,7 @@
 """Whole messages, as the checks and the ranks' reports word them: what, where, how much, what it usually means, again.
 
-``PYTHONPATH=. python tests/unit/test_messages.py`` writes the texts anew; read every change as one who has never seen
-the suite.
+``PYTHONPATH=.:tests/helpers python tests/unit/report/test_messages.py`` writes the texts anew. Read every change as one
+who has never seen the suite.
 """
 
 from __future__ import annotations

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from traces import clean as clean_traces
+from traces import small_request
 
 from verify.bits import first_difference
+from verify.checks import ranks_agree
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST
@@ -143,6 +146,17 @@ def clean() -> RunReport:
     names = ("ranks_agree", "matches_reference", "collectives", "cache_frozen")
     findings = [passing(name, loop, 1000 + i) for loop in COLLECTIVES for i, name in enumerate(names)]
     return report([*findings, passing("loops_agree", "*", 104448)])
+
+
+def drifting() -> RunReport:
+    """Rank 1 of three leaves the others after step 3: two elements of one token, then all of it."""
+    request = small_request(3)
+    traces = clean_traces(request)
+    traces[1].x_t[3, 2, :2] += 1.0
+    traces[1].x_t[4:, 2] += 1.0
+    traces[1].final[2] += 1.0
+    finding = ranks_agree(traces)
+    return report([finding], steps=7, guided_steps=6, world_size=3, request=request.to_dict())
 
 
 EXAMPLES = {

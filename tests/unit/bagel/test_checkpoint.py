@@ -25,7 +25,7 @@ from verify.bits import same_bits
 from verify.errors import BadInput
 from verify.request import DenoiseRequest
 
-FIXTURE = Path(__file__).parents[2] / "fixtures" / "tiny_checkpoint"
+FIXTURE = Path(__file__).parents[3] / "fixtures" / "tiny_checkpoint"
 CPU = torch.device("cpu")
 TINY = PRESETS["tiny"].config
 CONFIG, WEIGHTS, INDEX = "llm_config.json", "ema.safetensors", "ema.safetensors.index.json"
