@@ -12,7 +12,7 @@ from verify.checks.each_step import each_step
 from verify.faults import FAULTS, Fault
 from verify.faults.runner import job_of, run_fault
 from verify.ranks.failure.processes import children
-from verify.ranks.local.family import family
+from verify.ranks.local.forkserver import fork_server
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.request import DenoiseRequest
@@ -84,7 +84,7 @@ GATE = (
 def warm() -> None:
     """Ranks are replaced often here; what looking into a step takes need not be imported each time."""
     if not torch.cuda.is_available():
-        family().warm_up("verify.tasks.probe_step:warm_up")
+        fork_server().warm_up("verify.tasks.probe_step:warm_up")
 
 
 def test_every_row_of_the_public_list_has_a_fault() -> None:
@@ -112,7 +112,7 @@ def test_a_fault_is_caught_and_placed(name: str) -> None:
     assert (row.caught, row.placed) == (True, True), row
     if FAULTS[name].hangs:
         assert pool_for(place(2, "cpu").spec).pids == []
-        assert children(family().process.pid) <= {pid for pool in _others() for pid in pool.pids}
+        assert children(fork_server().process.pid) <= {pid for pool in _others() for pid in pool.pids}
 
 
 def _others() -> list[RankPool]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from verify.errors import BadInput, Unjudged
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.ranks.settings import FLAGS
 from verify.tasks.trace_loop import Plan, trace_loop
 from verify.trace.recorder import Trace
@@ -133,7 +133,7 @@ def fail(rank: Rank, way: str, step: int = 3, victims: tuple[int, ...] = (VICTIM
     """
     for done in range(step):
         _gather(rank, done)
-        rank.marker.finished(done)
+        rank.status.finished(done)
     if rank.rank in victims:
         result = WAYS[way](rank)
         if result is not None:
@@ -144,24 +144,24 @@ def fail(rank: Rank, way: str, step: int = 3, victims: tuple[int, ...] = (VICTIM
 
 
 def _gather(rank: Rank, step: int) -> None:
-    rank.marker.collective("all_gather", 1, step)
+    rank.status.collective("all_gather", 1, step)
     rank.group.all_gather(torch.zeros(4))
-    rank.marker.activity("")
+    rank.status.activity("")
 
 
 def _segfault(rank: Rank) -> None:
-    rank.marker.activity("velocity of text")
+    rank.status.activity("velocity of text")
     ctypes.string_at(8)
 
 
 def _sleep_in_python(rank: Rank) -> None:
-    rank.marker.activity("velocity of text")
+    rank.status.activity("velocity of text")
     while True:
         time.sleep(0.01)
 
 
 def _stuck_in_a_native_call(rank: Rank) -> None:
-    rank.marker.activity("velocity of text")
+    rank.status.activity("velocity of text")
     # Neither releases the interpreter lock nor returns: as a kernel that spins.
     ctypes.PyDLL(None).sleep(600)
 
@@ -187,7 +187,7 @@ def _raise_in_thread_and_die(rank: Rank) -> None:
 
 
 def _run_out_of_memory(rank: Rank) -> None:
-    rank.marker.activity("velocity of text")
+    rank.status.activity("velocity of text")
     # What this process has, and a little more.
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20),) * 2)
@@ -239,9 +239,9 @@ def loop_until_killed(rank: Rank, steps: int) -> int:
     """Gathers and computes, quickly."""
     for step in range(steps):
         _gather(rank, step)
-        rank.marker.activity("velocity of gen")
+        rank.status.activity("velocity of gen")
         torch.ones(64, 64) @ torch.ones(64, 64)
-        rank.marker.finished(step)
+        rank.status.finished(step)
     return steps
 
 

@@ -19,10 +19,10 @@ import tasks
 from patience import patient
 from pools import alive, shared_pool
 
-from verify.ranks.failure.board import Place
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.failure.processes import children
-from verify.ranks.local.family import family
+from verify.ranks.failure.status import RankStatus
+from verify.ranks.local.forkserver import fork_server
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
@@ -79,7 +79,7 @@ def struck_from_outside(draw: random.Random) -> str:
     pids = pool.pids
     timer = threading.Timer(moment, os.kill, (pids[victim], number))
 
-    def strike(places: list[Place]) -> None:
+    def strike(places: list[RankStatus]) -> None:
         # Not before the victim has its task: one that dies with nothing to do is replaced, and nothing has failed.
         if places[victim].marks and timer.ident is None:
             timer.start()
@@ -140,17 +140,17 @@ def all_right(runs: int, seed: int, folder: Path, timeout: float) -> None:
     for world_size in (1, 2, 3):
         shared_pool(world_size).stop()
     before = len(os.listdir("/proc/self/fd"))
-    nursery = family().process.pid
+    server = fork_server().process.pid
     outcomes = chaos(runs, seed, folder, timeout)
     wrong = "\n".join(f"{count} x {outcome}" for outcome, count in outcomes.items() if outcome != "right")
     assert outcomes["right"] == runs, f"seed {seed}: {outcomes['right']} of {runs} right\n{wrong}"
-    assert family().process.pid == nursery
+    assert fork_server().process.pid == server
     for world_size in (1, 2, 3):
         pool = shared_pool(world_size)
         assert pool.run(tasks.identity, 1) == [1] * world_size
         pool.stop()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert not children(nursery)
+    assert not children(server)
 
 
 def test_a_few_runs(tmp_path: Path) -> None:

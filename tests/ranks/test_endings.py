@@ -14,9 +14,9 @@ from patience import patient
 from pools import alive, shared_pool, wait_until
 
 from verify.errors import BadInput, Unjudged
-from verify.ranks.failure.board import Place
 from verify.ranks.failure.failure import RankFailure, RankReport
-from verify.ranks.local.family import Family, family
+from verify.ranks.failure.status import RankStatus
+from verify.ranks.local.forkserver import ForkServer, fork_server
 from verify.ranks.local.pool import PoolSpec, RankPool
 
 # What a task that hangs is given, and what the controller may take beyond it, where nothing else runs.
@@ -130,16 +130,16 @@ def test_a_rank_that_runs_out_of_memory() -> None:
 
 
 def test_a_rank_that_dies_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    fork = Family.fork
+    fork = ForkServer.fork
 
-    def and_kill(self: Family, order: dict[str, Any], *others: Any) -> Any:
+    def and_kill(self: ForkServer, order: dict[str, Any], *others: Any) -> Any:
         # They wait for one rank more: none is up before it is killed, however late that is.
         pids, connections = fork(self, order | {"devices": (*order["devices"], "cpu")}, *others)
         time.sleep(0.5)
         os.kill(pids[1], signal.SIGKILL)
         return pids, connections
 
-    monkeypatch.setattr(Family, "fork", and_kill)
+    monkeypatch.setattr(ForkServer, "fork", and_kill)
     with pytest.raises(RankFailure) as caught:
         RankPool(PoolSpec(("cpu", "cpu"))).start(timeout=60.0)
     assert str(caught.value).startswith("starting: rank 1 was killed by SIGKILL")
@@ -214,7 +214,7 @@ def test_a_rank_that_died_between_tasks_is_replaced_without_a_word() -> None:
     pool = shared_pool(2)
     before = pool.pids
     os.kill(before[0], signal.SIGKILL)
-    assert family().exit_status(before[0], wait=10.0) == -signal.SIGKILL  # With all of its threads.
+    assert fork_server().exit_status(before[0], wait=10.0) == -signal.SIGKILL  # With all of its threads.
     works_again(pool)
     assert not set(before) & set(pool.pids)
 
@@ -240,7 +240,7 @@ def test_an_interrupt_while_watching_ends_the_ranks() -> None:
     pool = shared_pool(2)
     before = pool.pids
 
-    def watch(places: list[Place]) -> None:
+    def watch(places: list[RankStatus]) -> None:
         if any(place.step >= 2 for place in places):
             raise KeyboardInterrupt
 

@@ -11,8 +11,8 @@ import torch
 from verify.bagel.config import preset
 from verify.bagel.weights import build_model
 from verify.bits import same_bits
-from verify.ranks.local.worker import Rank
 from verify.ranks.plan import place
+from verify.ranks.rank import Rank
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
@@ -91,19 +91,19 @@ def test_weights_have_equal_bits_on_cpu_and_gpu() -> None:
 def trace_without_syncs(rank: Rank, plan: Plan) -> int:
     """Traces the reference loop; any operation that makes the host wait for the device raises."""
     trace_loop(rank, plan)  # Compiles and plans what the first run of each kernel does.
-    before = rank.marker.finished
+    before = rank.status.finished
 
     def armed(step: int) -> None:
         # From the first step to the one before the last: what precedes and follows the loop may wait.
         torch.cuda.set_sync_debug_mode("error" if step < plan.request.schedule.steps - 1 else "default")
         before(step)
 
-    rank.marker.finished = armed  # type: ignore[method-assign]
+    rank.status.finished = armed  # type: ignore[method-assign]
     try:
         trace = trace_loop(rank, plan)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-        rank.marker.finished = before  # type: ignore[method-assign]
+        rank.status.finished = before  # type: ignore[method-assign]
     return 0 if trace is None else trace.steps
 
 

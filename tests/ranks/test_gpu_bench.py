@@ -11,8 +11,8 @@ from verify.bench.comparison import Comparison
 from verify.bench.overhead import Overhead
 from verify.bench.points import Point, measure
 from verify.bench.syncs import syncs_in_loop
-from verify.ranks.local.worker import Rank
 from verify.ranks.plan import place
+from verify.ranks.rank import Rank
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import pool_for

@@ -13,8 +13,8 @@ from verify.errors import BadInput
 from verify.ranks.failure.diagnosis import Answer
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.failure.postmortem import report_of
+from verify.ranks.launched.heartbeat import SILENCE, SILENCE_IN_DOUBT, Word
 from verify.ranks.launched.launch import Launch, launched, speaks
-from verify.ranks.launched.link import SILENCE, SILENCE_IN_DOUBT, Word
 from verify.ranks.launched.replica import described
 
 MEETING = {"MASTER_ADDR": "node-a", "MASTER_PORT": "29500"}

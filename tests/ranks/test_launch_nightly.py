@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from launches import FEW, LOOPS, TARGET, Standin, Torchrun, stand_in, valid
 
-from verify.ranks.launched.link import SILENCE
+from verify.ranks.launched.heartbeat import SILENCE
 
 
 @pytest.mark.nightly

@@ -20,15 +20,15 @@ HERE = Path(__file__).parent
 # From the controller's end to the end of all else.
 SECONDS = 5.0
 
-# Rank 0 starts a process of its own; both ranks then sleep. Printed: the nursery, the ranks.
+# Rank 0 starts a process of its own; both ranks then sleep. Printed: the fork server, the ranks.
 CONTROLLER = """
 import sys
 import tasks
-from verify.ranks.local.family import family
+from verify.ranks.local.forkserver import fork_server
 from verify.ranks.local.pool import PoolSpec, RankPool
 pool = RankPool(PoolSpec(("cpu", "cpu")))
 pool.start()
-print(family().process.pid, *pool.pids, flush=True)
+print(fork_server().process.pid, *pool.pids, flush=True)
 pool.run(tasks.start_a_process_and_sleep, 600.0, timeout=600.0)
 """
 
@@ -38,7 +38,7 @@ class Tree:
     """A controller and what it has started."""
 
     controller: subprocess.Popen[str]
-    nursery: int
+    server: int
     ranks: list[int]
     mark: str
     folder: Path
@@ -49,7 +49,7 @@ class Tree:
     def all_gone(self) -> None:
         assert wait_until(lambda: not self.left(), patient(SECONDS)), self.left()
         assert list(self.folder.iterdir()) == []
-        pids = {str(pid) for pid in (self.controller.pid, self.nursery, *self.ranks)}
+        pids = {str(pid) for pid in (self.controller.pid, self.server, *self.ranks)}
         assert [name for name in os.listdir("/dev/shm") if pids & set(re.findall(r"\d+", name))] == []
 
 
@@ -68,10 +68,10 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
     )
     try:
         assert controller.stdout is not None
-        nursery, *ranks = map(int, controller.stdout.readline().split())
+        server, *ranks = map(int, controller.stdout.readline().split())
         assert len(ranks) == 2
-        grown = Tree(controller, nursery, ranks, mark, tmp_path)
-        # The controller, the nursery, two ranks and what each of the ranks started.
+        grown = Tree(controller, server, ranks, mark, tmp_path)
+        # The controller, the fork server, two ranks and what each of the ranks started.
         assert wait_until(lambda: len(grown.left()) == 6, 120.0), grown.left()
         yield grown
     finally:
@@ -92,7 +92,7 @@ def test_a_signal_to_the_controller(tree: Tree, number: signal.Signals) -> None:
 
 
 def test_the_controller_is_killed_while_the_nursery_is_stopped(tree: Tree) -> None:
-    os.kill(tree.nursery, signal.SIGSTOP)
+    os.kill(tree.server, signal.SIGSTOP)
     os.kill(tree.ranks[0], signal.SIGSTOP)
     tree.controller.kill()
     tree.controller.wait(patient(10))
@@ -101,19 +101,19 @@ def test_the_controller_is_killed_while_the_nursery_is_stopped(tree: Tree) -> No
 
 def test_the_nursery_is_killed(tree: Tree) -> None:
     os.kill(tree.ranks[1], signal.SIGSTOP)
-    os.kill(tree.nursery, signal.SIGKILL)
+    os.kill(tree.server, signal.SIGKILL)
     _, errors = tree.controller.communicate(timeout=patient(15))
     assert tree.controller.returncode == 1
     assert "was killed together with the process that ranks are forked from" in errors
     assert not any(map(alive, tree.ranks))
-    # What ranks had started loses its keeper with the nursery: nobody else can know of it.
+    # What ranks had started loses its keeper with the fork server: nobody else can know of it.
     assert all(command.startswith("sleep") for command in tree.left().values())
 
 
 def test_the_nursery_is_stopped_and_then_the_controller_interrupted(tree: Tree) -> None:
-    os.kill(tree.nursery, signal.SIGSTOP)
+    os.kill(tree.server, signal.SIGSTOP)
     tree.controller.send_signal(signal.SIGINT)
     _, errors = tree.controller.communicate(timeout=patient(15))
     assert tree.controller.returncode == -signal.SIGINT
     assert errors.count("Traceback") == 1
-    assert not any(map(alive, [tree.nursery, *tree.ranks]))
+    assert not any(map(alive, [tree.server, *tree.ranks]))

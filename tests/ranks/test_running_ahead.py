@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verify.faults import endings, rules
 from verify.ranks.failure.failure import RankFailure
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.request import DenoiseRequest
 from verify.trace.caches import CacheWatch
 from verify.trace.recorder import Recorder
@@ -60,7 +60,7 @@ class Still:
 def run_ahead(rank: Rank, name: str) -> str:
     """Runs a faulty loop whose collectives are waited for at its end only."""
     request, group, x_0 = DenoiseRequest(), Queued(rank), torch.zeros(4, 2)
-    recorder = Recorder(Still(), group, x_0, request, CacheWatch({}), rank.marker)
+    recorder = Recorder(Still(), group, x_0, request, CacheWatch({}), rank.status)
 
     def loop(denoiser: object, watched: object, observe: object) -> None:
         FAULTS[name](denoiser, request, x_0, watched, observe)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_the_collective_is_named_however_far_the_host_is(name: str, step: int, w
 def keep_going(rank: Rank) -> None:
     """Calls one gather after the other, as a loop does that is only slow, and rank 1 slower than rank 0."""
     for step in range(10_000):
-        rank.marker.collective("all_gather", 1, step)
+        rank.status.collective("all_gather", 1, step)
         time.sleep(0.02 + 0.05 * rank.rank)
 
 

@@ -10,7 +10,7 @@ import tasks
 import torch
 from pools import shared_pool
 
-from verify.ranks.local.family import family
+from verify.ranks.local.forkserver import fork_server
 from verify.ranks.local.pool import PoolSpec, RankPool
 from verify.ranks.settings import BIT_VARIABLES, FLAGS, ONE_MACHINE_VARIABLES, VARIABLES, apply_environment
 
@@ -71,7 +71,7 @@ def test_threads_are_equal_on_all_ranks(threads: int) -> None:
 
 def test_the_process_that_ranks_are_forked_from_has_one_thread() -> None:
     shared_pool(1)
-    assert len(os.listdir(f"/proc/{family().process.pid}/task")) == 1  # A fork keeps the calling thread only.
+    assert len(os.listdir(f"/proc/{fork_server().process.pid}/task")) == 1  # A fork keeps the calling thread only.
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
-"""What the nursery has imported, ranks need not import; what it cannot import harms nobody."""
+"""What the fork server has imported, ranks need not import; what it cannot import harms nobody."""
 
 from __future__ import annotations
 
 import pytest
 import tasks
 
-from verify.ranks.local.family import family
+from verify.ranks.local.forkserver import fork_server
 from verify.ranks.local.pool import PoolSpec, RankPool
 
 
@@ -19,6 +19,6 @@ from verify.ranks.local.pool import PoolSpec, RankPool
 )
 def test_ranks_inherit_what_the_nursery_imports(function: str, module: str, there: bool) -> None:
     """Whether or not the function can be called: ``fileinput`` has no such function, ``rgb_to_hsv`` takes arguments."""
-    family().warm_up(function)
+    fork_server().warm_up(function)
     with RankPool(PoolSpec(("cpu",))) as pool:
         assert pool.run(tasks.has_imported, module) == [there]

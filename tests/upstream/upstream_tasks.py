@@ -15,7 +15,7 @@ from verify.combine import combine_cfg
 from verify.fuzz.case import Case
 from verify.fuzz.layouts import lay_out
 from verify.ranks.group import Alone
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.targets.protocol import ModelOptions

@@ -13,8 +13,8 @@ from verify.bench.ceiling import median_seconds
 from verify.bench.statistics import paired_ratio, spread
 from verify.errors import BadInput
 from verify.protocols import Denoiser
-from verify.ranks.local.worker import Rank
 from verify.ranks.plan import place
+from verify.ranks.rank import Rank
 from verify.runner.job import Job
 from verify.runner.run import pool_for
 from verify.targets.finding import find_target
@@ -78,7 +78,7 @@ def forwards_in_turn(rank: Rank, plan: Plan, rounds: int) -> dict[str, Any]:
         velocities = [denoiser.velocity(x_0, 0, _BRANCH).double() for denoiser in networks.values()]
         apart = (velocities[0] - velocities[1]).norm() / velocities[1].norm()
         for number in range(rounds):
-            rank.marker.activity(f"round {number} of {rounds}")
+            rank.status.activity(f"round {number} of {rounds}")
             for name, denoiser in networks.items():
                 once = partial(denoiser.velocity, x_0, 0, _BRANCH)
                 seconds[name].append(median_seconds(once, rank.device, _RUNS, _WARM_UP))

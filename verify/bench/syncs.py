@@ -14,7 +14,7 @@ import torch
 
 from verify.bench.tasks import unseen
 from verify.protocols import Denoiser, Group, Observe
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.targets.protocol import REFERENCE
 from verify.tasks.trace_loop import Plan, autocast, find_loop, group_for, prepare, request_for
 from verify.trace.recorder import Recorder, synchronise
@@ -45,7 +45,7 @@ def syncs_in_loop(rank: Rank, plan: Plan, recorded: bool) -> dict[str, int] | No
         group_: Group = group
         observe: Observe = unseen
         if recorded:
-            recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.marker)
+            recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.status)
             denoiser, group_, observe = recorder.denoiser, recorder.group, recorder.observe
         x_0 = prepared.x_0.clone()
         synchronise(rank.device)

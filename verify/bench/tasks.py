@@ -14,7 +14,7 @@ from verify.bench.ceiling import forward_flops, matmul_rate, median_seconds
 from verify.bench.graphs import GraphedDenoiser, unlike
 from verify.bench.stopwatch import Stopwatch, TimedDenoiser, TimedGroup
 from verify.protocols import Denoiser, Observe
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.schedule import Schedule
 from verify.targets.protocol import REFERENCE
 from verify.tasks.trace_loop import Plan, autocast, find_loop, group_for, prepare, request_for
@@ -41,7 +41,7 @@ def prepare_point(rank: Rank, plan: Plan, graph: bool) -> dict[str, Any]:
         ``seconds`` that the denoiser took, the model under it included where it was not there yet; and with ``graph``
         ``graph_s`` and ``graph_fault``: why graphs cannot be used, empty if they can.
     """
-    rank.marker.activity("building the model and its contexts")
+    rank.status.activity("building the model and its contexts")
     rank.memo.pop("graphed", None)
     began = time.perf_counter()
     prepared, _ = prepare(rank, plan)
@@ -49,7 +49,7 @@ def prepare_point(rank: Rank, plan: Plan, graph: bool) -> dict[str, Any]:
     done: dict[str, Any] = {"seconds": time.perf_counter() - began}
     if not graph:
         return done
-    rank.marker.activity("recording CUDA graphs")
+    rank.status.activity("recording CUDA graphs")
     began = time.perf_counter()
     try:
         with torch.no_grad():

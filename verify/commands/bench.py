@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.commands.run import add_placement, add_request, job_of
 from verify.errors import BadInput
-from verify.ranks.local.family import family
+from verify.ranks.local.forkserver import fork_server
 
 if TYPE_CHECKING:
     from verify.bench.points import Point
@@ -70,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Measures, prints tables and returns 0: a benchmark judges nothing. 3 if some point was not measured at all."""
     began = time.monotonic()
-    family()
+    fork_server()
     from rich.console import Console
 
     from verify.bench.session import Session

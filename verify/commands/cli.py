@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _end_ranks() -> None:
     """After an interrupt: every process that was started ends, and one line says why."""
-    if (family := sys.modules.get("verify.ranks.local.family")) is not None and hasattr(family, "close_family"):
-        family.close_family()
+    if (local := sys.modules.get("verify.ranks.local.forkserver")) is not None and hasattr(local, "close_fork_server"):
+        local.close_fork_server()
     print("verify: interrupted", file=sys.stderr, flush=True)
 
 

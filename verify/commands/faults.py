@@ -9,7 +9,7 @@ import time
 from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.commands.run import add_placement, add_request, job_of
 from verify.errors import BadInput
-from verify.ranks.local.family import family
+from verify.ranks.local.forkserver import fork_server
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the catalogue; 0 only if every fault is caught and placed and the clean control passes."""
     if not arguments.list:
-        family()
+        fork_server()
     from rich.console import Console
 
     from verify.faults import FAULTS
@@ -55,8 +55,8 @@ def execute(arguments: argparse.Namespace) -> int:
         raise BadInput.of("--world-size", world_size, "2 (text guidance) or 3 (image guidance too)", "choose one")
     names = _named(arguments, world_size)
     job = job_of(arguments)
-    if job.device == "cpu":  # Ranks are replaced often here; on a GPU machine the nursery must not touch the driver.
-        family().warm_up("verify.tasks.probe_step:warm_up")
+    if job.device == "cpu":  # Ranks are replaced often here; on a GPU machine the server must not touch the driver.
+        fork_server().warm_up("verify.tasks.probe_step:warm_up")
     began = time.monotonic()
     with ProgressReport(Console(stderr=True)) as progress:
         progress.start("faults", len(names) + 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.errors import BadInput
-from verify.ranks.local.family import family
+from verify.ranks.local.forkserver import fork_server
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Does what was asked and returns the exit status."""
     began = time.monotonic()
-    family()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
+    fork_server()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
     chosen = [name for name in ("replay", "mutants", "envelope") if getattr(arguments, name)]
     if len(chosen) > 1:
         raise BadInput(

@@ -19,7 +19,7 @@ from verify.errors import BadInput, Unjudged
 from verify.ranks.launched.launch import Launch
 
 if TYPE_CHECKING:
-    from verify.ranks.launched.crew import Crew
+    from verify.ranks.launched.launched_ranks import LaunchedRanks
     from verify.ranks.local.anonymous import AnonymousFile
     from verify.report.document import RunReport
     from verify.runner.job import Job
@@ -30,12 +30,13 @@ _BAD_INPUT, _UNKNOWN, _INTERRUPTED = 2, 3, 128
 _ALLOWANCE = 300.0
 
 Runner = Callable[["Job", "Progress"], "RunReport"]
+JobOf = Callable[[argparse.Namespace], "Job"]
 
 
 def execute(
     launch: Launch,
     arguments: argparse.Namespace,
-    job_of: Callable[[argparse.Namespace], Job],
+    job_of: JobOf,
     show: Callable[[argparse.Namespace, Job, Runner], int],
 ) -> NoReturn:
     """Runs this process's part and ends it; every process of the launch ends with the same status.
@@ -46,27 +47,27 @@ def execute(
         job_of: the job that they describe.
         show: runs the job, prints and writes what is found, and returns the status; on global rank 0 only.
     """
-    from verify.ranks.launched.crew import Crew
+    from verify.ranks.launched.launched_ranks import LaunchedRanks
 
     # The kernel ends this process if native code keeps the interpreter's lock, so that no thread of ours can.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(arguments.timeout + 2 * _ALLOWANCE) if 0 < arguments.timeout <= 86400 else 86400)
     spoken, output = _redirect_output(launch.rank == 0)
-    crew: Crew | None = None
+    ranks: LaunchedRanks | None = None
     status, said = _UNKNOWN, ""
     try:
-        crew = Crew(launch, output)
+        ranks = LaunchedRanks(launch, output)
         if launch.rank == 0:
-            job = _prepared(job_of(arguments), crew)
-            status = show(arguments, job, lambda job, progress: _run(job, crew, progress))
+            job = _prepared(job_of(arguments), ranks)
+            status = show(arguments, job, lambda job, progress: _run(job, ranks, progress))
         else:
-            status, said = _follow(crew, arguments, job_of)
+            status, said = _follow(ranks, arguments, job_of)
     except BadInput as error:
         status, said = _BAD_INPUT, str(error)
     except Unjudged as reason:
         said = str(reason)
     except KeyboardInterrupt:
-        by = signal.SIGTERM if crew is not None and crew.terminated else signal.SIGINT
+        by = signal.SIGTERM if ranks is not None and ranks.terminated else signal.SIGINT
         status, said = _INTERRUPTED + by, "" if launch.rank else "interrupted"
     except BrokenPipeError:
         pass  # Whoever read our output has gone.
@@ -75,38 +76,40 @@ def execute(
     if said:
         with contextlib.suppress(OSError):
             os.write(spoken, f"verify: {said}\n".encode(errors="replace"))
-    if crew is not None and launch.rank == 0:
-        crew.end(status)
+    if ranks is not None and launch.rank == 0:
+        ranks.end(status)
     _leave(status)
 
 
-def _prepared(job: Job, crew: Crew) -> Job:
+def _prepared(job: Job, ranks: LaunchedRanks) -> Job:
     """The job, once it can be run, with this process's rank on its way."""
     from verify.ranks.plan import require_fitting
 
     job = job.checked()
     require_fitting(job.device, job.backend)
-    crew.start(job.ranks, job.device, job.backend)
+    ranks.start(job.ranks, job.device, job.backend)
     return job
 
 
-def _run(job: Job, crew: Crew, progress: Progress) -> RunReport:
+def _run(job: Job, ranks: LaunchedRanks, progress: Progress) -> RunReport:
     from verify.runner.run import blank_report, run_on
 
-    crew.wait_for_groups()
-    report = replace(blank_report(job), command=crew.launch.command(job.command))
-    report, _ = run_on(job, crew, report, time.monotonic(), progress)
-    return replace(report, backend=crew.backend, notes=(*crew.notes, *report.notes), replicas=crew.described())
+    ranks.wait_for_groups()
+    report = replace(blank_report(job), command=ranks.launch.command(job.command))
+    report, _ = run_on(job, ranks, report, time.monotonic(), progress)
+    return replace(report, backend=ranks.backend, notes=(*ranks.notes, *report.notes), replicas=ranks.described())
 
 
-def _follow(crew: Crew, arguments: argparse.Namespace, job_of: Callable[[argparse.Namespace], Job]) -> tuple[int, str]:
+def _follow(
+    ranks: LaunchedRanks, arguments: argparse.Namespace, job_of: Callable[[argparse.Namespace], Job]
+) -> tuple[int, str]:
     from verify.ranks.failure.diagnosis import BAD_INPUT, UNJUDGED, Answer
 
     try:
-        _prepared(job_of(arguments), crew)
+        _prepared(job_of(arguments), ranks)
     except (BadInput, Unjudged) as error:
-        crew.answer(Answer(BAD_INPUT if isinstance(error, BadInput) else UNJUDGED, str(error)))
-    status, why = crew.follow(arguments.timeout + _ALLOWANCE)
+        ranks.answer(Answer(BAD_INPUT if isinstance(error, BadInput) else UNJUDGED, str(error)))
+    status, why = ranks.follow(arguments.timeout + _ALLOWANCE)
     return (_UNKNOWN if status is None else status), why
 
 

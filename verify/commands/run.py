@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from verify.commands.report import add_outputs, check_outputs, write_outputs
 from verify.ranks.launched.launch import launched
-from verify.ranks.local.family import family
+from verify.ranks.local.forkserver import fork_server
 
 if TYPE_CHECKING:
     from verify.report.document import RunReport
@@ -135,7 +135,7 @@ def execute(arguments: argparse.Namespace) -> int:
         from verify.commands.launched import execute as execute_launched
 
         execute_launched(launch, arguments, job_of, show)
-    family()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
+    fork_server()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
     from verify.runner.run import run_job
 
     return show(arguments, job_of(arguments), run_job)

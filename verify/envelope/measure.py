@@ -17,7 +17,7 @@ from verify.combine import combine_cfg
 from verify.envelope.conditions import CONDITIONS, Computation, Inapplicable, compiled_layers
 from verify.fuzz.case import FLOATS, Case, Values
 from verify.fuzz.layouts import dense
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.request import RENORM_TYPES, DenoiseRequest
 from verify.targets.builtin import BuiltinTarget
 from verify.targets.protocol import ModelOptions

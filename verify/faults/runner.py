@@ -9,8 +9,8 @@ from typing import Any
 
 from verify.faults.registry import UNKNOWN, Fault
 from verify.ranks.local.pool import RankPool
-from verify.ranks.local.worker import Rank
 from verify.ranks.plan import place
+from verify.ranks.rank import Rank
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from verify.errors import BadInput
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.verdict import Compared, Divergence, Finding, Verdict

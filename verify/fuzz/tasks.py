@@ -20,7 +20,7 @@ from verify.fuzz.layouts import dense, tensor_of
 from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.properties import FORMULA, REPEATABLE, Property
 from verify.fuzz.subject import SILENT, Combine, CombineRaised, Outcome, Subject, equal
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.targets.loading import load_object
 
 OWN = "verify.combine:combine_cfg"
@@ -92,7 +92,7 @@ def evaluate(rank: Rank, cases: Sequence[Case], combine_reference: str) -> Batch
     subjects: list[Subject | None] = []
     with torch.no_grad():
         for number, case in enumerate(cases):
-            rank.marker.activity(str(case)[:60])
+            rank.status.activity(str(case)[:60])
             subject = Subject(case, combine, rank.device)
             travelled = _travel(rank, case)  # Before anything that may raise: the other ranks wait for it.
             try:

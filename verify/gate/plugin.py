@@ -11,7 +11,7 @@ import torch
 from verify.bagel.config import preset
 from verify.errors import BadInput
 from verify.gate import findings as pytest_findings
-from verify.ranks.local.family import close_family, family
+from verify.ranks.local.forkserver import close_fork_server, fork_server
 from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import RunReport
 from verify.report.message import failure_text, rank_failure_text
@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
         return  # The controller of pytest -n runs no test itself.
     if not option.collectonly:
-        family()  # Imports torch for the ranks while tests are collected.
+        fork_server()  # Imports torch for the ranks while tests are collected.
 
 
 def _require(option: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -62,7 +62,7 @@ def _require(option: str, value: object, allowed: tuple[object, ...]) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     del config
-    close_family()
+    close_fork_server()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from verify.errors import BadInput
 from verify.ranks.failure.failure import RankFailure
-from verify.ranks.launched.replica import Ranks
+from verify.ranks.task_runner import TaskRunner
 from verify.runner.job import Job
 from verify.runner.locate import Location, locate
 from verify.targets.protocol import REFERENCE
@@ -39,7 +39,7 @@ def reference_key(job: Job) -> tuple[Any, ...]:
     return job.target, job.request, job.options, job.ranks, job.device, job.backend
 
 
-def located(job: Job, ranks: Ranks, findings: list[Finding], deadline: float, kept: References) -> list[Finding]:
+def located(job: Job, ranks: TaskRunner, findings: list[Finding], deadline: float, kept: References) -> list[Finding]:
     """Adds to each loop that left the reference where in the step it did: that step is run again, under probes."""
     plans = {plan.loop_name: plan for plan in job.plans()}
     places: dict[str, Location | str] = {}
@@ -50,7 +50,7 @@ def located(job: Job, ranks: Ranks, findings: list[Finding], deadline: float, ke
         replica = first.replicas[1] if first.replicas else 0
         key, group = (*reference_key(job), replica, first.step), ranks.groups[replica]
 
-        def probes(loop: str, step: int = first.step, group: Ranks = group) -> list[StepProbe]:
+        def probes(loop: str, step: int = first.step, group: TaskRunner = group) -> list[StepProbe]:
             timeout = min(_LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic()))
             return group.run(probe_step, plans[loop], step, name=f"locating in {loop}", timeout=timeout)
 

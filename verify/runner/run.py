@@ -13,11 +13,11 @@ from verify.checks.merging import over_replicas, over_windows
 from verify.checks.replicas_agree import replicas_agree
 from verify.checks.windows_agree import windows_agree
 from verify.errors import Unjudged
-from verify.ranks.failure.board import Place
 from verify.ranks.failure.failure import RankFailure
-from verify.ranks.launched.replica import Ranks
-from verify.ranks.local.pool import PoolSpec, RankPool, Watcher
+from verify.ranks.failure.status import RankStatus
+from verify.ranks.local.pool import PoolSpec, RankPool
 from verify.ranks.plan import place
+from verify.ranks.task_runner import TaskRunner, Watcher
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import INDUCTIVE, Job
@@ -89,7 +89,7 @@ Traces = dict[str, list[Trace]]
 
 def run_on(
     job: Job,
-    ranks: Ranks,
+    ranks: TaskRunner,
     report: RunReport,
     began: float,
     progress: Progress | None = None,
@@ -130,7 +130,7 @@ def run_on(
     return _judged(report, findings, verdict, traces, timings), {loop: traces[loop] for loop in job.kinds()}
 
 
-def _findings(job: Job, ranks: Ranks, deadline: float, traces: Traces) -> list[Finding]:
+def _findings(job: Job, ranks: TaskRunner, deadline: float, traces: Traces) -> list[Finding]:
     """What the checks say of one pass over every loop: of each CFG group, then of the groups together."""
     of_groups = [
         {loop: [trace for trace in of_loop if trace.replica in (None, number)] for loop, of_loop in traces.items()}
@@ -169,7 +169,7 @@ def _in_step(traces: Sequence[Trace]) -> bool:
 
 
 def _trace(
-    job: Job, ranks: Ranks, deadline: float, progress: Progress | None, window: Window | None, kept: References
+    job: Job, ranks: TaskRunner, deadline: float, progress: Progress | None, window: Window | None, kept: References
 ) -> Traces:
     key = (*reference_key(job), window)
     traces: Traces = {}
@@ -193,7 +193,7 @@ def _trace(
     return traces
 
 
-def _each_step(job: Job, ranks: Ranks, deadline: float, traces: Traces) -> dict[str, Finding]:
+def _each_step(job: Job, ranks: TaskRunner, deadline: float, traces: Traces) -> dict[str, Finding]:
     """The inductive reference's finding on each loop: every step computed anew, on another rank than it came from."""
     findings = {}
     for plan in job.judged_plans():
@@ -216,7 +216,7 @@ def _reporter(progress: Progress | None, plan: Plan) -> Watcher | None:
         return None
     progress.start(plan.loop_name, plan.request.schedule.steps)
 
-    def watch(places: Sequence[Place]) -> None:
+    def watch(places: Sequence[RankStatus]) -> None:
         running = places[:1] if plan.loop == REFERENCE else places
         progress.update(plan.loop_name, min(p.step for p in running) + 1)
 

@@ -18,7 +18,7 @@ from torch.utils._debug_mode import DebugMode
 
 from verify.bits import bits_of
 from verify.protocols import Denoiser, Group
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.targets.protocol import REFERENCE
 from verify.tasks.trace_loop import Plan, autocast, find_loop, group_for, prepare, request_for
 from verify.trace.watched import WrappedGroup

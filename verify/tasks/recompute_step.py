@@ -12,7 +12,7 @@ from torch import Tensor
 from verify.bits import same_bits
 from verify.protocols import Denoiser
 from verify.ranks.group import Alone
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.targets.protocol import REFERENCE
@@ -81,7 +81,7 @@ def recompute(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> tuple[Tens
         for check in checks:
             if check.checker != rank.rank:
                 continue
-            rank.marker.activity(f"step {check.step} of the reference, alone")
+            rank.status.activity(f"step {check.step} of the reference, alone")
             denoiser = _FromStep(prepared.denoiser, check.step)
             x_t = check.x_t.to(rank.device)
             results.append((check, loop(denoiser, _only(request, check.step), x_t, Alone(), lambda step, x_t: None)))

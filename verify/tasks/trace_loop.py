@@ -10,7 +10,7 @@ import torch
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Loop
 from verify.ranks.group import Alone
-from verify.ranks.local.worker import Rank
+from verify.ranks.rank import Rank
 from verify.request import DenoiseRequest
 from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
@@ -54,14 +54,14 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
     """
     alone = plan.loop == REFERENCE
     loop = find_loop(plan)
-    rank.marker.activity("building the model and its contexts")
+    rank.status.activity("building the model and its contexts")
     # On every rank, also for the reference: a target may make process groups in it.
     prepared, caches = prepare(rank, plan)
     if alone and rank.rank:
         return None
     request = request_for(plan, prepared, rank)
     group = group_for(plan, prepared, rank)
-    recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.marker, plan.window)
+    recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.status, plan.window)
     kept = None if plan.window is None else plan.window.count(request.schedule.steps)
     rank.expect(trace_bytes(request, prepared.x_0.shape[-1], kept, prepared.x_0.element_size()))
 

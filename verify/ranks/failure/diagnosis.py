@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verify.ranks.failure.board import Place
 from verify.ranks.failure.failure import RankReport
 from verify.ranks.failure.processes import state_and_parent
-from verify.ranks.local.family import Birth, Family
+from verify.ranks.failure.status import RankStatus
+from verify.ranks.local.forkserver import ForkServer, RankFiles
 
 _STACK_WAIT = 3.0
 _EXIT_WAIT = 2.0
@@ -50,26 +50,26 @@ class Answer:
 
 
 def diagnose(
-    family: Family,
+    server: ForkServer,
     pids: Sequence[int],
-    births: Sequence[Birth],
-    read: Callable[[], Sequence[Place]],
+    files: Sequence[RankFiles],
+    read: Callable[[], Sequence[RankStatus]],
     answers: Mapping[int, Answer],
 ) -> list[RankReport]:
     """One report a rank, in rank order, with the stacks of the living. ``read`` tells where each rank is."""
     places = read()
     moving = _moving(read, places)
     silent = [rank for rank in range(len(pids)) if rank not in answers or answers[rank].kind == STUCK]
-    ended = {rank: _how_it_died(family, pids[rank]) for rank, answer in answers.items() if answer.kind == DIED}
+    ended = {rank: _how_it_died(server, pids[rank]) for rank, answer in answers.items() if answer.kind == DIED}
     still_there = [rank for rank, how in ended.items() if how == _CLOSED]
-    stacks = _ask_for_stacks(family, pids, births, silent + still_there)
+    stacks = _ask_for_stacks(server, pids, files, silent + still_there)
     waiting = any(answer.kind in (DIED, RAISED) for answer in answers.values())
     reports = []
     for rank, place in enumerate(places):
         answer = answers.get(rank, Answer("waiting" if waiting else "hung"))
         state, what, trace = answer.kind, "finished its part", stacks.get(rank, "")
         if state == DIED:
-            what, trace = ended[rank], births[rank].stacks.tail(_STACK_TAIL)
+            what, trace = ended[rank], files[rank].stacks.tail(_STACK_TAIL)
         elif state == RAISED:
             what, trace = f"raised {answer.value}", answer.trace
         elif state == STUCK:
@@ -81,13 +81,13 @@ def diagnose(
         if rank in silent and not trace:
             # That is the cause of a peer's trouble, never the effect of it.
             state, what = "hung", f"{what} and {_why_silent(pids[rank])}"
-        output = births[rank].output.tail(_OUTPUT_TAIL)
+        output = files[rank].output.tail(_OUTPUT_TAIL)
         calls = None if rank in moving else place.calls
         reports.append(RankReport(rank, state, what, place.step, place.activity, trace, output, calls=calls))
     return reports
 
 
-def _moving(read: Callable[[], Sequence[Place]], places: Sequence[Place]) -> set[int]:
+def _moving(read: Callable[[], Sequence[RankStatus]], places: Sequence[RankStatus]) -> set[int]:
     """The ranks that go on, so that counts of collectives are of different times. Where counts differ they are given a
     moment for it, since ranks that are only slow differ too; and before they are asked for stacks, since the signal for
     that can end what a rank is stuck in.
@@ -98,28 +98,28 @@ def _moving(read: Callable[[], Sequence[Place]], places: Sequence[Place]) -> set
 
 
 def _ask_for_stacks(
-    family: Family, pids: Sequence[int], births: Sequence[Birth], ranks: Sequence[int]
+    server: ForkServer, pids: Sequence[int], files: Sequence[RankFiles], ranks: Sequence[int]
 ) -> dict[int, str]:
     """The stack of each thread of each of ``ranks``; empty for one that does not answer."""
     if not ranks:
         return {}
-    family.signal([pids[rank] for rank in ranks], signal.SIGUSR1)
+    server.signal([pids[rank] for rank in ranks], signal.SIGUSR1)
     deadline = time.monotonic() + _STACK_WAIT
     sizes: list[int] = []
     while time.monotonic() < deadline:
         time.sleep(0.02)
-        before, sizes = sizes, [births[rank].stacks.size for rank in ranks]
+        before, sizes = sizes, [files[rank].stacks.size for rank in ranks]
         answered = (
             size or state_and_parent(pids[rank])[0] in _CANNOT_ANSWER for rank, size in zip(ranks, sizes, strict=True)
         )
         if sizes == before and all(answered):
             break
-    return {rank: births[rank].stacks.tail(_STACK_TAIL) for rank in ranks}
+    return {rank: files[rank].stacks.tail(_STACK_TAIL) for rank in ranks}
 
 
-def _how_it_died(family: Family, pid: int) -> str:
-    status = family.exit_status(pid, wait=_EXIT_WAIT)
-    if not family.alive:
+def _how_it_died(server: ForkServer, pid: int) -> str:
+    status = server.exit_status(pid, wait=_EXIT_WAIT)
+    if not server.alive:
         return "was killed together with the process that ranks are forked from"
     if status is None:
         return _CLOSED

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from verify.ranks.failure.board import Place
 from verify.ranks.failure.calls import NO_CALLS, Calls
 from verify.ranks.failure.diagnosis import Answer
 from verify.ranks.failure.failure import RankReport
+from verify.ranks.failure.status import RankStatus
 
 
-def place_of(said: Mapping[str, Any]) -> Place:
+def place_of(said: Mapping[str, Any]) -> RankStatus:
     """Where a process was when it said so."""
     calls = Calls.heard(said["calls"]) if "calls" in said else NO_CALLS
-    return Place(said.get("step", -1), said.get("marks", 0), said.get("task", ""), said.get("activity", ""), calls)
+    return RankStatus(said.get("step", -1), said.get("marks", 0), said.get("task", ""), said.get("activity", ""), calls)
 
 
-def said_of(place: Place) -> dict[str, Any]:
+def said_of(place: RankStatus) -> dict[str, Any]:
     """What a process says of where it is, in JSON values: :func:`place_of` reads it."""
     return {
         "step": place.step,

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from verify.errors import BadInput, Unjudged
-from verify.ranks.failure.board import Board, Place
 from verify.ranks.failure.diagnosis import BAD_INPUT, DIED, GOOD, RAISED, STUCK, UNJUDGED, Answer, diagnose
 from verify.ranks.failure.failure import RankFailure
+from verify.ranks.failure.status import RankStatus, StatusPage
 from verify.ranks.local import wire
 from verify.ranks.local.anonymous import AnonymousFile
-from verify.ranks.local.family import Birth, Family, family, import_path, variables
+from verify.ranks.local.forkserver import ForkServer, RankFiles, fork_server, import_path, variables
 from verify.ranks.local.lease import lease
+from verify.ranks.task_runner import TaskCall, TaskRunner, Watcher
 
 # How long ranks may go on after one of them has failed: enough to hand in results, not to wait for the dead.
 _GRACE = 2.0
@@ -52,10 +52,7 @@ class PoolSpec:
         return sorted({int(d.removeprefix("cuda:")) for d in self.devices if d.startswith("cuda:")})
 
 
-Watcher = Callable[[list[Place]], None]
-
-
-class RankPool:
+class RankPool(TaskRunner):
     """Persistent rank processes. Use it as a context manager, or let the controller's end end it.
 
     Ranks get the controller's environment variables and import path as they are when the pool starts, and its working
@@ -65,17 +62,12 @@ class RankPool:
     def __init__(self, spec: PoolSpec, lease_timeout: float = 600.0) -> None:
         self.spec = spec
         self._lease_timeout = lease_timeout
-        self._family: Family | None = None
+        self._server: ForkServer | None = None
         self._pids: list[int] = []
         self._inboxes: list[wire.Inbox] = []
-        self._births: list[Birth] = []
+        self._births: list[RankFiles] = []
         self._shared: list[AnonymousFile] = []
-        self._board: Board | None = None
-
-    @property
-    def groups(self) -> tuple[RankPool, ...]:
-        """Its ranks are one CFG group."""
-        return (self,)
+        self._board: StatusPage | None = None
 
     def __enter__(self) -> RankPool:
         return self
@@ -99,15 +91,15 @@ class RankPool:
             self.stop()
         if self._pids:
             return
-        self._family = family()
+        self._server = fork_server()
         world_size = self.spec.world_size
         try:
-            board = AnonymousFile("verify-board", bytes(Board.size(world_size)))
+            board = AnonymousFile("verify-board", bytes(StatusPage.size(world_size)))
             self._shared = [board, AnonymousFile("verify-rendezvous")]
-            self._board = Board(board.descriptor, world_size)
+            self._board = StatusPage(board.descriptor, world_size)
             for rank in range(world_size):
                 names = (f"verify-output-{rank}", f"verify-stacks-{rank}")
-                self._births.append(Birth(*map(AnonymousFile, names)))
+                self._births.append(RankFiles(*map(AnonymousFile, names)))
             order = {
                 "devices": self.spec.devices,
                 "backend": self.spec.backend,
@@ -116,44 +108,20 @@ class RankPool:
                 "controller": os.getpid(),
                 "path": import_path(),
             }
-            self._pids, connections = self._family.fork(order, self._shared, self._births)
+            self._pids, connections = self._server.fork(order, self._shared, self._births)
             self._inboxes = [wire.Inbox(connection) for connection in connections]
             self._collect("starting", time.monotonic() + timeout, None)
         except BaseException:
             self.stop()
             raise
 
-    def run(
-        self,
-        task: Callable[..., Any],
-        *arguments: Any,
-        each: Sequence[tuple[Any, ...]] | None = None,
-        name: str = "",
-        timeout: float = 300.0,
-        watch: Watcher | None = None,
-    ) -> list[Any]:
-        """Runs ``task(rank, *arguments)`` on every rank and returns the results in rank order.
-
-        Args:
-            task: an importable function; its first argument is a :class:`verify.ranks.local.worker.Rank`.
-            arguments: the same for every rank; tensors arrive on the CPU.
-            each: further arguments of each rank, in rank order.
-            name: what the task is called in reports.
-            timeout: seconds for all ranks together, from when they are up and their GPUs leased.
-            watch: called about ten times a second with where each rank is.
-
-        Raises:
-            BadInput: a rank refused what it was given.
-            Unjudged: a rank could not do it on this machine, or its GPUs were not free.
-            RankFailure: a rank died, raised or hung. The pool is then replaced by the next call.
-        """
-        name = name or getattr(task, "__qualname__", "task")
+    def run_call(self, call: TaskCall) -> list[Any]:
+        """Runs a task on every rank, once GPUs are leased and ranks are up."""
         with lease(self.spec.gpus, self._lease_timeout):
             self.start()
-            deadline = time.monotonic() + timeout
+            deadline = time.monotonic() + call.timeout
             try:
-                answers = self._hand_out(name, task, arguments, each)
-                return self._collect(name, deadline, watch, answers)
+                return self._collect(call.name, deadline, call.watch, self._hand_out(call))
             except BaseException:
                 self.stop()
                 raise
@@ -161,14 +129,14 @@ class RankPool:
     def stop(self) -> None:
         """Ends the ranks, if any. The next :meth:`run` starts new ones."""
         pids, self._pids = self._pids, []
-        if pids and self._family is not None and self._family.alive:
-            self._family.end_ranks(pids)
+        if pids and self._server is not None and self._server.alive:
+            self._server.end_ranks(pids)
         connections = [inbox.connection for inbox in self._inboxes]
         for closable in (*connections, *self._shared, *((self._board,) if self._board else ())):
             closable.close()
-        for birth in self._births:
-            birth.output.close()
-            birth.stacks.close()
+        for file in self._births:
+            file.output.close()
+            file.stacks.close()
         self._inboxes, self._shared, self._births, self._board = [], [], [], None
 
     def output(self, rank: int) -> str:
@@ -177,18 +145,15 @@ class RankPool:
 
     def _is_usable(self) -> bool:
         """Whether every rank lives, as far as can be seen. One that died between two tasks has failed neither."""
-        return self._family is not None and self._family.alive and not any(i.connection.poll() for i in self._inboxes)
+        return self._server is not None and self._server.alive and not any(i.connection.poll() for i in self._inboxes)
 
-    def _hand_out(
-        self, name: str, task: Callable[..., Any], arguments: tuple[Any, ...], each: Sequence[tuple[Any, ...]] | None
-    ) -> dict[int, Answer]:
+    def _hand_out(self, call: TaskCall) -> dict[int, Answer]:
         """Sends each rank its task; returns the answers of those that did not take it."""
         assert self._board is not None
         folder = _working_directory()
         for rank, inbox in enumerate(self._inboxes):
-            self._board.write(rank, Place(task=name))
-            own = (*arguments, *(each[rank] if each else ()))
-            with wire.pack((name, folder, task, own)) as packed:
+            self._board.write(rank, RankStatus(task=call.name))
+            with wire.pack((call.name, folder, call.task, call.arguments_of(rank))) as packed:
                 try:
                     wire.send(inbox.connection, packed, self._pids[rank])
                 except BlockingIOError:
@@ -202,7 +167,7 @@ class RankPool:
     ) -> list[Any]:
         """Waits for every rank's answer; all of them are drained before anything is raised."""
         assert self._board is not None
-        assert self._family is not None
+        assert self._server is not None
         began = time.monotonic()
         answers = {} if answers is None else answers
         if answers:
@@ -219,9 +184,9 @@ class RankPool:
                 del pending[connection]
                 if answer.kind not in GOOD:
                     deadline = min(deadline, time.monotonic() + _GRACE)
-            for birth in self._births:
-                if birth.output.size > _MOST_OUTPUT:
-                    birth.output.clear()
+            for file in self._births:
+                if file.output.size > _MOST_OUTPUT:
+                    file.output.clear()
             if watch is not None:
                 watch(self._board.read())
         if not pending and all(answer.kind in GOOD for answer in answers.values()):
@@ -231,7 +196,7 @@ class RankPool:
                 raise BadInput(answer.value)
             if answer.kind == UNJUDGED:
                 raise Unjudged(answer.value)
-        reports = diagnose(self._family, self._pids, self._births, self._board.read, answers)
+        reports = diagnose(self._server, self._pids, self._births, self._board.read, answers)
         finished = {rank: answer.value for rank, answer in answers.items() if answer.kind in GOOD}
         raise RankFailure(name, reports, time.monotonic() - began, finished)
 

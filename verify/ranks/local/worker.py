@@ -11,8 +11,6 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,61 +23,27 @@ import torch.distributed as dist
 import verify
 from verify.errors import BadInput, Unjudged
 from verify.ranks import settings
-from verify.ranks.failure.board import Board, Marker
+from verify.ranks.failure.status import StatusPage, StatusWriter
 from verify.ranks.group import ProcessGroup
 from verify.ranks.local import wire
 from verify.ranks.local.anonymous import path_of
-from verify.ranks.local.nursery import signal_at_parents_end
+from verify.ranks.local.forkserver_process import signal_at_parents_end
+from verify.ranks.rank import Rank, Task
 
 # Longer than any task may take: the controller bounds the wait and can say who was missing, the library cannot.
 _LIBRARY_TIMEOUT = timedelta(days=1)
 
 
-@dataclass
-class Rank:
-    """What a task is given.
-
-    Attributes:
-        rank: this rank's number.
-        world_size: how many ranks there are.
-        device: where its tensors belong.
-        backend: gloo or nccl.
-        group: the CFG-parallel group.
-        marker: to say where it is.
-        memo: what tasks keep between calls: models, denoisers.
-        expect: called before a task's work begins, with how many bytes of large tensors it is going to return, it has
-            memory for them made ready meanwhile. They may turn out to be fewer, more or none.
-        replica: which CFG-parallel group of several this is; None where there is one.
-    """
-
-    rank: int
-    world_size: int
-    device: torch.device
-    backend: str
-    group: ProcessGroup
-    marker: Marker
-    memo: dict[Any, Any] = field(default_factory=dict)
-    expect: Callable[[int], None] = lambda size: None
-    replica: int | None = None
-
-    def environment(self) -> dict[str, Any]:
-        """What this rank runs on."""
-        return settings.environment(self.device, self.backend)
-
-
-Task = Callable[..., Any]
-
-
-def main(rank: int, nursery: int, descriptors: tuple[int, ...], order: dict[str, Any]) -> NoReturn:
+def main(rank: int, server: int, descriptors: tuple[int, ...], order: dict[str, Any]) -> NoReturn:
     """Runs the rank; never returns.
 
     Args:
         rank: its number.
-        nursery: the process it was forked from.
+        server: the process it was forked from.
         descriptors: of the board, the rendezvous, the socket, the output and the stacks.
         order: what :meth:`verify.ranks.local.pool.RankPool.start` says of the pool.
     """
-    signal_at_parents_end(nursery, signal.SIGKILL)  # Also if this process is stopped or stuck in native code.
+    signal_at_parents_end(server, signal.SIGKILL)  # Also if this process is stopped or stuck in native code.
     board, rendezvous, link, output, stacks = descriptors
     _redirect_output(output)
     faulthandler.enable(stacks)
@@ -118,8 +82,8 @@ def _join(rank: int, order: dict[str, Any], board: int, rendezvous: int) -> Rank
         timeout=_LIBRARY_TIMEOUT,
         device_id=device if order["backend"] == "nccl" else None,
     )
-    marker = Marker(Board(board, world_size), rank)
-    return Rank(rank, world_size, device, order["backend"], ProcessGroup(), marker)
+    status = StatusWriter(StatusPage(board, world_size), rank)
+    return Rank(rank, world_size, device, order["backend"], ProcessGroup(), status)
 
 
 def _serve(inbox: wire.Inbox, context: Rank) -> tuple[str, Any, str]:
@@ -129,7 +93,7 @@ def _serve(inbox: wire.Inbox, context: Rank) -> tuple[str, Any, str]:
     except wire.Unreadable as error:
         text = str(error)
         return "raised", f"{text.strip().splitlines()[-1]} (the task could not be read)", text
-    context.marker.begin(name)
+    context.status.begin(name)
     with contextlib.suppress(OSError):
         os.chdir(folder)  # File names that a task is given are meant from where the controller is.
     seed(context.rank)

@@ -1,12 +1,13 @@
 """The process that all ranks of one controller are forked from.
 
 Importing torch takes seconds and as much of a core. It happens once here, before any thread or CUDA context exists;
-ranks are then forked in milliseconds, also to replace dead ones. The nursery has three duties: fork ranks when told,
-say how each ended, and see to it that nothing outlives the controller, however that one ends.
+ranks are then forked in milliseconds, also to replace dead ones. The fork server has three duties: it forks ranks when
+told, says how each ended, and sees to it that nothing outlives the controller, however the controller ends.
 
-Who ends whom: ranks are killed by the kernel when the nursery ends. The nursery ends when its socket to the controller
-closes; the kernel wakes it with SIGCONT when the controller ends, should it be stopped or the socket be held open by a
-child of the controller. What ranks leave behind (processes that a loop started) is adopted by the nursery and killed.
+Who ends whom: the kernel kills the ranks when the fork server ends. The fork server ends when its socket to the
+controller closes; the kernel wakes it with SIGCONT when the controller ends, should it be stopped or the socket be held
+open by a child of the controller. The fork server adopts what ranks leave behind (processes that a loop started) and
+kills it.
 
 One thing forked ranks cannot show: they share Python's hash seed, so a loop whose result depends on the order of a set
 of strings agrees here and may not between processes started one by one.
@@ -49,7 +50,7 @@ def signal_at_parents_end(parent: int, number: int) -> None:
 
 
 def start(controller: int, descriptor: int) -> None:
-    """Runs the nursery of process ``controller`` on the socket ``descriptor``."""
+    """Runs the fork server of process ``controller`` on the socket ``descriptor``."""
     signal_at_parents_end(controller, signal.SIGKILL)  # While it is importing it watches nothing and has no children.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -130,17 +131,17 @@ class _Nursery:
         shared, own = descriptors[:2], descriptors[2:]
         for rank in range(len(own) // 3):
             kept = (*shared, *own[3 * rank : 3 * rank + 3])
-            nursery = os.getpid()
+            server = os.getpid()
             pid = os.fork()
             if pid == 0:
-                self._become_rank(rank, nursery, kept, [order, *(d for d in own if d not in kept)], told)
+                self._become_rank(rank, server, kept, [order, *(d for d in own if d not in kept)], told)
             self._ranks.add(pid)
             self._tell({"forked": pid, "rank": rank, "pool": pool})
         for descriptor in (order, *descriptors):
             os.close(descriptor)
 
     def _become_rank(
-        self, rank: int, nursery: int, kept: tuple[int, ...], foreign: list[int], told: dict[str, Any]
+        self, rank: int, server: int, kept: tuple[int, ...], foreign: list[int], told: dict[str, Any]
     ) -> NoReturn:
         """In the forked child: drops all that is not its own, so that a dead peer's socket is seen to close."""
         try:
@@ -151,7 +152,7 @@ class _Nursery:
                 os.close(descriptor)
             from verify.ranks.local import worker
 
-            worker.main(rank, nursery, kept, told)
+            worker.main(rank, server, kept, told)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -15,7 +15,7 @@ _SLOT = _RECORD.size + KEPT * ENTRY.size
 
 
 @dataclass(frozen=True)
-class Place:
+class RankStatus:
     """Where a rank is.
 
     Attributes:
@@ -33,7 +33,7 @@ class Place:
     calls: Calls = NO_CALLS
 
 
-class Board:
+class StatusPage:
     """Shared pages with one record a rank, and a ring of its last collectives. Writing costs a microsecond or
     two and never touches the device.
     """
@@ -48,7 +48,7 @@ class Board:
         """Bytes of a board for so many ranks."""
         return _SLOT * world_size
 
-    def write(self, rank: int, place: Place) -> None:
+    def write(self, rank: int, place: RankStatus) -> None:
         """Sets the record of ``rank``; of its calls the count alone, the rest is what :meth:`note` wrote."""
         self.record(rank, place.step, place.marks, _bytes(place.task, 48), place.activity, place.calls.count)
 
@@ -62,7 +62,7 @@ class Board:
         at = rank * _SLOT + _RECORD.size + (number - 1) % KEPT * ENTRY.size
         self._page[at : at + ENTRY.size] = call
 
-    def read(self) -> list[Place]:
+    def read(self) -> list[RankStatus]:
         """Every rank's record. One caught in the middle of being written is part old, part new; never an error."""
         places = []
         for rank in range(self._world_size):
@@ -71,7 +71,7 @@ class Board:
             oldest = _RECORD.size + (count % KEPT * ENTRY.size if count > KEPT else 0)
             last = slot[oldest:] + slot[_RECORD.size : oldest]
             calls = Calls(count, last[: min(count, KEPT) * ENTRY.size])
-            places.append(Place(step, marks, _text(task), _text(activity), calls))
+            places.append(RankStatus(step, marks, _text(task), _text(activity), calls))
         return places
 
     def close(self) -> None:
@@ -79,10 +79,10 @@ class Board:
         self._page.close()
 
 
-class Marker:
+class StatusWriter:
     """One rank's pen on the board."""
 
-    def __init__(self, board: Board, rank: int) -> None:
+    def __init__(self, board: StatusPage, rank: int) -> None:
         self._board, self._rank, self._marks, self._task = board, rank, 0, b""
         self._step, self._called = -1, 0
 

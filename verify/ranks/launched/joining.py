@@ -12,11 +12,11 @@ import torch.distributed as dist
 
 from verify.errors import Unjudged
 from verify.ranks import settings
-from verify.ranks.failure.board import Marker
+from verify.ranks.failure.status import StatusWriter
 from verify.ranks.group import ProcessGroup
 from verify.ranks.launched.launch import Launch
-from verify.ranks.launched.mail import Mail
-from verify.ranks.local.worker import Rank
+from verify.ranks.launched.transfer import Mail
+from verify.ranks.rank import Rank
 
 _LIBRARY_TIMEOUT = timedelta(days=1)
 
@@ -47,7 +47,7 @@ class Seat:
     notes: tuple[str, ...]
 
 
-def take_seat(launch: Launch, store: Any, marker: Marker, ranks: int, device: str, backend: str | None) -> Seat:
+def take_seat(launch: Launch, store: Any, status: StatusWriter, ranks: int, device: str, backend: str | None) -> Seat:
     """Settings first, then the groups, as in a pool's rank. Waits for all processes; whoever watches bounds that.
 
     The default group holds the ranks of this replica and no others, which is what targets expect.
@@ -55,7 +55,7 @@ def take_seat(launch: Launch, store: Any, marker: Marker, ranks: int, device: st
     Args:
         launch: what the launcher says.
         store: where the processes meet.
-        marker: says how far this has come.
+        status: says how far this has come.
         ranks: of one replica.
         device: ``cpu`` or ``cuda``.
         backend: ``gloo``, ``nccl`` or None for what fits.
@@ -76,7 +76,7 @@ def take_seat(launch: Launch, store: Any, marker: Marker, ranks: int, device: st
             "share them, or start one process a GPU"
         )
     chosen = backend or ("nccl" if gpus and not shared else "gloo")
-    marker.activity("joining its groups")
+    status.activity("joining its groups")
     mail = Mail(_part(store, "all"), launch.rank, launch.world_size, _LIBRARY_TIMEOUT)
     dist.init_process_group(
         chosen,
@@ -86,8 +86,8 @@ def take_seat(launch: Launch, store: Any, marker: Marker, ranks: int, device: st
         timeout=_LIBRARY_TIMEOUT,
         device_id=own if chosen == "nccl" else None,
     )
-    marker.activity("")
-    return Seat(Seated(rank, ranks, own, chosen, ProcessGroup(), marker, replica=replica), mail, _notes(gpus))
+    status.activity("")
+    return Seat(Seated(rank, ranks, own, chosen, ProcessGroup(), status, replica=replica), mail, _notes(gpus))
 
 
 def _part(store: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The controller's end of the nursery: fork ranks, signal them, learn how they ended."""
+"""The controller's end of the fork server: fork ranks, signal them, learn how they ended."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _MESSAGE_TIMEOUT = 3
 
 _PROGRAM = """import sys
 sys.path[:] = sys.argv[3:]
-from verify.ranks.local.nursery import start
+from verify.ranks.local.forkserver_process import start
 start(int(sys.argv[1]), int(sys.argv[2]))"""
 
 
 @dataclass(frozen=True)
-class Birth:
+class RankFiles:
     """The files that a rank is born with.
 
     Attributes:
@@ -48,8 +48,8 @@ class Birth:
     stacks: AnonymousFile
 
 
-class Family:
-    """One nursery process and the ranks forked from it. A controller needs one; :func:`family` keeps it."""
+class ForkServer:
+    """One fork server process and the ranks forked from it. :func:`fork_server` keeps the one of this process."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -71,14 +71,14 @@ class Family:
 
     @property
     def alive(self) -> bool:
-        """Whether ranks can be forked by this process, now or once the nursery is ready."""
+        """Whether ranks can be forked by this process, now or once the fork server is ready."""
         return os.getpid() == self.owner and self._control.fileno() >= 0 and self.process.poll() is None
 
     def wait_ready(self) -> None:
         """Returns once ranks can be forked.
 
         Raises:
-            Unjudged: the nursery did not come up.
+            Unjudged: the fork server did not come up.
         """
         deadline = time.monotonic() + _START_TIMEOUT
         while not self._ready:
@@ -87,29 +87,29 @@ class Family:
                 raise Unjudged("the process that ranks are forked from did not start; its error is printed above")
 
     def warm_up(self, function: str) -> None:
-        """Has the nursery call ``MODULE:FUNCTION`` before it forks again: what that imports, no rank imports anew."""
+        """Has the fork server call ``MODULE:FUNCTION`` before it forks again, so that no rank repeats its imports."""
         self.wait_ready()
-        with contextlib.suppress(OSError):  # Without a nursery there is nothing to warm; the next fork says so.
+        with contextlib.suppress(OSError):  # Without a fork server there is nothing to warm; the next fork says so.
             self._control.sendall(json.dumps({"warm_up": function}).encode())
 
     def fork(
-        self, order: dict[str, Any], shared: Sequence[AnonymousFile], births: Sequence[Birth]
+        self, order: dict[str, Any], shared: Sequence[AnonymousFile], files: Sequence[RankFiles]
     ) -> tuple[list[int], list[Connection]]:
-        """Forks a rank for each of ``births``; returns their process ids and connections in rank order.
+        """Forks a rank for each of ``files``; returns their process ids and connections in rank order.
 
         Raises:
-            Unjudged: the nursery has died or does not answer.
+            Unjudged: the fork server has died or does not answer.
         """
         self.wait_ready()
         self._pools += 1
-        pairs = [socket.socketpair() for _ in births]
+        pairs = [socket.socketpair() for _ in files]
         for ours, _ in pairs:
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _MESSAGE_TIMEOUT, 0))
         paper = AnonymousFile("verify-order", json.dumps(order).encode())
         descriptors = [paper.descriptor, *(file.descriptor for file in shared)]
-        for (_, theirs), birth in zip(pairs, births, strict=True):
-            descriptors += [theirs.fileno(), birth.output.descriptor, birth.stacks.descriptor]
+        for (_, theirs), file in zip(pairs, files, strict=True):
+            descriptors += [theirs.fileno(), file.output.descriptor, file.stacks.descriptor]
         try:
             socket.send_fds(self._control, [json.dumps({"pool": self._pools}).encode()], descriptors)
         except OSError:
@@ -120,17 +120,17 @@ class Family:
                 theirs.close()
         deadline = time.monotonic() + _START_TIMEOUT
         mine: dict[int, int] = {}
-        while len(mine) < len(births):
+        while len(mine) < len(files):
             if time.monotonic() > deadline or not self.alive:
                 raise Unjudged("ranks could not be forked: the process they are forked from has died")
             self._listen(max(0.0, deadline - time.monotonic()))
             mine = {said["rank"]: said["forked"] for said in self._forked if said["pool"] == self._pools}
         self._forked.clear()
-        return [mine[rank] for rank in range(len(births))], [Connection(ours.detach()) for ours, _ in pairs]
+        return [mine[rank] for rank in range(len(files))], [Connection(ours.detach()) for ours, _ in pairs]
 
     def signal(self, pids: Sequence[int], number: int) -> None:
         """Sends signal ``number`` to those of ``pids`` that still live."""
-        # Where the nursery is gone, the kernel has killed its children with it.
+        # Where the fork server is gone, the kernel has killed its children with it.
         with contextlib.suppress(OSError):
             self._control.sendall(json.dumps({"signal": int(number), "pids": list(pids)}).encode())
 
@@ -174,13 +174,13 @@ class Family:
         return True
 
     def kill(self) -> None:
-        """Ends a nursery that does not answer; the kernel kills its ranks with it."""
+        """Ends a fork server that does not answer; the kernel kills its ranks with it."""
         self.process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_END_TIMEOUT)
 
     def close(self) -> None:
-        """Ends the nursery and with it every rank. In a fork of the controller: only lets go of them."""
+        """Ends the fork server and with it every rank. In a fork of the controller: only lets go of them."""
         self._control.close()
         if os.getpid() != self.owner:
             return
@@ -192,26 +192,26 @@ class Family:
             self.kill()
 
 
-_family: Family | None = None
+_server: ForkServer | None = None
 
 
-def family() -> Family:
-    """This process's nursery, started on the first call; it returns at once, while torch is still being imported."""
-    global _family
-    if _family is None or not _family.alive:
-        if _family is not None:
-            _family.close()
-        _family = Family()
-    return _family
+def fork_server() -> ForkServer:
+    """This process's fork server, started on the first call. Returns at once, while the server imports torch."""
+    global _server
+    if _server is None or not _server.alive:
+        if _server is not None:
+            _server.close()
+        _server = ForkServer()
+    return _server
 
 
 @atexit.register
-def close_family() -> None:
-    """Ends this process's nursery, if there is one."""
-    global _family
-    if _family is not None:
-        _family.close()
-        _family = None
+def close_fork_server() -> None:
+    """Ends this process's fork server, if there is one."""
+    global _server
+    if _server is not None:
+        _server.close()
+        _server = None
 
 
 def import_path() -> list[str]:
@@ -220,6 +220,6 @@ def import_path() -> list[str]:
 
 
 def variables() -> dict[str, str]:
-    """This process's environment variables as the nursery and its ranks get them."""
-    # Libraries read this when they load, in the nursery, before any rank can say how many threads it wants.
+    """This process's environment variables as the fork server and its ranks get them."""
+    # Libraries read this when they load, in the fork server, before any rank can say how many threads it wants.
     return {"OMP_NUM_THREADS": "1", **os.environ}

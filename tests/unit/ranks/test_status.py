@@ -1,4 +1,4 @@
-"""The board: where each rank is, whatever it writes and whenever it is read."""
+"""The page: where each rank is, whatever it writes and whenever it is read."""
 
 from __future__ import annotations
 
@@ -6,41 +6,44 @@ from collections.abc import Iterator
 
 import pytest
 
-from verify.ranks.failure.board import Board, Marker, Place
 from verify.ranks.failure.calls import KEPT, Calls
+from verify.ranks.failure.status import RankStatus, StatusPage, StatusWriter
 from verify.ranks.local.anonymous import AnonymousFile
 
 
 @pytest.fixture
 def file() -> Iterator[AnonymousFile]:
-    opened = AnonymousFile("board", bytes(Board.size(2)))
+    opened = AnonymousFile("page", bytes(StatusPage.size(2)))
     yield opened
     opened.close()
 
 
 def test_an_untouched_record_says_nothing(file: AnonymousFile) -> None:
-    assert Board(file.descriptor, 2).read() == [Place(0, 0, "", "")] * 2
+    assert StatusPage(file.descriptor, 2).read() == [RankStatus(0, 0, "", "")] * 2
 
 
 def test_ranks_write_their_own_record_and_others_see_it(file: AnonymousFile) -> None:
-    Marker(Board(file.descriptor, 2), 1).begin("local")
-    reader = Board(file.descriptor, 2)
-    assert reader.read() == [Place(0, 0), Place(-1, 1, "local")]
-    pen = Marker(Board(file.descriptor, 2), 0)
-    pen.begin("local")
-    pen.activity("velocity of gen")
-    pen.finished(0)
-    assert reader.read()[0] == Place(0, 3, "local", "")
-    pen.begin("broadcast")
-    assert reader.read()[0] == Place(-1, 1, "broadcast", "")
+    StatusWriter(StatusPage(file.descriptor, 2), 1).begin("local")
+    reader = StatusPage(file.descriptor, 2)
+    assert reader.read() == [RankStatus(0, 0), RankStatus(-1, 1, "local")]
+    writer = StatusWriter(StatusPage(file.descriptor, 2), 0)
+    writer.begin("local")
+    writer.activity("velocity of gen")
+    writer.finished(0)
+    assert reader.read()[0] == RankStatus(0, 3, "local", "")
+    writer.begin("broadcast")
+    assert reader.read()[0] == RankStatus(-1, 1, "broadcast", "")
 
 
 def test_collectives_are_counted_and_the_last_of_them_kept(file: AnonymousFile) -> None:
-    reader, pen, other = Board(file.descriptor, 2), *(Marker(Board(file.descriptor, 2), rank) for rank in (0, 1))
-    pen.begin("local")
-    pen.collective("broadcast", 1, 0)
+    reader, writer, other = (
+        StatusPage(file.descriptor, 2),
+        *(StatusWriter(StatusPage(file.descriptor, 2), rank) for rank in (0, 1)),
+    )
+    writer.begin("local")
+    writer.collective("broadcast", 1, 0)
     for step in range(KEPT - 1):
-        pen.collective("all_gather", 2, step)
+        writer.collective("all_gather", 2, step)
     other.collective("all_gather", 3, 99)
     place = reader.read()[0]
     assert (place.marks, place.activity) == (KEPT + 1, f"all_gather 2 of step {KEPT - 2}")
@@ -48,8 +51,8 @@ def test_collectives_are_counted_and_the_last_of_them_kept(file: AnonymousFile) 
         "broadcast 1 of step 0", "all_gather 2 of step 0", f"all_gather 2 of step {KEPT - 2}",
     ]  # fmt: skip
     for step in range(3):  # Over the oldest.
-        pen.collective("all_gather", 1, step)
-    pen.activity("velocity of gen")
+        writer.collective("all_gather", 1, step)
+    writer.activity("velocity of gen")
     calls = reader.read()[0].calls
     assert [calls.name(number) for number in (3, 4, KEPT, KEPT + 3, KEPT + 4)] == [
         "", "all_gather 2 of step 2", f"all_gather 2 of step {KEPT - 2}", "all_gather 1 of step 2", "",
@@ -61,18 +64,18 @@ def test_collectives_are_counted_and_the_last_of_them_kept(file: AnonymousFile) 
 @pytest.mark.parametrize("begins", [True, False])
 def test_a_task_begins_with_no_collective_called(file: AnonymousFile, begins: bool) -> None:
     """Whether the rank says so or, before it has come to that, the controller that hands the task out."""
-    board = Board(file.descriptor, 2)
-    pen = Marker(board, 0)
-    pen.begin("local")
-    pen.collective("broadcast", 1, 0)
+    page = StatusPage(file.descriptor, 2)
+    writer = StatusWriter(page, 0)
+    writer.begin("local")
+    writer.collective("broadcast", 1, 0)
     if begins:
-        pen.begin("broadcast")
+        writer.begin("broadcast")
     else:
-        board.write(0, Place(task="broadcast"))
-    assert board.read()[0].calls == Calls()
-    pen.begin("broadcast")
-    pen.collective("all_gather", 1, 7)
-    assert [board.read()[0].calls.name(number) for number in (1, 2)] == ["all_gather 1 of step 7", ""]
+        page.write(0, RankStatus(task="broadcast"))
+    assert page.read()[0].calls == Calls()
+    writer.begin("broadcast")
+    writer.collective("all_gather", 1, 7)
+    assert [page.read()[0].calls.name(number) for number in (1, 2)] == ["all_gather 1 of step 7", ""]
 
 
 @pytest.mark.parametrize(
@@ -88,10 +91,10 @@ def test_a_task_begins_with_no_collective_called(file: AnonymousFile, begins: bo
     ],
 )
 def test_text_of_any_kind(file: AnonymousFile, written: str, task: str | None, activity: str | None) -> None:
-    board = Board(file.descriptor, 2)
-    board.write(0, Place(3, 4, written, written))
-    read, untouched = board.read()
-    assert untouched == Place(0, 0, "", "")
+    page = StatusPage(file.descriptor, 2)
+    page.write(0, RankStatus(3, 4, written, written))
+    read, untouched = page.read()
+    assert untouched == RankStatus(0, 0, "", "")
     assert (read.step, read.marks) == (3, 4)
     for seen, expected in ((read.task, task), (read.activity, activity)):
         assert "�" not in seen
@@ -99,12 +102,12 @@ def test_text_of_any_kind(file: AnonymousFile, written: str, task: str | None, a
 
 
 def test_a_record_caught_half_written_reads_as_a_mixture(file: AnonymousFile) -> None:
-    board = Board(file.descriptor, 2)
-    board.write(0, Place(7, 8, "éé", "all_gather 1 of step 8"))
-    page = bytearray(file.read())
-    page[8] = 0xFF  # Neither the old text nor the new one.
-    torn = AnonymousFile("torn", bytes(page))
-    read = Board(torn.descriptor, 2).read()[0]
+    page = StatusPage(file.descriptor, 2)
+    page.write(0, RankStatus(7, 8, "éé", "all_gather 1 of step 8"))
+    raw = bytearray(file.read())
+    raw[8] = 0xFF  # Neither the old text nor the new one.
+    torn = AnonymousFile("torn", bytes(raw))
+    read = StatusPage(torn.descriptor, 2).read()[0]
     torn.close()
     assert (read.step, read.marks, read.activity) == (7, 8, "all_gather 1 of step 8")
     assert read.task.endswith("é")
@@ -112,7 +115,7 @@ def test_a_record_caught_half_written_reads_as_a_mixture(file: AnonymousFile) ->
 
 
 def test_an_anonymous_file_has_no_name_and_no_end(file: AnonymousFile) -> None:
-    assert file.size == Board.size(2)
+    assert file.size == StatusPage.size(2)
     file.clear()
     assert (file.size, file.read(), file.tail(10)) == (0, b"", "")
     other = AnonymousFile("text", "aé".encode())

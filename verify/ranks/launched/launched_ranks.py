@@ -14,21 +14,20 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from verify.errors import BadInput, Unjudged
-from verify.ranks.failure.board import Board, Marker
 from verify.ranks.failure.diagnosis import BAD_INPUT, DONE, UNJUDGED, Answer
 from verify.ranks.failure.failure import RankFailure, RankReport
 from verify.ranks.failure.postmortem import answer_of, in_task, place_of, report_of, said_of
+from verify.ranks.failure.status import StatusPage, StatusWriter
+from verify.ranks.launched.heartbeat import SILENCE, SILENCE_IN_DOUBT, START, Link, stacks
+from verify.ranks.launched.joining import Seat, take_seat
 from verify.ranks.launched.launch import Launch
-from verify.ranks.launched.link import SILENCE, SILENCE_IN_DOUBT, START, Link, stacks
 from verify.ranks.launched.replica import Replica, described, replicas_of
-from verify.ranks.launched.seat import Seat, take_seat
 from verify.ranks.local.anonymous import AnonymousFile
-from verify.ranks.local.pool import Watcher
 from verify.ranks.local.worker import raised, run_task, seed
+from verify.ranks.task_runner import TaskCall, TaskRunner
 
 _TICK = 0.1
 # How long ranks may go on after one of them has failed, as in a pool.
@@ -40,7 +39,7 @@ _TERM_WAIT = 20.0
 _OUTPUT_TAIL = 4000
 
 
-class Crew:
+class LaunchedRanks(TaskRunner):
     """All processes of a launch. :meth:`run` on global rank 0, :meth:`follow` on the others."""
 
     def __init__(self, launch: Launch, output: AnonymousFile) -> None:
@@ -55,8 +54,8 @@ class Crew:
         """
         self.launch = launch
         self._output = output
-        self._board = Board(AnonymousFile("verify-board", bytes(Board.size(1))).descriptor, 1)
-        self._marker = Marker(self._board, 0)
+        self._board = StatusPage(AnonymousFile("verify-board", bytes(StatusPage.size(1))).descriptor, 1)
+        self._marker = StatusWriter(self._board, 0)
         self._marker.begin("starting")
         self._answer: Answer | None = None
         self._failure: BaseException | None = None
@@ -133,24 +132,24 @@ class Crew:
 
     def _serve(self, seat: Seat) -> bool:
         """One task: handed out, run, collected. False once this process cannot go on."""
-        rank, mail, marker = seat.rank, seat.mail, seat.rank.marker
+        rank, mail, status = seat.rank, seat.mail, seat.rank.status
         name, task, arguments, each = mail.to_all(self._orders.get() if self.launch.rank == 0 else None)
-        marker.begin(name)
+        status.begin(name)
         seed(rank.rank)
         kind, value, trace = run_task(task, rank, (*arguments, *(each[self.launch.rank] if each else ())))
         if kind != DONE:
             self.answer(Answer(kind, value, trace))
             return False
         if self.launch.rank:
-            marker.activity("sending its result")
+            status.activity("sending its result")
             mail.to_first(value)
         else:
             results = [mail.as_sent(value)]
             for other in range(1, self.launch.world_size):
-                marker.activity(f"collecting the result of global rank {other}")
+                status.activity(f"collecting the result of global rank {other}")
                 results.append(mail.from_one(other))
             self._results.put(results)
-        marker.activity("")
+        status.activity("")
         return True
 
     # The link's thread.
@@ -183,30 +182,13 @@ class Crew:
         while self._seat is None and time.monotonic() < deadline and not self._is_failing() and not self.link.lost():
             time.sleep(_TICK)
 
-    def run(
-        self,
-        task: Callable[..., Any],
-        *arguments: Any,
-        each: Sequence[tuple[Any, ...]] | None = None,
-        name: str = "",
-        timeout: float = 300.0,
-        watch: Watcher | None = None,
-    ) -> list[Any]:
-        """Runs ``task(rank, *arguments)`` in every process; the results in the order of global ranks.
-
-        Arguments as in :meth:`verify.ranks.local.pool.RankPool.run`, with ``each`` in the order of global ranks.
-
-        Raises:
-            BadInput: a process refused what it was given.
-            Unjudged: one could not do it on its machine.
-            RankFailure: one died, raised or hung. Nothing more can then be run.
-            KeyboardInterrupt: the launcher ended all processes, and none had failed.
-        """
+    def run_call(self, call: TaskCall) -> list[Any]:
+        """Runs a task in every process; ``each`` and the results are in the order of global ranks."""
         if self._failure is not None:
             raise self._failure  # What was left undone would be taken for the result of the next task.
         began = time.monotonic()
-        deadline, name = began + timeout, name or getattr(task, "__qualname__", "task")
-        self._orders.put((name, task, arguments, each))
+        deadline, name, watch = began + call.timeout, call.name, call.watch
+        self._orders.put((name, call.task, call.arguments, call.each))
         failed, everybody = 0.0, range(self.launch.world_size)
         while time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):
