@@ -11,12 +11,13 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from verify.verdict import Difference
 
 UlpDistances: TypeAlias = "np.ma.MaskedArray[Any, np.dtype[np.uint64]]"
 
@@ -91,29 +92,6 @@ def first_unlike(a: Tensor, b: Tensor) -> int | None:
     if same_bits(a, b):
         return None
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if not same_bits(x, y)), None)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first place where two tensors of one shape and dtype differ, and how much of them does.
-
-    Attributes:
-        index: of the first differing element in row-major order.
-        bits: that element of both tensors, hexadecimal, as wide as the dtype.
-        values: that element of both tensors, as Python floats or integers.
-        ulp: how many representable values lie between them; None if one is a NaN or the dtype is no float.
-        mismatched: elements whose bytes differ.
-        of: elements compared.
-        max_ulp: the greatest ``ulp`` of any differing element; None if any differing element is a NaN.
-    """
-
-    index: tuple[int, ...]
-    bits: tuple[str, str]
-    values: tuple[float | int, float | int]
-    ulp: int | None
-    mismatched: int
-    of: int
-    max_ulp: int | None
 
 
 def first_difference(a: Tensor, b: Tensor) -> Difference | None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from verify.bits import Difference
-
 
 class Verdict(StrEnum):
     """Three-valued, as in Jepsen: what could not be judged never passes."""
@@ -37,6 +35,29 @@ class Compared:
 
     steps: int = 0
     elements: int = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where two tensors of one shape and dtype differ, and how much of them does.
+
+    Attributes:
+        index: of the first differing element in row-major order.
+        bits: that element of both tensors, hexadecimal, as wide as the dtype.
+        values: that element of both tensors, as Python floats or integers.
+        ulp: how many representable values lie between them; None if one is a NaN or the dtype is no float.
+        mismatched: elements whose bytes differ.
+        of: elements compared.
+        max_ulp: the greatest ``ulp`` of any differing element; None if any differing element is a NaN.
+    """
+
+    index: tuple[int, ...]
+    bits: tuple[str, str]
+    values: tuple[float | int, float | int]
+    ulp: int | None
+    mismatched: int
+    of: int
+    max_ulp: int | None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from traces import clean as clean_traces
 from traces import small_request
 
 from verify.bits import first_difference
-from verify.checks import ranks_agree
+from verify.checks.ranks_agree import ranks_agree
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verify.bits import bits_of
-from verify.checks import LoopRun, judge
+from verify.checks.judging import LoopRun, judge
 from verify.request import DenoiseRequest
 from verify.schedule import BROADCAST, expected_work
 from verify.trace.caches import CacheRecord

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from verify.checks import matches_reference
 from verify.checks.each_step import each_step
+from verify.checks.matches_reference import matches_reference
 from verify.faults import FAULTS, Fault
 from verify.faults.runner import job_of, run_fault
 from verify.ranks.failure.processes import children

@@ -12,7 +12,7 @@ from verify.bench.points import Measurement, Point
 from verify.bench.statistics import paired_ratio, spread
 from verify.bench.syncs import syncs_in_loop
 from verify.bench.tasks import timed_loop
-from verify.checks import LoopRun, judge
+from verify.checks.judging import LoopRun, judge
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import Placement
 from verify.runner.job import Job

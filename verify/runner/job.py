@@ -9,7 +9,7 @@ from pathlib import Path
 
 from verify.bagel.checkpoint import survey
 from verify.bagel.config import preset
-from verify.checks import ANY
+from verify.checks.judging import ANY
 from verify.errors import BadInput
 from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import LOOP_KINDS

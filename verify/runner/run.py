@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-from verify.checks import LoopRun, judge, judge_finished
 from verify.checks.each_step import each_step
+from verify.checks.judging import LoopRun, judge, judge_finished
 from verify.checks.merging import over_replicas, over_windows
 from verify.checks.replicas_agree import replicas_agree
 from verify.checks.windows_agree import windows_agree

@@ -8,7 +8,9 @@ import pytest
 import torch
 from traces import ELEMENTS, SHAPE, STEPS, changed, clean, flip, reference, small_request
 
-from verify.checks import loops_agree, matches_reference, ranks_agree
+from verify.checks.loops_agree import loops_agree
+from verify.checks.matches_reference import matches_reference
+from verify.checks.ranks_agree import ranks_agree
 from verify.trace.recorder import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from traces import ELEMENTS, STEPS, changed, clean, flip, small_request
 
-from verify.checks import ranks_agree
 from verify.checks.agreement import Pair
+from verify.checks.ranks_agree import ranks_agree
 from verify.trace.recorder import Trace
 from verify.verdict import Divergence, Verdict
 

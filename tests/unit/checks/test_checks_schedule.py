@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from traces import STEPS, changed, clean, cut, extended, small_request, swapped
 
-from verify.checks import LoopRun, judge, schedule_followed
+from verify.checks.judging import LoopRun, judge
+from verify.checks.schedule_followed import schedule_followed
 from verify.schedule import Schedule
 from verify.verdict import Compared, Divergence, Finding, Verdict
 

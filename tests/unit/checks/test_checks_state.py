@@ -11,7 +11,10 @@ import torch
 from traces import ELEMENTS, STEPS, changed, clean, flip, small_request, swapped
 
 from verify.bits import first_difference
-from verify.checks import cache_frozen, environments_agree, finite, observed
+from verify.checks.cache_frozen import cache_frozen
+from verify.checks.environments_agree import environments_agree
+from verify.checks.finite import finite
+from verify.checks.observed import observed
 from verify.trace.caches import CacheRecord
 from verify.trace.recorder import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict

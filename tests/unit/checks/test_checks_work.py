@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from traces import GUIDED_STEPS, STEPS, changed, clean, cut, extended, small_request, swapped
 
-from verify.checks import collectives, parallelism_engaged
+from verify.checks.collectives import collectives
+from verify.checks.parallelism_engaged import parallelism_engaged
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST, Expected, expected_work
 from verify.trace.recorder import Collective

@@ -25,7 +25,7 @@ from traces import (
     verdicts,
 )
 
-from verify.checks import ANY, LoopRun, judge, judge_finished
+from verify.checks.judging import ANY, LoopRun, judge, judge_finished
 from verify.request import DenoiseRequest
 from verify.trace.recorder import Trace
 from verify.verdict import Verdict, merge

@@ -10,8 +10,10 @@ import pytest
 import torch
 from traces import ELEMENTS, STEPS, clean, flip, reference, small_request
 
-from verify.checks import LoopRun, judge, matches_reference, ranks_agree
+from verify.checks.judging import LoopRun, judge
+from verify.checks.matches_reference import matches_reference
 from verify.checks.merging import over_replicas
+from verify.checks.ranks_agree import ranks_agree
 from verify.checks.replicas_agree import replicas_agree
 from verify.report.console import header
 from verify.report.document import RunReport, build_document, report_of

@@ -15,7 +15,8 @@ from torch import Tensor
 from traces import CHANNELS, ELEMENTS, STEPS, TOKENS, changed, clean, cut, extended, flip, reference, small_request
 
 from verify.bagel.config import preset
-from verify.checks import LoopRun, finite, judge
+from verify.checks.finite import finite
+from verify.checks.judging import LoopRun, judge
 from verify.checks.merging import over_windows
 from verify.checks.windows_agree import windows_agree
 from verify.errors import BadInput

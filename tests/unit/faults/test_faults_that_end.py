@@ -8,7 +8,7 @@ import pytest
 import torch
 from in_threads import LinearDenoiser, Notes, on_every_rank
 
-from verify.checks import collectives
+from verify.checks.collectives import collectives
 from verify.faults import FAULTS, endings, runner
 from verify.protocols import Group
 from verify.request import DenoiseRequest

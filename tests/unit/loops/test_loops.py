@@ -9,7 +9,7 @@ from torch import Tensor
 from traces import CHANNELS, GUIDED_STEPS, STEPS, TOKENS, small_request
 
 from verify.bits import same_bits
-from verify.checks import LoopRun, judge
+from verify.checks.judging import LoopRun, judge
 from verify.combine import combine_cfg
 from verify.loops import LOOPS
 from verify.loops.guidance import guide

@@ -16,8 +16,8 @@ from example_reports import COMMAND
 from traces import changed, clean, extended, flip, reference, small_request, swapped
 
 from verify.bits import first_difference
-from verify.checks import LoopRun, judge
 from verify.checks.each_step import each_step
+from verify.checks.judging import LoopRun, judge
 from verify.ranks.failure.calls import Calls, entry
 from verify.ranks.failure.failure import RankFailure, RankReport
 from verify.report.message import failure_text, rank_failure_text

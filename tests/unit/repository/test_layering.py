@@ -18,7 +18,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Whatever is named later may import what is named before it, never the reverse.
 ORDER = [
     *["text", "errors", "surroundings"],
-    *["bits", "schedule", "request", "combine", "verdict", "protocols", "bagel", "loops"],
+    *["verdict", "bits", "schedule", "request", "combine", "protocols", "bagel", "loops"],
     *[
         "ranks",
         "trace",
