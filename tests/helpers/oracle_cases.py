@@ -10,6 +10,10 @@ from unittest import mock
 
 import numpy as np
 import torch
+from network_oracle.arithmetic import Arithmetic
+from network_oracle.loop import Denoising
+from network_oracle.model import Bagel
+from network_oracle.schedule import schedule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,11 +26,7 @@ from verify.bagel.model import BagelModel
 from verify.bagel.weights import build_model
 from verify.loops.reference import reference
 from verify.oracle.combine import Number
-from verify.oracle.exact import Arithmetic
 from verify.oracle.formats import FLOAT32, FLOAT64, Format
-from verify.oracle.loop import Denoising
-from verify.oracle.model import Bagel
-from verify.oracle.schedule import schedule
 from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
 

@@ -1,7 +1,8 @@
 """Bagel's denoiser from contexts to velocities, as mathematics.
 
-Written from the papers (BAGEL, arXiv 2505.14683; Qwen2.5, arXiv 2412.15115) over an arithmetic: in :class:`Exact` it is
-plain float64, in :class:`~verify.oracle.rounding.Rounding` the same formulas carry an error bound. The two kinds of
+Written from the papers (BAGEL, arXiv 2505.14683; Qwen2.5, arXiv 2412.15115) over an arithmetic. With
+:class:`~network_oracle.arithmetic.Float64Network` the formulas give plain float64. With
+:class:`~network_oracle.rounding.Rounding` the same formulas carry an error bound. The two kinds of
 token stand in the order in which the paper packs them, and each is sent through its own expert.
 
 Legend: N rows of a segment, T rows of the pass, R rows of the past, H hidden, A query heads, K key/value heads, D head
@@ -17,8 +18,8 @@ from typing import Generic, Protocol
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
+from network_oracle.arithmetic import Arithmetic
 from verify.oracle.combine import Array, Number
-from verify.oracle.exact import Arithmetic
 
 TIME_FEATURES = 256
 UNDERSTANDING, GENERATION = "und", "gen"

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
-from verify.oracle.combine import Array, CombineArithmetic, ExactCombine, Number
+from verify.oracle.combine import Array, CombineArithmetic, Float64Combine, Number
 
 
 class Arithmetic(CombineArithmetic[Number], Protocol[Number]):
@@ -70,7 +70,7 @@ class Arithmetic(CombineArithmetic[Number], Protocol[Number]):
         ...
 
 
-class Exact(ExactCombine):
+class Float64Network(Float64Combine):
     """Plain float64."""
 
     def constant(self, x: Array) -> Array:

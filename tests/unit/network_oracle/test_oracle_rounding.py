@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from network_oracle.arithmetic import Arithmetic, Float64Network
+from network_oracle.rounding import LIKELY, WORST, Rounding, Tracked
 from numpy.typing import NDArray
 from oracle_cases import as_float64, latents_of
 from torch import Tensor
@@ -19,9 +21,7 @@ from verify.bagel import layers
 from verify.bagel.model import TIME_FREQUENCIES, TimestepEmbedder
 from verify.combine import combine_cfg
 from verify.oracle.combine import Number, combine
-from verify.oracle.exact import Arithmetic, Exact
 from verify.oracle.formats import BFLOAT16, FLOAT32, FLOAT64, Format
-from verify.oracle.rounding import LIKELY, WORST, Rounding, Tracked
 from verify.request import RENORM_TYPES
 
 Array = NDArray[np.float64]
@@ -198,7 +198,7 @@ def test_errors_pass_through_the_derivative(name: str, p: int) -> None:
             value, ends = operand[place], []
             for moved in (value + h, value - h):
                 operand[place] = moved
-                ends.append(operation.by_oracle(Exact(), FLOAT64, *operands))
+                ends.append(operation.by_oracle(Float64Network(), FLOAT64, *operands))
             operand[place] = value
             expected += np.abs((ends[0] - ends[1]) / (2 * h)) ** p
     np.testing.assert_allclose(tracked.spread, expected, rtol=1e-5, atol=1e-7)

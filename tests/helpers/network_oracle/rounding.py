@@ -30,8 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
+from network_oracle.arithmetic import Float64Network, attention_scores, rope_angles, softmax, time_frequencies
 from verify.oracle.combine import EPS, Array
-from verify.oracle.exact import Exact, attention_scores, rope_angles, softmax, time_frequencies
 from verify.oracle.formats import Format
 
 # Largest errors of elementary functions in units of the last place: 2 for exp, sin, cos and rsqrt, 4 for pow (CUDA C++
@@ -82,7 +82,7 @@ class Tracked:
 
 
 class Rounding:
-    """The operations of :class:`Exact` with an error beside each value.
+    """The operations of :class:`Float64Network` with an error beside each value.
 
     Args:
         network: the format of weights, activations and velocities; ``network.compute`` is what PyTorch computes in.
@@ -94,7 +94,7 @@ class Rounding:
         self.p = p
         self.network = network
         self.latents = latents
-        self.exact = Exact()
+        self.exact = Float64Network()
         self._c = network.compute.unit
         # Where a format computes in itself, the last rounding of an operation is the rounding of its result.
         self._u = network.unit if network.compute is not network else 0.0
