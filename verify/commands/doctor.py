@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 
 
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument("--json", metavar="FILE", help="write what was found to FILE")
+
+
 def execute(arguments: argparse.Namespace) -> int:
     """Prints what this machine can run and returns 0: it judges nothing."""
     from rich.console import Console
@@ -15,7 +20,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     if arguments.json:
         check_writable(arguments.json)
-    machine = inspect_machine() | {"command": "verify doctor"}
+    machine = inspect_machine()
     print_machine(machine, PACKAGES, Console())
     if arguments.json:
         write_document(machine, arguments.json)

@@ -18,8 +18,6 @@ from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.session import FuzzJob, Progress
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, describe
-from verify.options.option import reproducing
-from verify.options.table import COMMANDS
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.runner.run import pool_for
@@ -57,12 +55,6 @@ class MutantReport:
     environment: Sequence[Mapping[str, Any]]
     seconds: float
     notes: Sequence[str] = ()
-    backend: str | None = None
-
-    @property
-    def command(self) -> str:
-        """The command line that hunts the same mutants."""
-        return reproducing("fuzz", COMMANDS["fuzz"], {"mutants": True} | vars(self))
 
     @property
     def exit_status(self) -> int:
@@ -73,7 +65,7 @@ class MutantReport:
 
     def to_dict(self) -> dict[str, Any]:
         """``{"schema", "kind": "mutants", "profile", "seed", "device", "environment", "mutants": [{"mutant", "what",
-        "cases_needed", "properties": {name: case number}}], "notes", "timings", "command"}``."""
+        "cases_needed", "properties": {name: case number}}], "notes", "timings"}``."""
         return {
             "schema": 1,
             "kind": "mutants",
@@ -87,7 +79,6 @@ class MutantReport:
             ],
             "notes": list(self.notes),
             "timings": {"total": round(self.seconds, 3)},
-            "command": self.command,
         }
 
 
@@ -138,7 +129,7 @@ def run_mutants(
         notes = (str(reason),)
     if progress is not None:
         progress.finish("mutants")
-    return MutantReport(profile, seed, device, caught, environment, time.monotonic() - began, notes, backend)
+    return MutantReport(profile, seed, device, caught, environment, time.monotonic() - began, notes)
 
 
 def print_mutants(report: MutantReport, console: Console) -> None:

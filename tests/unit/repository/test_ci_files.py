@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import configparser
+import importlib
 import json
 import re
 from pathlib import Path
@@ -11,8 +13,7 @@ import pytest
 from example_documents import BENCH
 from example_reports import clean
 
-from verify.commands.cli import main
-from verify.options.table import COMMANDS
+from verify.commands.cli import COMMANDS, main
 from verify.report.document import build_document
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +38,9 @@ def test_environments_exist(name: str) -> None:
 def test_commands_and_options_exist(name: str, pytestconfig: pytest.Config) -> None:
     for command, rest in re.findall(r"-m verify (\w+)([^\n|]*)", text_of(name)):
         assert command in COMMANDS
-        known = {option.flag for option in COMMANDS[command].options}
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"verify.commands.{command}").configure(parser)
+        known = {option for action in parser._actions for option in action.option_strings}
         assert set(re.findall(r"--[a-z][\w-]*", rest)) <= known
     for rest in re.findall(r"(?:-m pytest|-e gate --|-e gpu --)([^\n;|]*)", text_of(name)):
         for option in re.findall(r"--([a-z]+)", rest):
