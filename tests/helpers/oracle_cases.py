@@ -10,11 +10,15 @@ from unittest import mock
 
 import numpy as np
 import torch
+from network_oracle.arithmetic import Arithmetic
+from network_oracle.loop import Denoising
+from network_oracle.model import Bagel
+from network_oracle.schedule import schedule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verify.bagel import arithmetic, layers
+from verify.bagel import layers
 from verify.bagel.config import PRESETS
 from verify.bagel.context import condition_latents, prompt_tokens
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
@@ -22,11 +26,7 @@ from verify.bagel.model import BagelModel
 from verify.bagel.weights import build_model
 from verify.loops.reference import reference
 from verify.oracle.combine import Number
-from verify.oracle.exact import Arithmetic
 from verify.oracle.formats import FLOAT32, FLOAT64, Format
-from verify.oracle.loop import Denoising
-from verify.oracle.model import Bagel
-from verify.oracle.schedule import schedule
 from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
 
@@ -169,9 +169,9 @@ def _attend_interleaved(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) ->
     return out[0].transpose(0, 1).flatten(1)
 
 
-_attend, _rotation_at = layers.attend, arithmetic.rotation_at
+_attend, _rotation_at = layers.attend, layers.rotation_at
 WRONG_CODE: dict[str, tuple[str, Callable[..., object]]] = {
-    "no rope": ("verify.bagel.arithmetic.rotate", lambda x, rotation: x),
+    "no rope": ("verify.bagel.layers.rotate", lambda x, rotation: x),
     "no 1/sqrt(d)": ("verify.bagel.layers.attend", _attend_scaled(1.0)),
     "1/d for 1/sqrt(d)": ("verify.bagel.layers.attend", _attend_scaled(1 / CONFIG.head_dim)),
     "text not causal": ("verify.bagel.layers.attend", lambda q, k, v, mask: _attend(q, k, v, None)),

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 import torch
 import upstream_tasks
+from network_oracle.model import Bagel, Past
+from network_oracle.rounding import LIKELY, Rounding, Tracked
 from torch import Tensor
 
 from verify.bagel.checkpoint import load_model
 from verify.bagel.context import condition_latents, prefill_text, prompt_tokens
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
 from verify.oracle.formats import format_of
-from verify.oracle.model import Bagel, Past
-from verify.oracle.rounding import LIKELY, Rounding, Tracked
 from verify.ranks.plan import place
 from verify.request import DenoiseRequest
 from verify.runner.run import pool_for

@@ -3,68 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from verify.commands.report import add_outputs, check_outputs, write_outputs
-from verify.commands.run import add_placement, add_request, job_of
+from verify.commands.report import check_outputs, write_outputs
+from verify.commands.run import job_of
 from verify.errors import BadInput
+from verify.options.option import reproducing
+from verify.options.table import COMMANDS
 from verify.ranks.local.forkserver import fork_server
 
 if TYPE_CHECKING:
     from verify.bench.points import Point
 
 _Item = TypeVar("_Item")
-
-# Options that decide what is measured, and their defaults; a preset and a device are always told.
-_DECIDING: dict[str, Any] = {
-    "preset": None, "presets": None, "device": None, "backend": None, "dtype": "bfloat16", "no_autocast": False,
-    "checkpoint": None, "world_size": None, "world_sizes": None, "loops": None, "sizes": None, "height": None,
-    "width": None, "num_timesteps": None, "timestep_counts": None, "timestep_shift": None, "cfg_interval": None,
-    "cfg_intervals": None, "cfg_text_scale": None, "cfg_img_scale": None, "cfg_renorm_type": None,
-    "cfg_renorm_min": None, "seed": None, "overhead": False, "forwards": None, "cuda_graph": None,
-    "alternations": "", "time_limit": None,
-}  # fmt: skip
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.add_argument("--loops", metavar="A,B", help="loop versions, default broadcast,local")
-    parser.add_argument(
-        "--alternations",
-        default="10",
-        metavar="N[,N...]",
-        help="runs of each loop, one number or one a size (default 10)",
-    )
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--overhead", action="store_true", help="measure the cost of verifying instead")
-    instead.add_argument("--forwards", metavar="TARGET", help="time TARGET's forward pass beside the built-in one's")
-    parser.add_argument(
-        "--cuda-graph",
-        nargs="?",
-        const="all",
-        metavar="PIXELS,...",
-        help="also with forward passes replayed from CUDA graphs; at these sizes only, where named",
-    )
-    parser.add_argument(
-        "--time-limit", type=float, metavar="S", help="end within S seconds, with as many alternations as fit"
-    )
-    lists = parser.add_argument_group("points: every combination of these is measured")
-    lists.add_argument("--sizes", metavar="PIXELS,...", help="image sides (default: the preset's)")
-    lists.add_argument("--presets", metavar="NAME,...", help="instead of --preset")
-    lists.add_argument("--world-sizes", metavar="N,...", help="instead of --world-size; 3 turns image guidance on")
-    lists.add_argument("--cfg-intervals", metavar="LO:HI,...", help="instead of --cfg-interval")
-    lists.add_argument("--timestep-counts", metavar="N,...", help="instead of --num-timesteps")
-    add_placement(parser)
-    add_request(parser)
-    out = parser.add_argument_group("what comes out")
-    out.add_argument("--json", metavar="FILE", help="write the measurements to FILE, anew after each alternation")
-    add_outputs(out)
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for one loop (default 600)")
-    parser.set_defaults(loop=None, expect="local", target="builtin")
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -190,14 +144,4 @@ def _interval(text: str) -> tuple[float, float]:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """The command line with every option that was given and decides what is measured."""
-    words = ["verify", "bench"]
-    for name, default in _DECIDING.items():
-        value = getattr(arguments, name)
-        if value == default:
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True and not (name == "cuda_graph" and value == "all"):
-            items = value if isinstance(value, list) else [value]
-            words += [f"{item:g}" if isinstance(item, float) else str(item) for item in items]
-    return shlex.join(words)
+    return reproducing("bench", COMMANDS["bench"], vars(arguments))

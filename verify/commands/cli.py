@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
+from verify import __version__
 from verify.commands.interrupts import interrupts
 from verify.errors import BadInput, Unjudged
+from verify.options.table import COMMANDS
 from verify.ranks.launched.launch import launched, speaks
 from verify.surroundings import check_surroundings
 from verify.text import one_line
 
-# Each command is a module of verify.commands with ``configure(parser)`` and ``execute(arguments) -> exit status``.
-COMMANDS = {
-    "run": "run the loops on real ranks and compare every x_t, bit by bit",
-    "faults": "inject real bugs, and show that each is caught and placed",
-    "fuzz": "test the combine on every rank as an adversary would, or measure what its bits depend on",
-    "bench": "time the loop versions against each other, or the cost of verifying",
-    "report": "turn a JSON document into a page, a summary or plots",
-    "doctor": "show what this machine can run",
-}
 _STARTS_RANKS = ("faults", "fuzz", "bench")
 EXIT_BAD_INPUT = 2
 EXIT_UNKNOWN = 3
@@ -126,25 +120,49 @@ def _require_own_ranks(command: str) -> None:
 
 
 def _parse(given: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="verify", description="Does every rank hold the same x_t? Exit status: 0 pass, 1 fail, "
-                     "2 bad input or usage, 3 unknown.")  # fmt: skip
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    parser = _Parser(
+        prog="verify",
+        description="Does every rank hold the same x_t?",
+        epilog="exit status: 0 pass, 1 fail, 2 bad input or usage, 3 unknown: it could not be judged",
+    )
+    parser.add_argument("--version", action="version", version=f"verify {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     chosen = next((word for word in given if not word.startswith("-")), "")
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False)
-        if name == chosen:  # The others' modules need not be loaded.
-            importlib.import_module(f"verify.commands.{name}").configure(command)
+    if chosen and chosen not in COMMANDS:
+        fix = f"{_meant(chosen, COMMANDS)}see verify --help"
+        raise BadInput.of("the command", chosen, f"one of {', '.join(COMMANDS)}", fix)
+    for name, command in COMMANDS.items():
+        examples = "examples:\n" + "\n".join(f"  {line}" for line in command.examples)
+        added = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary.capitalize() + ".",
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.configure(added)
     parsed, unknown = parser.parse_known_args(given)
+    if parsed.command is None:
+        parser.print_help()
+        raise BadInput(f"no command was named, expected one of {', '.join(COMMANDS)}; name one")
     called = f"verify {parsed.command}"
     if unknown:
-        raise BadInput.of("an argument", unknown[0], f"an option of {called}", f"see {called} --help")
-    for name, value in vars(parsed).items():
+        flags = [option.flag for option in COMMANDS[parsed.command].options]
+        fix = f"{_meant(unknown[0].partition('=')[0], flags)}see {called} --help"
+        raise BadInput.of("an argument", unknown[0], f"an option of {called}", fix)
+    for option in COMMANDS[parsed.command].options:
         # Most often a variable of a shell script that was never set; a positional argument says so by itself.
-        if value == "" and name != "document":
-            raise BadInput.of(_flag(name), value, "a value", f"give one or leave it out; see {called} --help")
+        if option.flag.startswith("--") and "" in _each(getattr(parsed, option.name)):
+            raise BadInput.of(option.flag, "", "a value", f"give one or leave it out; see {called} --help")
     return parsed
 
 
-def _flag(name: str) -> str:
-    """How an option of that name is written on the command line."""
-    return f"--{name.replace('_', '-')}"
+def _each(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """A suggestion, where what was written is close to something known."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {near[0]}? " if near else ""

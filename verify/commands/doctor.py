@@ -5,11 +5,6 @@ from __future__ import annotations
 import argparse
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.add_argument("--json", metavar="FILE", help="write what was found to FILE")
-
-
 def execute(arguments: argparse.Namespace) -> int:
     """Prints what this machine can run and returns 0: it judges nothing."""
     from rich.console import Console
@@ -20,7 +15,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     if arguments.json:
         check_writable(arguments.json)
-    machine = inspect_machine()
+    machine = inspect_machine() | {"command": "verify doctor"}
     print_machine(machine, PACKAGES, Console())
     if arguments.json:
         write_document(machine, arguments.json)

@@ -6,23 +6,12 @@ import argparse
 import os
 import time
 
-from verify.commands.report import add_outputs, check_outputs, write_outputs
-from verify.commands.run import add_placement, add_request, job_of
+from verify.commands.report import check_outputs, write_outputs
+from verify.commands.run import job_of
 from verify.errors import BadInput
+from verify.options.option import reproducing
+from verify.options.table import COMMANDS
 from verify.ranks.local.forkserver import fork_server
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.add_argument("--only", metavar="NAME,...", help="these faults (default: all)")
-    parser.add_argument("--from", dest="file", metavar="FILE.py", help="the faults of a file of your own")
-    parser.add_argument("--list", action="store_true", help="print the catalogue and run nothing")
-    add_placement(parser)
-    add_request(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the matrix to FILE")
-    add_outputs(parser)
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds for one fault (default 120)")
-    parser.set_defaults(loop=None, loops=None, expect="local", target="builtin")
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -42,15 +31,16 @@ def execute(arguments: argparse.Namespace) -> int:
     from verify.tasks.trace_loop import describe_rank
 
     console = Console()
-    if arguments.file:
-        load_file("--from", arguments.file)
+    file: str | None = getattr(arguments, "from")
+    if file:
+        load_file("--from", file)
     if arguments.list:
         print_catalogue(FAULTS.values(), console)
         return 0
     check_outputs(arguments)
     # A page or summary on standard output has it to itself.
     console = Console(stderr="-" in (arguments.html, arguments.markdown))
-    world_size = arguments.world_size or 2
+    world_size = arguments.world_size = arguments.world_size or 2
     if world_size not in (2, 3):
         raise BadInput.of("--world-size", world_size, "2 (text guidance) or 3 (image guidance too)", "choose one")
     names = _named(arguments, world_size)
@@ -82,9 +72,7 @@ def execute(arguments: argparse.Namespace) -> int:
         environment = pool_for(place(world_size, job.device, job.backend).spec).run(describe_rank, job.options)
         document = {
             "schema": 1,
-            "command": f"verify faults --world-size {world_size} --device {job.device}"
-            + (f" --from {arguments.file}" if arguments.file else "")
-            + (f" --only {arguments.only}" if arguments.only else ""),
+            "command": reproducing("faults", COMMANDS["faults"], vars(arguments)),
             "world_size": world_size,
             "device": job.device,
             "verdict": "pass" if good else "fail",
@@ -106,17 +94,17 @@ def _named(arguments: argparse.Namespace, world_size: int) -> list[str]:
     """
     from verify.faults import FAULTS
 
-    known = dict(FAULTS)
-    if arguments.file:
-        place = f"{os.path.realpath(arguments.file)}:"
+    known, file = dict(FAULTS), getattr(arguments, "from")
+    if file:
+        place = f"{os.path.realpath(file)}:"
         known = {name: fault for name, fault in FAULTS.items() if fault.loop_reference.startswith(place)}
         if not known:
-            raise BadInput.of("--from", arguments.file, "a file that registers faults", "decorate one with @fault(...)")
+            raise BadInput.of("--from", file, "a file that registers faults", "decorate one with @fault(...)")
     if not arguments.only:
         possible = [name for name, fault in known.items() if fault.least_ranks <= world_size]
         if not possible:
             due = " or ".join(sorted({str(fault.least_ranks) for fault in known.values()}))
-            raise BadInput.of("--world-size", world_size, f"{due} for the faults of {arguments.file}", "use that")
+            raise BadInput.of("--world-size", world_size, f"{due} for the faults of {file}", "use that")
         return possible
     names: list[str] = arguments.only.split(",")
     for name in names:

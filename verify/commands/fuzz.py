@@ -10,38 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verify.commands.report import add_outputs, check_outputs, write_outputs
+from verify.commands.report import check_outputs, write_outputs
 from verify.errors import BadInput
 from verify.ranks.local.forkserver import fork_server
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    what = parser.add_argument_group("what is done")
-    what.add_argument("--profile", default="fast", help="fast, ci or nightly: how many cases (default fast)")
-    what.add_argument("--cases", type=int, metavar="N", help="another number of cases")
-    what.add_argument("--seed", type=int, default=0, metavar="N", help="of everything drawn (default 0)")
-    what.add_argument("--combine", metavar="FILE_OR_MODULE:FUNCTION", help="a combine of your own instead")
-    what.add_argument(
-        "--replay", metavar="FILE", help="evaluate one saved case again, in the setting it was saved with"
-    )
-    what.add_argument(
-        "--mutants", action="store_true", help="fuzz combines with one thing wrong, and show what sees it"
-    )
-    what.add_argument("--envelope", action="store_true", help="measure which settings must match across ranks")
-    where = parser.add_argument_group("where")
-    where.add_argument("--world-size", type=int, metavar="N", help="ranks (default 2)")
-    where.add_argument("--device", help="cpu or cuda (default cpu)")
-    where.add_argument("--backend", help="gloo or nccl, default what fits")
-    where.add_argument("--preset", default="tiny", help="the envelope's model: tiny, small or 7b (default tiny)")
-    out = parser.add_argument_group("what comes out")
-    out.add_argument("--json", metavar="FILE", help="write the findings to FILE")
-    add_outputs(out)
-    out.add_argument("--save", default="fuzz-failures", metavar="DIR", help="for failing cases (default fuzz-failures)")
-    out.add_argument("--timeout", type=float, default=540.0, metavar="S", help="seconds for --envelope (default 540)")
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -14,20 +14,6 @@ from typing import Any
 from verify.errors import BadInput
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
-    parser.add_argument("document", metavar="FILE", help="what a command wrote with --json")
-    add_outputs(parser)
-    parser.add_argument("--png", metavar="DIR", help="write its plots, or else its tables, as PNG files to DIR")
-    parser.add_argument("--trend", metavar="DIR", help="set its timings beside those of the documents in DIR")
-
-
-def add_outputs(parser: argparse._ActionsContainer) -> None:
-    """The options that write a report for people."""
-    parser.add_argument("--html", metavar="FILE", help="write a self-contained page to FILE; - for standard output")
-    parser.add_argument("--markdown", metavar="FILE", help="write a summary to FILE; - for standard output")
-
-
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Finds out before a long run whether what it is to write can be written, each to a place of its own.
 

@@ -21,6 +21,8 @@ from verify.fuzz.case import FLOATS
 from verify.fuzz.console import say
 from verify.fuzz.session import Progress
 from verify.fuzz.tasks import describe
+from verify.options.option import reproducing
+from verify.options.table import COMMANDS
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
@@ -78,6 +80,11 @@ class EnvelopeReport:
     seconds: float = 0.0
 
     @property
+    def command(self) -> str:
+        """The command line that measures the same."""
+        return reproducing("fuzz", COMMANDS["fuzz"], {"envelope": True} | vars(self.job))
+
+    @property
     def exit_status(self) -> int:
         """0 if every condition that this machine can bring about was measured, else 3. An envelope fails nothing: it
         says what must match."""
@@ -86,7 +93,8 @@ class EnvelopeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """``{"schema", "kind": "envelope", "device", "preset", "environment", "rows": [the fields of Measured and
-        "explanation", empty for bitwise], "notes", "timings"}``."""
+        "explanation", empty for bitwise], "notes", "timings",
+        "command"}``."""
         return {
             "schema": 1,
             "kind": "envelope",
@@ -96,6 +104,7 @@ class EnvelopeReport:
             "rows": [row.to_dict() | {"explanation": _why(row)} for row in self.rows],
             "notes": list(self.notes),
             "timings": {"total": round(self.seconds, 3)},
+            "command": self.command,
         }
 
 

@@ -18,6 +18,8 @@ from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.session import FuzzJob, Progress
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, describe
+from verify.options.option import reproducing
+from verify.options.table import COMMANDS
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.runner.run import pool_for
@@ -55,6 +57,12 @@ class MutantReport:
     environment: Sequence[Mapping[str, Any]]
     seconds: float
     notes: Sequence[str] = ()
+    backend: str | None = None
+
+    @property
+    def command(self) -> str:
+        """The command line that hunts the same mutants."""
+        return reproducing("fuzz", COMMANDS["fuzz"], {"mutants": True} | vars(self))
 
     @property
     def exit_status(self) -> int:
@@ -65,7 +73,7 @@ class MutantReport:
 
     def to_dict(self) -> dict[str, Any]:
         """``{"schema", "kind": "mutants", "profile", "seed", "device", "environment", "mutants": [{"mutant", "what",
-        "cases_needed", "properties": {name: case number}}], "notes", "timings"}``."""
+        "cases_needed", "properties": {name: case number}}], "notes", "timings", "command"}``."""
         return {
             "schema": 1,
             "kind": "mutants",
@@ -79,6 +87,7 @@ class MutantReport:
             ],
             "notes": list(self.notes),
             "timings": {"total": round(self.seconds, 3)},
+            "command": self.command,
         }
 
 
@@ -129,7 +138,7 @@ def run_mutants(
         notes = (str(reason),)
     if progress is not None:
         progress.finish("mutants")
-    return MutantReport(profile, seed, device, caught, environment, time.monotonic() - began, notes)
+    return MutantReport(profile, seed, device, caught, environment, time.monotonic() - began, notes, backend)
 
 
 def print_mutants(report: MutantReport, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,8 @@ from verify.fuzz.engine import PROFILES, Fuzzer, draw, shrink
 from verify.fuzz.saved import Saved, read_saved, replay_command, saved_of
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, OWN, describe
+from verify.options.option import reproducing
+from verify.options.table import COMMANDS
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
@@ -87,12 +88,8 @@ class FuzzJob:
     @property
     def command(self) -> str:
         """The command line that reproduces this job."""
-        words = ["verify", "fuzz", "--profile", self.profile, "--seed", str(self.seed)]
-        words += ["--cases", str(self.cases)] if self.cases is not None else []
-        words += ["--combine", self.combine] if self.combine != OWN else []
-        words += ["--world-size", str(self.world_size), "--device", self.device]
-        words += ["--backend", self.backend] if self.backend else []
-        return shlex.join(words)
+        own = {"combine": None} if self.combine == OWN else {}
+        return reproducing("fuzz", COMMANDS["fuzz"], vars(self) | own)
 
 
 @dataclass(frozen=True)

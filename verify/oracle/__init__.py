@@ -1,6 +1,6 @@
-"""The reference of the reference: schedule, combine, network and loop in NumPy float64, written without PyTorch.
+"""The combine computed again: in NumPy float64, written without PyTorch, with a rigorous bound on PyTorch's error.
 
-``schedule``, ``combine``, ``exact``, ``model`` and ``loop`` are the mathematics. Two analyses say how far PyTorch may
-be from it: ``bound`` (with ``ball``) bounds each element of the combine rigorously, for any input bits; ``rounding``
-follows the roundings of a whole forward pass and step. ``formats`` holds what both assume of PyTorch's arithmetic.
+``combine`` is the mathematics. ``bound`` (with ``ball``) bounds the error of each element for any input bits.
+``formats`` holds what is assumed of PyTorch's arithmetic. The oracle of the whole network serves only tests:
+``tests/helpers/network_oracle``.
 """

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from verify.oracle.ball import Ball, CombineBound, Mask
-from verify.oracle.combine import Array, ExactCombine, combine
+from verify.oracle.combine import Array, Float64Combine, combine
 from verify.oracle.formats import FLOAT64, format_of
 
 # The bound is computed in float64 from non-negative numbers, so its own relative error is at most the number of
@@ -42,7 +42,7 @@ def combine_oracle(
         ValueError: an unknown ``renorm_type``.
     """
     with np.errstate(all="ignore"):
-        return combine(gen, text, img, text_scale, img_scale, renorm_type, renorm_min, ExactCombine())
+        return combine(gen, text, img, text_scale, img_scale, renorm_type, renorm_min, Float64Combine())
 
 
 def combine_bound(

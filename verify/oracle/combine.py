@@ -31,7 +31,7 @@ class CombineArithmetic(Protocol[Number]):
         ...
 
 
-class ExactCombine:
+class Float64Combine:
     """The combine's operations in float64."""
 
     def extrapolate(self, base: Array, scale: float, towards: Array) -> Array:

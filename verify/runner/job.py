@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,8 @@ from verify.bagel.checkpoint import survey
 from verify.bagel.config import preset
 from verify.checks.judging import ANY
 from verify.errors import BadInput
+from verify.options.option import reproducing, values_of
+from verify.options.table import COMMANDS
 from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import LOOP_KINDS
 from verify.targets.finding import find_target
@@ -134,25 +135,7 @@ class Job:
     @property
     def command(self) -> str:
         """The command line that reproduces this job."""
-        words = ["verify", "run"]
-        if self.loop_reference is not None:
-            words += ["--loop", self.loop_reference, "--expect", self.expect]
-        else:
-            words += ["--loops", ",".join(self.judged)]
-        words += ["--target", self.target, "--world-size", str(self.ranks), "--device", self.device]
-        words += ["--backend", self.backend] if self.backend else []
-        words += ["--preset", self.options.preset, "--dtype", self.options.dtype]
-        words += ["--checkpoint", self.options.checkpoint] if self.options.checkpoint else []
-        words += ["--no-autocast"] if self.device == "cuda" and not self.options.autocast else []
-        words += ["--reference", self.reference] if self.reference != FULL else []
-        words += ["--window", str(self.window)] if self.window is not None else []
-        words += ["--timeout", f"{self.timeout:g}"] if self.timeout != DEFAULT_TIMEOUT else []
-        default = DenoiseRequest()
-        for name, value in self.request.to_dict().items():
-            if name in ("height", "width") or value != default.to_dict()[name]:
-                values = value if isinstance(value, list) else [value]
-                words += [f"--{name.replace('_', '-')}", *map(str, values)]
-        return shlex.join(words)
+        return reproducing("run", COMMANDS["run"], values_of(COMMANDS["run"], self))
 
     def _plan(self, loop: str) -> Plan:
         reference = None if loop == REFERENCE else self.loop_reference

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from verify.errors import BadInput
@@ -21,9 +20,12 @@ _ANY = "any"
 _OPTIONAL = ("branches", "schedule", "explain")
 
 
-@lru_cache(maxsize=8)
+# What each name led to, and the target made of it.
+_targets: dict[str, tuple[Any, Target]] = {}
+
+
 def find_target(name: str) -> Target:
-    """The target of that name, ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME``; found once in a process.
+    """The target of that name, ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME``; one in a process, until its file is edited.
 
     Raises:
         BadInput: there is none, it cannot be imported, or it lacks what a target must have.
@@ -33,6 +35,13 @@ def find_target(name: str) -> Target:
             "--target", name, f"{', '.join(_NAMED)}, FILE.py:NAME or PACKAGE.MODULE:NAME", "name one of these"
         )
     found = load_object("--target", _NAMED.get(name, name))
+    if name not in _targets or _targets[name][0] is not found:
+        _targets[name] = found, _checked(name, _instance(name, found))
+    return _targets[name][1]
+
+
+def _instance(name: str, found: Any) -> Any:
+    """The target itself, where a class or a function that makes one was named."""
     if inspect.isclass(found) or (inspect.isroutine(found) and not hasattr(found, "prepare")):
         try:
             found = found()
@@ -41,7 +50,7 @@ def find_target(name: str) -> Target:
                 "--target", name, "a target, or a class or function that makes one of no arguments",
                 f"calling it raised {in_words(error)}",
             ) from error  # fmt: skip
-    return _checked(name, found)
+    return found
 
 
 def _checked(name: str, target: Any) -> Target:

@@ -1,21 +1,31 @@
-"""Finding what a user points at: ``path/to/file.py:name`` or ``package.module:name``."""
+"""Finding what a user points at: ``path/to/file.py:name`` or ``package.module:name``.
+
+A file is run once in a process and kept as long as its bytes stay the same, so that its globals live from request to
+request, as an engine's do. It is run again once it, or a neighbour that it imports, has been edited. Of a
+``package.module`` the module's own file is looked at, and nothing else of the package.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from verify.errors import BadInput
 
 _LOOP_SIGNATURE = "loop(denoiser, request, x_0, group, observe) -> x_final"
+_OWN_PACKAGE = __name__.partition(".")[0]
+# The digest that a module's file had when the module was made, for as long as the module lives.
+_digests: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 
 
 def load_object(option: str, reference: str) -> Any:
@@ -62,10 +72,28 @@ def load_loop(reference: str) -> Any:
 
 
 class _AsWritten(SourceFileLoader):
-    """Runs a file as it is now, as Python runs a script: bytecode of another moment is neither looked for nor left."""
+    """Runs a file as it is now, as Python runs a script: bytecode of another moment is neither looked for nor left.
+
+    Attributes:
+        neighbours: the modules in the same folder that the file has imported, by name.
+    """
+
+    neighbours: dict[str, ModuleType]
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        _digests[module] = _digest(self.path)
+        folder, before = os.path.dirname(self.path), set(sys.modules)
+        # A file's own imports find its neighbours, as when it is run as a script.
+        with _first_on_path(folder):
+            super().exec_module(module)
+        near = {name: found for name, found in sys.modules.items() if found is not module and _is_in(folder, name)}
+        for name in near.keys() - before:
+            _digests.setdefault(near[name], _digest(str(near[name].__file__)))
+        # One that another file imported first counts too; what was there before any of them is not a neighbour.
+        self.neighbours = {name: found for name, found in near.items() if found in _digests}
 
 
 def load_file(option: str, place: str) -> ModuleType:
@@ -80,15 +108,20 @@ def load_file(option: str, place: str) -> ModuleType:
     name = f"_loop_file_{abs(hash(path))}"
     if not path.endswith(".py"):
         raise BadInput.of(option, place, "a Python file", "name one that ends in .py")
+    known = sys.modules.get(name)
+    loader = None if known is None or known.__spec__ is None else known.__spec__.loader
+    if known is not None and isinstance(loader, _AsWritten):
+        if not _edited(known) and not any(map(_edited, loader.neighbours.values())):
+            return known
+        for neighbour, found in loader.neighbours.items():
+            _forget(neighbour, found)
     spec = importlib.util.spec_from_file_location(name, path, loader=_AsWritten(name, path))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    # A file's own imports find its neighbours, as when it is run as a script.
     try:
-        with _first_on_path(os.path.dirname(path)):
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException as error:
         sys.modules.pop(name, None)
         if isinstance(error, KeyboardInterrupt):
@@ -98,14 +131,57 @@ def load_file(option: str, place: str) -> ModuleType:
 
 
 def _from_name(option: str, place: str) -> ModuleType:
+    known = sys.modules.get(place)
+    if known is not None and (place.partition(".")[0] == _OWN_PACKAGE or not _edited(known)):
+        return known
+    if known is not None:
+        _forget(place, known)
     # ``verify`` finds what ``python -m verify`` finds.
     try:
         with _first_on_path(os.getcwd()):
-            return importlib.import_module(place)
+            module = importlib.import_module(place)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         raise _unimportable(option, place, error) from error
+    if getattr(module, "__file__", None):
+        _digests[module] = _digest(str(module.__file__))
+    return module
+
+
+def _is_in(folder: str, name: str) -> bool:
+    """Whether the module of that name is a file of ``folder``, or part of a package that lies in it."""
+    top = name.partition(".")[0]
+    file = getattr(sys.modules[name], "__file__", None)
+    if top == _OWN_PACKAGE or not file:
+        return False
+    inner = os.path.relpath(os.path.realpath(file), folder).split(os.sep)
+    return inner[0] in (top, f"{top}.py")
+
+
+def _edited(module: ModuleType) -> bool:
+    """Whether the module's file holds other bytes than when the module was made; False where that is not known."""
+    return module in _digests and _digests[module] != _digest(str(module.__file__))
+
+
+def _forget(name: str, module: ModuleType) -> None:
+    """Has the next import make the module anew, from its source.
+
+    Python takes bytecode for current if time and size of the source fit, and two edits may lie within a second.
+    """
+    sys.modules.pop(name, None)
+    if _edited(module):
+        with suppress(OSError, NotImplementedError):
+            os.unlink(importlib.util.cache_from_source(str(module.__file__)))
+
+
+def _digest(path: str) -> str:
+    """SHA-256 of a file; empty if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import configparser
-import importlib
 import json
 import re
 from pathlib import Path
@@ -13,7 +11,8 @@ import pytest
 from example_documents import BENCH
 from example_reports import clean
 
-from verify.commands.cli import COMMANDS, main
+from verify.commands.cli import main
+from verify.options.table import COMMANDS
 from verify.report.document import build_document
 
 ROOT = Path(__file__).parents[3]
@@ -38,9 +37,7 @@ def test_environments_exist(name: str) -> None:
 def test_commands_and_options_exist(name: str, pytestconfig: pytest.Config) -> None:
     for command, rest in re.findall(r"-m verify (\w+)([^\n|]*)", text_of(name)):
         assert command in COMMANDS
-        parser = argparse.ArgumentParser()
-        importlib.import_module(f"verify.commands.{command}").configure(parser)
-        known = {option for action in parser._actions for option in action.option_strings}
+        known = {option.flag for option in COMMANDS[command].options}
         assert set(re.findall(r"--[a-z][\w-]*", rest)) <= known
     for rest in re.findall(r"(?:-m pytest|-e gate --|-e gpu --)([^\n;|]*)", text_of(name)):
         for option in re.findall(r"--([a-z]+)", rest):

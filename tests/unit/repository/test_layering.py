@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Whatever is named later may import what is named before it, never the reverse.
 ORDER = [
-    *["text", "errors", "surroundings"],
+    *["text", "errors", "options", "surroundings"],
     *["verdict", "bits", "schedule", "request", "combine", "protocols", "bagel", "loops"],
     *[
         "ranks",

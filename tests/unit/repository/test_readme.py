@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import configparser
 import re
@@ -12,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from verify.commands import report, run
-from verify.commands.cli import COMMANDS
+from verify.options.table import COMMANDS
 from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import schema
 from verify.verdict import EXIT_BAD_INPUT, EXIT_STATUS
@@ -92,10 +90,7 @@ def test_options_are_those_of_the_program(pytestconfig: pytest.Config) -> None:
     known = {"--junitxml"}
     assert pytestconfig.option.require_gpus is not None
     known.add("--require-gpus")
-    for command in (run, report):
-        parser = argparse.ArgumentParser()
-        command.configure(parser)
-        known |= {option for action in parser._actions for option in action.option_strings}
+    known |= {option.flag for command in COMMANDS.values() for option in command.options}
     # What stands before the module's name is torchrun's or srun's.
     own = re.sub(r"^.*(?:torchrun|srun) .*(?= -m verify| python -m verify)", "", README, flags=re.M)
     named = set(re.findall(r"(?<![\w-])(--[a-z][\w-]+)", own))

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verify.bagel.config import preset
-from verify.commands.cli import COMMANDS, _parse, main
+from verify.commands.cli import _parse, main
 from verify.commands.run import job_of
 from verify.errors import BadInput
+from verify.options.table import COMMANDS
 from verify.request import RENORM_TYPES, DenoiseRequest
 from verify.runner.job import DTYPES, Job
 from verify.targets.protocol import ModelOptions
@@ -212,14 +213,17 @@ def test_autocast_is_on_where_engines_have_it() -> None:
         (["run", "--seed", "1.5"], "argument --seed: invalid int value: '1.5'; see verify run --help"),
         (["run", "--cfg-interval", "0.4"], "argument --cfg-interval: expected 2 arguments; see verify run --help"),
         (["run", "--height"], "argument --height: expected one argument; see verify run --help"),
-        (["run", "--heigh", "32"], "an argument is '--heigh', expected an option of verify run; see verify run --help"),
+        (["run", "--heigh", "32"],
+         "an argument is '--heigh', expected an option of verify run; did you mean --height? see verify run --help"),
+        (["rum"], "the command is 'rum', expected one of run, faults, fuzz, bench, report, doctor; did you mean run? "
+         "see verify --help"),
         (["run", "--seed", "-1"],
          "seed is -1, expected an integer from 0 to 9223372036854775807; choose one in that range"),
         (["run", "--height", "40"], "height is 40, expected a multiple of 16 pixels; use 32 or 48"),
         (["run", "--timestep-shift", "nan"],
          "timestep_shift is nan, expected a number from 0.001 to 1000; choose one in that range"),
         (["run", "--preset", "huge"], "preset is 'huge', expected one of tiny, small, 7b; choose one"),
-        ([], "the following arguments are required: COMMAND; see verify --help"),
+        ([], "no command was named, expected one of run, faults, fuzz, bench, report, doctor; name one"),
     ],
 )  # fmt: skip
 def test_bad_usage_is_told_in_one_line(words: list[str], said: str) -> None:
@@ -233,7 +237,7 @@ def test_bad_usage_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> Non
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "verify: argument --seed: invalid int value: 'x'; see verify run --help\n")
     assert main(["nothing"]) == 2
-    assert capsys.readouterr().err.startswith("verify: argument COMMAND: invalid choice: 'nothing'")
+    assert capsys.readouterr().err.startswith("verify: the command is 'nothing', expected one of run, ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -251,8 +255,8 @@ def test_help_names_every_command_and_exit_status(capsys: pytest.CaptureFixture[
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "0 pass, 1 fail, 2 bad input or usage, 3 unknown" in said
-    for command, summary in COMMANDS.items():
-        assert f"{command} {summary}" in said
+    for name, command in COMMANDS.items():
+        assert f"{name} {command.summary}" in said
 
 
 def test_a_fault_of_our_own_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

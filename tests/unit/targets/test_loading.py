@@ -84,10 +84,53 @@ def test_a_link_finds_the_neighbours_of_the_file_it_leads_to(tmp_path: Path) -> 
     assert load_object("--loop", "link.py:VALUE") == 3
 
 
-def test_a_file_is_run_anew_each_time(tmp_path: Path) -> None:
+def test_a_file_is_kept_while_its_bytes_stay(tmp_path: Path) -> None:
+    """What a loop keeps in its own globals lives from request to request, as in an engine."""
     write(tmp_path / "loops.py", "SEEN = []\n")
     first = load_object("--loop", "loops.py:SEEN")
-    assert load_object("--loop", "loops.py:SEEN") is not first
+    os.utime(tmp_path / "loops.py", (1, 1))
+    assert load_object("--loop", "./loops.py:SEEN") is first
+
+
+@pytest.mark.parametrize("edited", ["loops.py", "a_near_one.py", "near/__init__.py", "near/deep.py"])
+def test_an_edit_is_noticed(tmp_path: Path, edited: str) -> None:
+    """Also one within a second that leaves the size as it was, which bytecode would hide; and in a second loop file."""
+    write(tmp_path / "near" / "__init__.py", "VALUE = 1\n")
+    write(tmp_path / "near" / "deep.py", "VALUE = 1\n")
+    write(tmp_path / "a_near_one.py", "VALUE = 1\n")
+    head = "import a_near_one, near, near.deep\n"
+    read = "def read():\n    return OWN + a_near_one.VALUE + near.VALUE + near.deep.VALUE\nOWN = 1\n"
+    files = [write(tmp_path / name, head + read) for name in ("loops.py", "others.py")]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.py")}
+    assert [load_object("--loop", f"{path}:read")() for path in files] == [4, 4]
+    changed = tmp_path / edited
+    changed.write_text(changed.read_text().replace("OWN = 1", "OWN = 3").replace("VALUE = 1", "VALUE = 3"))
+    os.utime(changed, ns=(before[changed], before[changed]))
+    assert load_object("--loop", "loops.py:read")() == 6
+    assert load_object("--loop", "others.py:read")() == (4 if edited == "loops.py" else 6)
+
+
+def test_an_edited_module_is_imported_again(tmp_path: Path) -> None:
+    write(tmp_path / "an_edited_module.py", "VALUE = 1\n")
+    assert load_object("--loop", "an_edited_module:VALUE") == 1
+    first = sys.modules["an_edited_module"]
+    assert load_object("--loop", "an_edited_module:VALUE") == 1
+    assert sys.modules["an_edited_module"] is first
+    write(tmp_path / "an_edited_module.py", "VALUE = 2\n")
+    assert load_object("--loop", "an_edited_module:VALUE") == 2
+
+
+def test_what_was_imported_before_is_no_neighbour(tmp_path: Path) -> None:
+    """A library that happens to lie in the same folder is not dropped under the feet of others."""
+    write(tmp_path / "a_library.py", "VALUE = 1\n")
+    sys.path.insert(0, str(tmp_path))
+    first = importlib.import_module("a_library")
+    sys.path.remove(str(tmp_path))
+    write(tmp_path / "loops.py", "import a_library\nNAME = 1\n")
+    assert load_object("--loop", "loops.py:NAME") == 1
+    write(tmp_path / "loops.py", "import a_library\nNAME = 2\n")
+    assert load_object("--loop", "loops.py:NAME") == 2
+    assert sys.modules["a_library"] is first
 
 
 def test_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:

@@ -56,6 +56,12 @@ def test_found_once(tmp_path: Path) -> None:
     assert find_target(name) is find_target(name)
 
 
+def test_found_again_once_its_file_is_edited(tmp_path: Path) -> None:
+    first = find_target(written(tmp_path, RIGHT))
+    second = find_target(written(tmp_path, RIGHT.replace("mine", "ours")))
+    assert (first.name, second.name) == ("mine", "ours")
+
+
 @pytest.mark.parametrize("name", ["nope", "", "builtin2"])
 def test_no_such_target(name: str) -> None:
     with pytest.raises(BadInput) as caught:

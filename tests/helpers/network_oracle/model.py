@@ -1,7 +1,8 @@
 """Bagel's denoiser from contexts to velocities, as mathematics.
 
-Written from the papers (BAGEL, arXiv 2505.14683; Qwen2.5, arXiv 2412.15115) over an arithmetic: in :class:`Exact` it is
-plain float64, in :class:`~verify.oracle.rounding.Rounding` the same formulas carry an error bound. The two kinds of
+Written from the papers (BAGEL, arXiv 2505.14683; Qwen2.5, arXiv 2412.15115) over an arithmetic. With
+:class:`~network_oracle.arithmetic.Float64Network` the formulas give plain float64. With
+:class:`~network_oracle.rounding.Rounding` the same formulas carry an error bound. The two kinds of
 token stand in the order in which the paper packs them, and each is sent through its own expert.
 
 Legend: N rows of a segment, T rows of the pass, R rows of the past, H hidden, A query heads, K key/value heads, D head
@@ -17,8 +18,8 @@ from typing import Generic, Protocol
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
+from network_oracle.arithmetic import Arithmetic
 from verify.oracle.combine import Array, Number
-from verify.oracle.exact import Arithmetic
 
 TIME_FEATURES = 256
 UNDERSTANDING, GENERATION = "und", "gen"
@@ -89,7 +90,7 @@ class Bagel(Generic[Number]):
         embedded = self.arithmetic.constant(self.weights["embed_tokens"][list(token_ids)])
         sees = np.tril(np.ones((count, past.length + count), dtype=bool), past.length)
         places = past.position + np.arange(count)
-        _, after = self._decode([Segment(UNDERSTANDING, embedded, count)], places, past, sees, wide=False)
+        _, after = self._decode([Segment(UNDERSTANDING, embedded, count)], places, past, sees)
         return Past(after.keys, after.values, after.length, past.position + count)
 
     def read_image(self, past: Past[Number], latents: Number, grid: tuple[int, int]) -> Past[Number]:
@@ -115,7 +116,7 @@ class Bagel(Generic[Number]):
             self._marker(self.config.image_end),
         ]
         sees = np.ones((length, past.length + length), dtype=bool)
-        return self._decode(segments, np.full(length, past.position), past, sees, wide=True)
+        return self._decode(segments, np.full(length, past.position), past, sees)
 
     def _marker(self, token_id: int) -> Segment[Number]:
         row = self.weights["embed_tokens"][token_id : token_id + 1]
@@ -136,16 +137,12 @@ class Bagel(Generic[Number]):
         positions: Int[np.ndarray, " T"],
         past: Past[Number],
         sees: Bool[np.ndarray, "T R_and_T"],
-        wide: bool,
     ) -> tuple[list[Segment[Number]], Past[Number]]:
-        """All layers. Returns the residual stream, and ``past`` with the keys and values of these tokens behind it.
-
-        ``wide``: queries and keys keep the computing format from before their norm until after their rotation.
-        """
+        """All layers. Returns the residual stream, and ``past`` with the keys and values of these tokens behind it."""
         a = self.arithmetic
         all_keys, all_values = [], []
         for layer in range(self.config.layers):
-            queries, keys, values = self._projections(layer, segments, positions, wide)
+            queries, keys, values = self._projections(layer, segments, positions)
             if past.length:
                 keys = a.concatenate([past.keys[layer], keys])
                 values = a.concatenate([past.values[layer], values])
@@ -157,7 +154,7 @@ class Bagel(Generic[Number]):
         return segments, Past(tuple(all_keys), tuple(all_values), length, past.position)
 
     def _projections(
-        self, layer: int, segments: list[Segment[Number]], positions: Int[np.ndarray, " T"], wide: bool
+        self, layer: int, segments: list[Segment[Number]], positions: Int[np.ndarray, " T"]
     ) -> tuple[Number, Number, Number]:
         """Queries ``(T, A, D)``, keys and values ``(T, K, D)``; the first two with their own RMSNorm, then rotated."""
         a, c = self.arithmetic, self.config
@@ -169,10 +166,10 @@ class Bagel(Generic[Number]):
                 projected = a.split_heads(self._linear(f"{name}.self_attn.{letter}_proj", normed), c.head_dim)
                 if letter != "v":
                     gain = self.weights[f"{name}.self_attn.{letter}_norm.weight"]
-                    projected = a.rms_norm(projected, gain, c.norm_eps, wide)
+                    projected = a.rms_norm(projected, gain, c.norm_eps)
                 found.append(projected)
         q, k, v = (a.concatenate(found) for found in parts.values())
-        return a.rotate(q, positions, c.rope_theta, wide), a.rotate(k, positions, c.rope_theta, wide), v
+        return a.rotate(q, positions, c.rope_theta), a.rotate(k, positions, c.rope_theta), v
 
     def _finish(self, layer: int, segments: list[Segment[Number]], attended: Number) -> list[Segment[Number]]:
         """Output projection, then the gated MLP, each added to the residual stream."""

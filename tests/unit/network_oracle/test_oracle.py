@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import network_oracle
 import numpy as np
 import pytest
 import torch
+from network_oracle.arithmetic import Float64Network
+from network_oracle.model import latent_positions
+from network_oracle.schedule import schedule
 from numpy.typing import NDArray
 from oracle_cases import CONFIG, DEFECTS, FUSED, REQUEST, as_float64, denoised, oracle, right_model, with_defect
 
 import verify.oracle
 from verify.bagel.denoiser import initial_noise
 from verify.oracle.combine import combine
-from verify.oracle.exact import Exact
 from verify.oracle.formats import FLOAT32
-from verify.oracle.model import latent_positions
-from verify.oracle.schedule import schedule
 from verify.request import RENORM_TYPES, DenoiseRequest, RenormType
 from verify.schedule import Schedule
 
-FOLDER = Path(verify.oracle.__path__[0])
-MODULES = sorted(f"verify.oracle.{path.stem}" for path in FOLDER.glob("*.py") if path.stem != "__init__")
+FILES = sorted(
+    path for package in (verify.oracle, network_oracle) for path in Path(package.__path__[0]).glob("[!_]*.py")
+)
+MODULES = [f"{'verify.' * (path.parent.name == 'oracle')}{path.parent.name}.{path.stem}" for path in FILES]
 # Of two computations in float64. Rounding alone makes 1e-15.
 AGREES = 1e-9
 SHIFTS = (1.0, 3.0, 0.2, 41.5)
@@ -40,18 +44,22 @@ def apart(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 def test_no_module_imports_torch() -> None:
     script = f"import sys, {', '.join(MODULES)}\nprint(sorted(m for m in sys.modules if m.split('.')[0] == 'torch'))"
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    path = os.pathsep.join(sys.path)
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
     assert ran.stdout.strip() == "[]"
     assert len(MODULES) >= 8
 
 
 def test_no_module_can_import_torch_later() -> None:
-    for path in FOLDER.glob("*.py"):
+    for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             for name in names:
-                if not name.startswith("verify.oracle"):
+                if not name.startswith(("verify.oracle", "network_oracle")):
                     assert name.split(".")[0] in {*sys.stdlib_module_names, "numpy", "jaxtyping"}, (path.name, name)
 
 
@@ -101,7 +109,7 @@ def test_the_position_table() -> None:
 @pytest.mark.parametrize("renorm_min", [0.0, 0.7])
 def test_every_velocity_and_every_step(renorm_type: RenormType, img_scale: float, renorm_min: float) -> None:
     request = replace(REQUEST, cfg_renorm_type=renorm_type, cfg_img_scale=img_scale, cfg_renorm_min=renorm_min)
-    subject, reference = denoised(request, torch.float64), oracle(request, torch.float64, Exact())
+    subject, reference = denoised(request, torch.float64), oracle(request, torch.float64, Float64Network())
     assert len(subject.x) == request.num_timesteps
     for step in range(request.schedule.steps):
         for branch in request.branches:
@@ -121,7 +129,7 @@ def test_every_velocity_and_every_step(renorm_type: RenormType, img_scale: float
     ids=["text and image", "text", "no guidance"],
 )
 def test_a_whole_loop(request_of_50: DenoiseRequest) -> None:
-    subject, reference = denoised(request_of_50, torch.float64), oracle(request_of_50, torch.float64, Exact())
+    subject, reference = denoised(request_of_50, torch.float64), oracle(request_of_50, torch.float64, Float64Network())
     steps = list(reference.run(as_float64(subject.x[0])))
     assert len(steps) == 49
     assert max(apart(as_float64(x), y) for x, y in zip(subject.x[1:], steps, strict=True)) < AGREES
@@ -129,14 +137,16 @@ def test_a_whole_loop(request_of_50: DenoiseRequest) -> None:
 
 def test_branches_are_told_apart() -> None:
     """Agreement on velocities that are all alike would not show which context was read."""
-    velocities = {b: oracle(REQUEST, torch.float64, Exact()).velocity(as_float64(X_0), 0, b) for b in REQUEST.branches}
+    velocities = {
+        b: oracle(REQUEST, torch.float64, Float64Network()).velocity(as_float64(X_0), 0, b) for b in REQUEST.branches
+    }
     assert len(velocities) == 3
     assert min(apart(velocities[a], velocities[b]) for a in velocities for b in velocities if a != b) > 0.1
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_is_seen(defect: str) -> None:
-    reference = oracle(REQUEST, torch.float64, Exact())
+    reference = oracle(REQUEST, torch.float64, Float64Network())
     with with_defect(defect, torch.float64) as model:
         subject = denoised(REQUEST, torch.float64, model)
         velocities = {branch: subject.velocity(0, branch) for branch in REQUEST.branches}
@@ -147,7 +157,7 @@ def test_a_defect_is_seen(defect: str) -> None:
 
 def test_the_order_of_the_markers_is_no_defect() -> None:
     """Both see everything and take the same position, so PyTorch may keep them in front of the latents."""
-    reference = oracle(REQUEST, torch.float64, Exact())
+    reference = oracle(REQUEST, torch.float64, Float64Network())
     right = reference.velocity(as_float64(X_0), 0, "gen")
     reference.model.config = replace(CONFIG, image_start=CONFIG.image_end, image_end=CONFIG.image_start)
     assert apart(reference.velocity(as_float64(X_0), 0, "gen"), right) < AGREES
@@ -161,17 +171,17 @@ def test_the_order_of_the_markers_is_no_defect() -> None:
 )  # fmt: skip
 def test_a_wrong_setting_is_seen(wrong: dict[str, object]) -> None:
     subject = denoised(replace(REQUEST, **wrong), torch.float64)  # type: ignore[arg-type]
-    expected = list(oracle(REQUEST, torch.float64, Exact()).run(as_float64(X_0)))
+    expected = list(oracle(REQUEST, torch.float64, Float64Network()).run(as_float64(X_0)))
     assert apart(as_float64(subject.x[-1]), expected[-1]) > 1000 * AGREES
 
 
 def test_an_unknown_renorm_type_is_refused() -> None:
     x = np.ones((2, 2))
     with pytest.raises(ValueError, match="renorm_type is 'none'"):
-        combine(x, x, None, 1.0, 1.0, "none", 0.0, Exact())
+        combine(x, x, None, 1.0, 1.0, "none", 0.0, Float64Network())
 
 
 def test_image_guidance_needs_an_image() -> None:
-    reference = oracle(REQUEST, torch.float64, Exact())
+    reference = oracle(REQUEST, torch.float64, Float64Network())
     with pytest.raises(ValueError, match="condition image"):
         type(reference)(reference.model, REQUEST, reference.schedule, [1, 2, 3])

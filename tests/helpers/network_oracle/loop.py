@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, Protocol
 
+from network_oracle.model import Bagel, Past
+from network_oracle.schedule import Schedule
 from verify.oracle.combine import Array, Number, combine
-from verify.oracle.model import Bagel, Past
-from verify.oracle.schedule import Schedule
 
 
 class Request(Protocol):

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
-from verify.oracle.combine import Array, CombineArithmetic, ExactCombine, Number
+from verify.oracle.combine import Array, CombineArithmetic, Float64Combine, Number
 
 
 class Arithmetic(CombineArithmetic[Number], Protocol[Number]):
@@ -49,15 +49,12 @@ class Arithmetic(CombineArithmetic[Number], Protocol[Number]):
         """``x @ weight.T + bias``."""
         ...
 
-    def rms_norm(self, x: Number, weight: Array, eps: float, wide: bool = False) -> Number:
-        """``x * weight / sqrt(mean(x^2) + eps)`` over the last axis; ``wide``: kept in float32 or wider."""
+    def rms_norm(self, x: Number, weight: Array, eps: float) -> Number:
+        """``x * weight / sqrt(mean(x^2) + eps)`` over the last axis."""
         ...
 
-    def rotate(self, x: Number, positions: Int[np.ndarray, " N"], theta: float, wide: bool = False) -> Number:
-        """Rotary embedding of ``(N, A, D)``: channels i and i + D/2 turn by ``position / theta^(2i/D)``.
-
-        ``wide``: ``x``, products and sum are in float32 or wider; the result is brought to the network's format.
-        """
+    def rotate(self, x: Number, positions: Int[np.ndarray, " N"], theta: float) -> Number:
+        """Rotary embedding of ``(N, A, D)``: channels i and i + D/2 turn by ``position / theta^(2i/D)``."""
         ...
 
     def attend(self, q: Number, k: Number, v: Number, allowed: Bool[np.ndarray, "T R"]) -> Number:
@@ -73,7 +70,7 @@ class Arithmetic(CombineArithmetic[Number], Protocol[Number]):
         ...
 
 
-class Exact(ExactCombine):
+class Float64Network(Float64Combine):
     """Plain float64."""
 
     def constant(self, x: Array) -> Array:
@@ -110,12 +107,12 @@ class Exact(ExactCombine):
         product: Array = x @ weight.T
         return product if bias is None else product + bias
 
-    def rms_norm(self, x: Array, weight: Array, eps: float, wide: bool = False) -> Array:
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
         """``x * weight / sqrt(mean(x^2) + eps)`` over the last axis."""
         normed: Array = x * weight / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps)
         return normed
 
-    def rotate(self, x: Array, positions: Int[np.ndarray, " N"], theta: float, wide: bool = False) -> Array:
+    def rotate(self, x: Array, positions: Int[np.ndarray, " N"], theta: float) -> Array:
         """Rotary embedding (arXiv 2104.09864) as multiplication of complex numbers."""
         half = x.shape[-1] // 2
         turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * rope_angles(positions, half, theta))

@@ -8,13 +8,13 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from network_oracle.loop import Denoising
+from network_oracle.rounding import LIKELY, WORST, Rounding, Tracked
 from oracle_cases import CONFIG, DEFECTS, REQUEST, as_float64, denoised, latents_of, oracle, with_defect
 from torch import Tensor
 
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
 from verify.oracle.formats import BFLOAT16, FLOAT32, FLOAT64, Format
-from verify.oracle.loop import Denoising
-from verify.oracle.rounding import LIKELY, WORST, Rounding, Tracked
 from verify.request import RENORM_TYPES, DenoiseRequest, RenormType
 
 NETWORKS = [BFLOAT16, FLOAT32, FLOAT64]
