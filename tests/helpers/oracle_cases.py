@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verify.bagel import layers
+from verify.bagel import arithmetic, layers
 from verify.bagel.config import PRESETS
 from verify.bagel.context import condition_latents, prompt_tokens
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
@@ -169,9 +169,9 @@ def _attend_interleaved(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) ->
     return out[0].transpose(0, 1).flatten(1)
 
 
-_attend, _rotation_at = layers.attend, layers.rotation_at
+_attend, _rotation_at = layers.attend, arithmetic.rotation_at
 WRONG_CODE: dict[str, tuple[str, Callable[..., object]]] = {
-    "no rope": ("verify.bagel.layers.rotate", lambda x, rotation: x),
+    "no rope": ("verify.bagel.arithmetic.rotate", lambda x, rotation: x),
     "no 1/sqrt(d)": ("verify.bagel.layers.attend", _attend_scaled(1.0)),
     "1/d for 1/sqrt(d)": ("verify.bagel.layers.attend", _attend_scaled(1 / CONFIG.head_dim)),
     "text not causal": ("verify.bagel.layers.attend", lambda q, k, v, mask: _attend(q, k, v, None)),

@@ -2,7 +2,8 @@
 
 Two experts share every layer. Text tokens and the image markers go through the understanding expert (``und``), latent
 tokens through the generation expert (``gen``); each has its own projections, norms and MLP, and all tokens attend to
-all keys together. The two kinds of token are kept in tensors of their own, so no layer scatters or gathers rows.
+all keys together, in the order start marker, latents, end marker. The two kinds of token are kept in tensors of their
+own, and are joined for attention only.
 
 Legend: N tokens of one expert, T all tokens of the pass, R cached rows, H hidden, A heads, K key/value heads, D head
 channels.
@@ -15,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
+from verify.bagel.arithmetic import Rotation, norm_and_rotate, rms_norm
 from verify.bagel.config import BagelConfig
 
 # In this order: cuDNN's kernel is the fastest on Hopper; each of them is deterministic going forward.
@@ -30,11 +32,9 @@ ATTENTION_KERNELS = [
     SDPBackend.MATH,
 ]
 
-Rotation = tuple[Float[Tensor, "#n 1 d"], Float[Tensor, "#n 1 d"]]
-
 
 class RMSNorm(nn.Module):
-    """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension."""
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension, rounded before the weight and after it."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -60,13 +60,16 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def project(
-        self, x_NH: Float[Tensor, "n hidden"], rotation: Rotation
+        self, x_NH: Float[Tensor, "n hidden"], rotation: Rotation, wide: bool
     ) -> tuple[Float[Tensor, "n heads d"], Float[Tensor, "n kv d"], Float[Tensor, "n kv d"]]:
-        """Queries and keys, normed and rotated, and values."""
-        q_NAD = self.q_norm(self.q_proj(x_NH).unflatten(-1, (-1, self.head_dim)))
-        k_NKD = self.k_norm(self.k_proj(x_NH).unflatten(-1, (-1, self.head_dim)))
-        v_NKD = self.v_proj(x_NH).unflatten(-1, (-1, self.head_dim))
-        return rotate(q_NAD, rotation), rotate(k_NKD, rotation), v_NKD
+        """Queries and keys, normed and rotated (``wide``: in float32 from end to end), and values."""
+        q_NAD, k_NKD, v_NKD = (
+            projection(x_NH).unflatten(-1, (-1, self.head_dim))
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q_NAD = norm_and_rotate(q_NAD, self.q_norm.weight, self.q_norm.eps, rotation, wide)
+        k_NKD = norm_and_rotate(k_NKD, self.k_norm.weight, self.k_norm.eps, rotation, wide)
+        return q_NAD, k_NKD, v_NKD
 
 
 class MLP(nn.Module):
@@ -115,20 +118,33 @@ class DecoderLayer(nn.Module):
         cache: tuple[Float[Tensor, "kv rows d"], Float[Tensor, "kv rows d"]],
         mask: Bool[Tensor, "t keys"] | None,
     ) -> tuple[list[Tensor], Float[Tensor, "kv t d"], Float[Tensor, "kv t d"]]:
-        """Runs one stream through ``und`` or two through ``und`` and ``gen``.
+        """Runs one stream through ``und``, or two, markers and latents, through ``und`` and ``gen``.
 
-        Returns the streams, and the keys and values that this pass adds to ``cache``, in stream order.
+        Returns the streams, and the keys and values that this pass adds to ``cache``, in row order.
         """
         experts = [self.und, self.gen][: len(streams)]
         projected = [
-            expert.self_attn.project(expert.input_layernorm(x), rotation)
+            expert.self_attn.project(expert.input_layernorm(x), rotation, wide=len(streams) == 2)
             for expert, x in zip(experts, streams, strict=True)
         ]
-        q_ATD, k_KTD, v_KTD = (torch.cat(parts).transpose(0, 1) for parts in zip(*projected, strict=True))
+        q_ATD, k_KTD, v_KTD = (in_row_order(parts).transpose(0, 1) for parts in zip(*projected, strict=True))
         attended = attend(q_ATD, torch.cat([cache[0], k_KTD], 1), torch.cat([cache[1], v_KTD], 1), mask)
-        pieces = attended.split([len(x) for x in streams])
+        pieces = in_streams(attended, len(streams))
         finished = [expert.finish(x, piece) for expert, x, piece in zip(experts, streams, pieces, strict=True)]
         return finished, k_KTD, v_KTD
+
+
+def in_row_order(streams: Sequence[Tensor]) -> Tensor:
+    """All rows of a pass: text as it is, or start marker, latents, end marker from markers and latents."""
+    if len(streams) == 1:
+        return streams[0]
+    markers, latents = streams
+    return torch.cat([markers[:1], latents, markers[1:]])
+
+
+def in_streams(rows: Tensor, count: int) -> list[Tensor]:
+    """The streams that :func:`in_row_order` joined."""
+    return [rows] if count == 1 else [torch.cat([rows[:1], rows[-1:]]), rows[1:-1]]
 
 
 def attend(
@@ -140,24 +156,3 @@ def attend(
     """Grouped-query softmax attention, scaled by ``1/sqrt(d)``."""
     out = F.scaled_dot_product_attention(q_ATD[None], k_KRD[None], v_KRD[None], attn_mask=mask, enable_gqa=True)
     return out[0].transpose(0, 1).flatten(1)
-
-
-def rotation_at(positions: Int[Tensor, " n"], head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
-    """What :func:`rotate` multiplies by: cosines, and sines with the sign of each half, computed in ``dtype``.
-
-    Channels i and i + d/2 of a head turn by ``position / theta^(2i/d)``.
-    """
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=dtype) / head_dim
-    angles = positions.to(dtype)[:, None, None] / theta**exponents
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
-
-
-def rotate(x: Float[Tensor, "n heads d"], rotation: Rotation) -> Float[Tensor, "n heads d"]:
-    """Rotary embedding (arXiv 2104.09864) in the dtype of ``rotation``; the result keeps ``x``'s dtype.
-
-    Written in few operations, because each of them reads and writes all queries.
-    """
-    cos, sin = rotation
-    partner = x.roll(x.shape[-1] // 2, -1)
-    return torch.addcmul(x * cos, partner, sin).to(x.dtype)

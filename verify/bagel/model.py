@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention import sdpa_kernel
 
+from verify.bagel.arithmetic import exact_dtype, rotation_at
 from verify.bagel.config import BagelConfig
-from verify.bagel.layers import ATTENTION_KERNELS, DecoderLayer, RMSNorm, rotation_at
+from verify.bagel.layers import ATTENTION_KERNELS, DecoderLayer, RMSNorm, in_row_order
 
 TIME_FREQUENCIES = 256
 
@@ -78,7 +79,7 @@ class BagelModel(nn.Module):
     @property
     def exact_dtype(self) -> torch.dtype:
         """What angles are computed in: float32, or float64 when the network is."""
-        return torch.float64 if self.dtype is torch.float64 else torch.float32
+        return exact_dtype(self.dtype)
 
     def embed_latents(
         self, latents: Float[Tensor, "n channels"], time_embedding: Float[Tensor, "1 hidden"], places: Int[Tensor, " n"]
@@ -102,7 +103,7 @@ class BagelModel(nn.Module):
 
         Returns the streams before the final norm, and each layer's new keys and values ``(kv, t, d)``.
         """
-        rotation = rotation_at(positions, self.config.head_dim, self.config.rope_theta, self.exact_dtype)
+        rotation = rotation_at(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
         keys, values = [], []
         with sdpa_kernel(ATTENTION_KERNELS, set_priority=True):
             for layer, cached in zip(self.layers, zip(context.keys, context.values, strict=True), strict=True):
@@ -125,7 +126,9 @@ class BagelModel(nn.Module):
         position = torch.full((1,), context.position, device=self.device)
         streams = [self.markers(), self.embed_latents(x_t, time_embedding, places)]
         streams, _, _ = self.decode(streams, position, context)
-        return self.llm2vae(self.norm["gen"](streams[1]))
+        markers, latents = (self.norm[expert](x) for expert, x in zip(("und", "gen"), streams, strict=True))
+        # The markers' rows are of no use afterwards, but a product's bits may depend on how many rows it has.
+        return self.llm2vae(in_row_order([markers, latents]))[1:-1]
 
 
 def sincos_2d(side: int, size: int) -> Float[Tensor, "side_squared size"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from verify.bagel import fused
 from verify.bagel.checkpoint import load_model
 from verify.bagel.config import preset
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
@@ -39,6 +40,7 @@ class BuiltinTarget:
             # Latents are float32, whatever the network's half format; a float64 network keeps them in float64.
             initial_noise(request, model.config.latent_channels, rank).to(device, model.exact_dtype),
             {branch: _by_layer(context) for branch, context in denoiser.contexts.items()},
+            environment={"norm_and_rope": fused.state(device, model.dtype)} if device.type == "cuda" else {},
         )
 
 

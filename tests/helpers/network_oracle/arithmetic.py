@@ -49,12 +49,15 @@ class Arithmetic(CombineArithmetic[Number], Protocol[Number]):
         """``x @ weight.T + bias``."""
         ...
 
-    def rms_norm(self, x: Number, weight: Array, eps: float) -> Number:
-        """``x * weight / sqrt(mean(x^2) + eps)`` over the last axis."""
+    def rms_norm(self, x: Number, weight: Array, eps: float, wide: bool = False) -> Number:
+        """``x * weight / sqrt(mean(x^2) + eps)`` over the last axis; ``wide``: kept in float32 or wider."""
         ...
 
-    def rotate(self, x: Number, positions: Int[np.ndarray, " N"], theta: float) -> Number:
-        """Rotary embedding of ``(N, A, D)``: channels i and i + D/2 turn by ``position / theta^(2i/D)``."""
+    def rotate(self, x: Number, positions: Int[np.ndarray, " N"], theta: float, wide: bool = False) -> Number:
+        """Rotary embedding of ``(N, A, D)``: channels i and i + D/2 turn by ``position / theta^(2i/D)``.
+
+        ``wide``: ``x``, products and sum are in float32 or wider; the result is brought to the network's format.
+        """
         ...
 
     def attend(self, q: Number, k: Number, v: Number, allowed: Bool[np.ndarray, "T R"]) -> Number:
@@ -107,12 +110,12 @@ class Float64Network(Float64Combine):
         product: Array = x @ weight.T
         return product if bias is None else product + bias
 
-    def rms_norm(self, x: Array, weight: Array, eps: float) -> Array:
+    def rms_norm(self, x: Array, weight: Array, eps: float, wide: bool = False) -> Array:
         """``x * weight / sqrt(mean(x^2) + eps)`` over the last axis."""
         normed: Array = x * weight / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps)
         return normed
 
-    def rotate(self, x: Array, positions: Int[np.ndarray, " N"], theta: float) -> Array:
+    def rotate(self, x: Array, positions: Int[np.ndarray, " N"], theta: float, wide: bool = False) -> Array:
         """Rotary embedding (arXiv 2104.09864) as multiplication of complex numbers."""
         half = x.shape[-1] // 2
         turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * rope_angles(positions, half, theta))

@@ -90,7 +90,7 @@ class Bagel(Generic[Number]):
         embedded = self.arithmetic.constant(self.weights["embed_tokens"][list(token_ids)])
         sees = np.tril(np.ones((count, past.length + count), dtype=bool), past.length)
         places = past.position + np.arange(count)
-        _, after = self._decode([Segment(UNDERSTANDING, embedded, count)], places, past, sees)
+        _, after = self._decode([Segment(UNDERSTANDING, embedded, count)], places, past, sees, wide=False)
         return Past(after.keys, after.values, after.length, past.position + count)
 
     def read_image(self, past: Past[Number], latents: Number, grid: tuple[int, int]) -> Past[Number]:
@@ -116,7 +116,7 @@ class Bagel(Generic[Number]):
             self._marker(self.config.image_end),
         ]
         sees = np.ones((length, past.length + length), dtype=bool)
-        return self._decode(segments, np.full(length, past.position), past, sees)
+        return self._decode(segments, np.full(length, past.position), past, sees, wide=True)
 
     def _marker(self, token_id: int) -> Segment[Number]:
         row = self.weights["embed_tokens"][token_id : token_id + 1]
@@ -137,12 +137,16 @@ class Bagel(Generic[Number]):
         positions: Int[np.ndarray, " T"],
         past: Past[Number],
         sees: Bool[np.ndarray, "T R_and_T"],
+        wide: bool,
     ) -> tuple[list[Segment[Number]], Past[Number]]:
-        """All layers. Returns the residual stream, and ``past`` with the keys and values of these tokens behind it."""
+        """All layers. Returns the residual stream, and ``past`` with the keys and values of these tokens behind it.
+
+        ``wide``: queries and keys keep the computing format from before their norm until after their rotation.
+        """
         a = self.arithmetic
         all_keys, all_values = [], []
         for layer in range(self.config.layers):
-            queries, keys, values = self._projections(layer, segments, positions)
+            queries, keys, values = self._projections(layer, segments, positions, wide)
             if past.length:
                 keys = a.concatenate([past.keys[layer], keys])
                 values = a.concatenate([past.values[layer], values])
@@ -154,7 +158,7 @@ class Bagel(Generic[Number]):
         return segments, Past(tuple(all_keys), tuple(all_values), length, past.position)
 
     def _projections(
-        self, layer: int, segments: list[Segment[Number]], positions: Int[np.ndarray, " T"]
+        self, layer: int, segments: list[Segment[Number]], positions: Int[np.ndarray, " T"], wide: bool
     ) -> tuple[Number, Number, Number]:
         """Queries ``(T, A, D)``, keys and values ``(T, K, D)``; the first two with their own RMSNorm, then rotated."""
         a, c = self.arithmetic, self.config
@@ -166,10 +170,10 @@ class Bagel(Generic[Number]):
                 projected = a.split_heads(self._linear(f"{name}.self_attn.{letter}_proj", normed), c.head_dim)
                 if letter != "v":
                     gain = self.weights[f"{name}.self_attn.{letter}_norm.weight"]
-                    projected = a.rms_norm(projected, gain, c.norm_eps)
+                    projected = a.rms_norm(projected, gain, c.norm_eps, wide)
                 found.append(projected)
         q, k, v = (a.concatenate(found) for found in parts.values())
-        return a.rotate(q, positions, c.rope_theta), a.rotate(k, positions, c.rope_theta), v
+        return a.rotate(q, positions, c.rope_theta, wide), a.rotate(k, positions, c.rope_theta, wide), v
 
     def _finish(self, layer: int, segments: list[Segment[Number]], attended: Number) -> list[Segment[Number]]:
         """Output projection, then the gated MLP, each added to the residual stream."""

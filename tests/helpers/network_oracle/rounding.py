@@ -12,13 +12,15 @@ Two analyses share every formula and differ in the power p in which errors are a
 - ``likely`` (p = 2): squares add. Each rounding is taken for an independent variable of mean zero; one that errs by at
   most r is then sub-Gaussian with variance proxy r^2 (Hoeffding), and proxies pass through derivatives squared (Higham
   and Mary, SIAM J. Sci. Comput. 41, 2019). Errors of two operands are also taken to be uncorrelated, which tokens that
-  share a rounded time embedding or a rounded key are not. :class:`Tracked` states the probability of its limits.
+  share a rounded time embedding, a rounded cosine or a rounded key are not. :class:`Tracked` states the probability of
+  its limits.
 
 The kernels analysed are those that PyTorch uses on the CPU (established by experiment on 2.13; the tests assert the
-first two): bfloat16 products, norms and RMSNorms in float32 with one rounding at the end, bias and gain included;
-SiLU, sums and products with one rounding each; rotary embedding in float32; flash attention with float32 scores, the
-unnormalised weights rounded to bfloat16 and the sum over values in float32. On a GPU the same holds as long as TF32 and
-reduced-precision reductions are off.
+first two): bfloat16 matrix products and norms in float32 with one rounding at the end, bias included; SiLU, sums and
+products with one rounding each; RMSNorm in float32 up to its rounded normalised value, then a product; cosines and
+sines in float32, then rounded; in a pass over latents no rounding to bfloat16 from the norm of queries and keys until
+after their rotation (``wide``); flash attention with float32 scores, the unnormalised weights rounded to bfloat16 and
+the sum over values in float32. On a GPU the same holds as long as TF32 and reduced-precision reductions are off.
 """
 
 from __future__ import annotations
@@ -147,11 +149,11 @@ class Rounding:
         spread = x.spread @ self._power(weight).T + terms * self._power(self._c * magnitude)
         return self._track(self.exact.linear(x.value, weight, bias), spread)
 
-    def rms_norm(self, x: Tracked, weight: Array, eps: float) -> Tracked:
+    def rms_norm(self, x: Tracked, weight: Array, eps: float, wide: bool = False) -> Tracked:
         """Derivative ``w_i*r*(d_ij - x_i*x_j*r^2/n)`` with ``r = 1/sqrt(mean(x^2) + eps)``.
 
         The mean of n squares (a sum times a rounded 1/n) and its sum with ``eps`` make n+3 roundings, of which the root
-        passes on half.
+        passes on half. Two products follow, by ``r`` and by the weight; each is stored, unless all is ``wide``.
         """
         n = x.value.shape[-1]
         r = 1 / np.sqrt(np.mean(x.value**2, -1, keepdims=True) + eps)
@@ -161,25 +163,33 @@ class Rounding:
             self._power(1 - x.value * pull) * x.spread + self._power(pull) * np.maximum(common, 0)
         )
         halves = (n + 3) * 0.5**self.p
-        return self._track(x.value * r * weight, spread, roundings=2 + halves, relative=[_ELEMENTARY])
+        stored = 0 if wide else 2
+        return self._track(x.value * r * weight, spread, 2 + halves, relative=[_ELEMENTARY], stored=stored)
 
-    def rotate(self, x: Tracked, positions: Int[np.ndarray, " N"], theta: float) -> Tracked:
-        """The rotation's own derivative; errors of the angle, its cosine and its sine; three roundings."""
+    def rotate(self, x: Tracked, positions: Int[np.ndarray, " N"], theta: float, wide: bool = False) -> Tracked:
+        """The rotation's own derivative; errors of the angle, its cosine and its sine; three roundings.
+
+        Cosine and sine are stored; the two products are too, unless all is ``wide``.
+        """
         half = x.value.shape[-1] // 2
         angles = rope_angles(positions, half, theta)
         exponents = np.arange(half) / half
-        # theta^(i/half): the exponent's rounding is magnified by its logarithm; then the power itself and the division.
+        # theta^(i/half): the exponent's rounding is magnified by its logarithm; then the power itself, its reciprocal,
+        # and the product with the position.
         angle = self._power(np.abs(angles) * self._c) * (
-            self._power(math.log(theta) * exponents) + self._power(_POWER) + 1
+            self._power(math.log(theta) * exponents) + self._power(_POWER) + 2
         )
         cos, sin = np.cos(angles), np.sin(angles)
-        cos_spread = self._power(sin) * angle + self._power(_ELEMENTARY * self._c * cos)
-        sin_spread = self._power(cos) * angle + self._power(_ELEMENTARY * self._c * sin)
+        own_error = self._power(_ELEMENTARY * self._c) + self._power(self._u)
+        cos_spread = self._power(sin) * angle + own_error * self._power(cos)
+        sin_spread = self._power(cos) * angle + own_error * self._power(sin)
+        stored = 0 if wide else self._power(self._u)
         parts = []
         for own, other in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
             a, b = x.value[..., own], x.value[..., other]
             spread = self._power(cos) * x.spread[..., own] + self._power(sin) * x.spread[..., other]
             spread = spread + self._power(a) * cos_spread + self._power(b) * sin_spread
+            spread = spread + stored * (self._power(a * cos) + self._power(b * sin))
             # Two products and a sum; each is at most the sum of the products' sizes.
             parts.append(spread + 3 * self._power(self._c * (np.abs(a * cos) + np.abs(b * sin))))
         return self._track(self.exact.rotate(x.value, positions, theta), np.concatenate(parts, -1))
@@ -263,7 +273,10 @@ class Rounding:
         powered: Array = np.abs(x) ** self.p
         return powered
 
-    def _track(self, value: Array, spread: Array, roundings: float = 0, relative: Sequence[float] = ()) -> Tracked:
-        """``spread``, roundings of the result while computing (``relative``: larger ones), and that of storing it."""
+    def _track(
+        self, value: Array, spread: Array, roundings: float = 0, relative: Sequence[float] = (), stored: int = 1
+    ) -> Tracked:
+        """``spread``, roundings of the result while computing (``relative``: larger ones), and those of storing it."""
         count = roundings + sum(self._power(r) for r in relative)
-        return Tracked(value, spread + count * self._power(self._c * value) + self._power(self._u * value), self.p)
+        rounded = count * self._power(self._c * value) + stored * self._power(self._u * value)
+        return Tracked(value, spread + rounded, self.p)

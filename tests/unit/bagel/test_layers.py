@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from verify.bagel.layers import RMSNorm, attend, rotate, rotation_at
+from verify.bagel.arithmetic import rotate, rotation_at
+from verify.bagel.layers import RMSNorm, attend
 from verify.bagel.model import TimestepEmbedder, latent_places, sincos_2d
 from verify.bits import same_bits
 
@@ -83,15 +84,6 @@ def test_rotated_products_depend_on_the_distance_only() -> None:
     assert close(product(0, 0), (q * k).sum(-1))
     assert close(product(7, 3), product(1007, 1003), 1e-10)
     assert not close(product(7, 3), product(7, 4), 1e-3)
-
-
-def test_rotation_is_computed_in_float32_and_keeps_the_dtype() -> None:
-    x = random(1, 64, 16).to(torch.bfloat16)
-    turned = rotate(x, rotation_at(torch.tensor([100]), 16, 1e6, torch.float32))
-    exact = rotate(x.double(), rotation_at(torch.tensor([100]), 16, 1e6, torch.float64))
-    assert turned.dtype == torch.bfloat16
-    # One rounding to the 8 bits of a bf16 significand, and 100 * 2**-24 a unit of x for an angle of 100 in float32.
-    assert ((turned.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4).all()
 
 
 def test_norm_divides_by_the_root_mean_square() -> None:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 import verify.bagel
+from verify.bagel.arithmetic import rotation_at
 from verify.bagel.config import PRESETS
 from verify.bagel.context import prefill_text, prompt_tokens
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
-from verify.bagel.layers import rotation_at
 from verify.bagel.model import BagelModel, Context, latent_places
 from verify.bagel.weights import build_model
 from verify.bits import same_bits
