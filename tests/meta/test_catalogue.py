@@ -16,7 +16,7 @@ import pytest
 
 from verify.commands.cli import main
 from verify.errors import BadInput
-from verify.faults import FAULTS, page, runner
+from verify.faults import FAULTS, runner
 from verify.faults.registry import Fault, Wiring, fault
 from verify.faults.runner import Row, run_fault
 from verify.ranks.failure.calls import Calls, entry
@@ -27,6 +27,7 @@ from verify.runner.run import blank_report
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "verify" / "faults" / "README.md"
 # What a hung fault may take beyond its limit: starting Python, ranks and the control, on a busy machine.
 BEYOND = 200.0
 HANGING = [name for name, one in FAULTS.items() if one.hangs]
@@ -34,7 +35,7 @@ HANGING = [name for name, one in FAULTS.items() if one.hangs]
 
 def recipe() -> str:
     """The fault that the page shows."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page.PAGE).read_text(encoding="utf-8"), re.S)
+    (code,) = re.findall(r"```python\n(.*?)```", (PAGE).read_text(encoding="utf-8"), re.S)
     return str(code)
 
 
@@ -97,22 +98,6 @@ def test_a_fault_that_cannot_be_registered() -> None:
             BadInput, match=rf"or_by of undescribed is '{wrong['or_by']}', expected one of ranks_agree, "
         ):
             fault(**right | wrong)(undescribed)  # type: ignore[arg-type]
-
-
-def test_the_page_is_not_stale() -> None:
-    assert (ROOT / page.PAGE).read_text(encoding="utf-8") == page.rendered(), f"run {page.COMMAND}"
-    assert page.main(["--check", "--root", str(ROOT)]) == 0
-
-
-def test_a_stale_page_is_told_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stale = tmp_path / page.PAGE
-    stale.parent.mkdir(parents=True)
-    stale.write_text("old")
-    assert page.main(["--check", "--root", str(tmp_path)]) == 1
-    assert "is stale" in capsys.readouterr().out
-    assert page.main(["--root", str(tmp_path)]) == 0
-    assert stale.read_text(encoding="utf-8") == page.rendered()
-    assert all(name in stale.read_text(encoding="utf-8") for name in FAULTS)
 
 
 def _row(placed: bool, seconds: float = 1.0) -> Row:

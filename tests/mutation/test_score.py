@@ -10,7 +10,8 @@ import pytest
 import score
 from score import Counts, Survivor, counts_of, document, explanations, judged, mutated_files
 
-from verify.report.results import results
+from verify.report.sections import section_of
+from verify.report.tables import markdown_section
 
 SOURCE = '''"""A file."""
 
@@ -187,13 +188,13 @@ def test_what_is_mutated_exists_and_so_do_the_tests() -> None:
         "verify/checks/agreement.py",
     } <= names
     for test in score.configured(score.ROOT)["pytest_add_cli_args_test_selection"]:
-        assert (score.ROOT / test).is_file(), test
+        assert (score.ROOT / test).exists(), test
 
 
 def test_the_document_is_a_section() -> None:
     tables, complaints = judged([Counts("pkg/file.py", 18, 1, (PLAIN,))], explained(PLAIN))
     made = document(tables, complaints, {"python": "3.12", "cpu": "x86"}, 90.0)
-    text = results([("mutation.json", made)])
+    text = markdown_section(section_of(made))
     assert "## The verifier's own code with one thing wrong: pass" in text
     assert "| pkg/file.py | 20 | 18 | 1 | 1 | 1 | 100 |" in text
     assert "return a + 1 → return a - 1 | nobody can tell |" in text

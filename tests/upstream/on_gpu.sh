@@ -4,7 +4,7 @@
 #   bash tests/upstream/on_gpu.sh OUT_DIR upstream-VERSION.tar.xz ...
 #
 # Archives are pack.py's; python3 is the machine's own, with its torch. A command that fails stops none of the others.
-# OUT_DIR gets one JSON file a command; `python -m verify.targets.vllm_omni.table` sets the verdicts side by side.
+# OUT_DIR gets one JSON file a command; `PYTHONPATH=. python tests/upstream/table.py` sets the verdicts side by side.
 # DEVICE=cpu PRESET=tiny rehearses it; STEPS is the timesteps of the large run, ROUNDS the alternations of the timing,
 # PARTS which of "2 3 large forwards" to run.
 # Exit status: 0 if every command ended with a verdict (pass or fail) or a measurement.

@@ -1,7 +1,7 @@
 """The verdicts on the installed vllm-omni, and its negative controls: ``PYTHONPATH=. python THIS_FILE OUT_DIR``.
 
 Writes a JSON file a run, and one for the controls: upstream's own loop with one thing wrong, put in through its group
-(``broken_upstream.py``). Prints both; ``python -m verify.targets.vllm_omni.table FILE ...`` sets the runs of several
+(``broken_upstream.py``). Prints both; ``PYTHONPATH=. python tests/upstream/table.py FILE ...`` sets the runs of several
 releases side by side. Exit status 0, or 3 if something could not be judged: whether the verdicts are those that a
 release should have is for the tests to say.
 """
@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from table import table
+
 from verify.report.document import RunReport, build_document, write_document
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
-from verify.targets.vllm_omni.table import table
 from verify.targets.vllm_omni.versions import installed_version
 from verify.verdict import Verdict
 

@@ -288,8 +288,8 @@ def test_the_trace_of_a_7b_run_is_about_50_MB() -> None:
 
 
 def test_the_scale_that_is_written_down() -> None:
-    """fixtures/results/20-scale.md gives numbers; they are the code's."""
-    text = (Path(__file__).parents[3] / "fixtures" / "results" / "20-scale.md").read_text(encoding="utf-8")
+    """The scale in RESULTS.md gives numbers; they are the code's."""
+    text = (Path(__file__).parents[3] / "RESULTS.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
     assert len(rows) == 4
     for side, tokens, whole, part in rows:

@@ -1,4 +1,4 @@
-"""The verdicts of several runs side by side: ``python -m verify.targets.vllm_omni.table RESULT.json ...``.
+"""The verdicts of several runs side by side: ``PYTHONPATH=. python tests/upstream/table.py RESULT.json ...``.
 
 Each file is what ``verify run --target vllm_omni --json FILE`` wrote; one column a file, one row a check.
 """

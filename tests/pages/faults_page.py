@@ -1,4 +1,4 @@
-"""The catalogue as a page, made from the registry: ``python -m verify.faults.page``."""
+"""The catalogue as a page, made from the registry: ``python -m tests.pages.faults_page``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verify.faults.registry import BEFORE, Fault
 from verify.report.document import write_whole
 from verify.report.tables import Table, markdown_table
 
-COMMAND = "python -m verify.faults.page"
+COMMAND = "python -m tests.pages.faults_page"
 PAGE = Path("verify/faults/README.md")
 _HEADINGS = ("fault", "what goes wrong", "seen at", "breaks", "step", "rank", "caught by")
 
