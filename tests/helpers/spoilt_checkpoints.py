@@ -147,6 +147,15 @@ def only_pickle(name: str) -> Spoil:
     return spoil
 
 
+def also_as(name: str) -> Spoil:
+    """The same weights once more, under another name."""
+
+    def spoil(folder: Path) -> None:
+        shutil.copy(folder / WEIGHTS, folder / name)
+
+    return spoil
+
+
 def two_indices(folder: Path) -> None:
     shard(folder, "a.safetensors.index.json")
     shutil.copy(folder / "a.safetensors.index.json", folder / "b.safetensors.index.json")
@@ -195,6 +204,10 @@ BAD: list[tuple[str, Spoil, tuple[str, ...]]] = [
     ("a vocabulary of markers only", configured(vocab_size=4), ("vocab_size", "from 5")),
     ("another activation", configured(hidden_act="gelu"), ("hidden_act", "'gelu'", "'silu'")),
     ("scaled positions", configured(rope_scaling={"type": "yarn"}), ("rope_scaling", "yarn", "None")),
+    ("other heads", configured(head_dim=32), ("head_dim", "32", "16")),
+    ("scaled rope parameters", configured(rope_parameters={"rope_type": "yarn", "rope_theta": 1e6}), ("yarn",)),
+    ("rope parameters without a base", configured(rope_parameters={}), ("rope_theta", "None")),
+    ("two bases", configured(rope_parameters={"rope_theta": 1e4}), ("rope_theta", "1000000.0", "10000.0")),
     ("a sliding window", configured(use_sliding_window=True), ("use_sliding_window",)),
     ("another width", configured(hidden_size=128), ("shape of checkpoint tensor", "(256, 128) by llm_config.json")),
     ("another vocabulary", configured(vocab_size=300), (EMBEDDING, "(256, 64)", "(300, 64)")),
@@ -211,7 +224,6 @@ BAD: list[tuple[str, Spoil, tuple[str, ...]]] = [
     ("a page of HTML", written(WEIGHTS, "<!doctype html><p>Not found</p>" * 9), ("a whole safetensors file",)),
     ("weights hold nothing", tensors_changed(dict.clear), ("num_hidden_layers", "at most 0")),
     ("a tensor is missing", tensors_changed(lambda t: t.pop(Q_PROJ)), ("lacks 1 tensor (", Q_PROJ)),
-    ("positions are missing", tensors_changed(lambda t: t.pop(POSITIONS)), ("lacks 1 tensor (", POSITIONS)),
     ("a tensor too many", tensors_changed(lambda t: t.update({"lora.a": t[Q_PROJ]})), ("unexpected", "lora.a")),
     (
         "a tensor under another name",
@@ -241,7 +253,13 @@ BAD: list[tuple[str, Spoil, tuple[str, ...]]] = [
     ("a pickle only", only_pickle("pytorch_model.bin"), ("pytorch_model.bin is not read", "run code")),
     ("a .pt pickle only", only_pickle("ema.pt"), ("ema.pt is not read", "run code")),
     ("a pickle called safetensors", only_pickle(WEIGHTS), (WEIGHTS, "a whole safetensors file")),
-    ("two indices", two_indices, ("2 indices",)),
+    ("two indices", two_indices, ("a.safetensors.index.json and b.safetensors.index.json", "--weights")),
+    ("ema and model", also_as("model.safetensors"), ("ema.safetensors and model.safetensors", "--weights")),
+    (
+        "ema, and an index of others",
+        written("model.safetensors.index.json", json.dumps({"weight_map": {"a": "gone.safetensors"}})),
+        ("ema.safetensors and model.safetensors.index.json", "--weights"),
+    ),
     ("index is no JSON", indexed("{"), (INDEX, "a JSON object")),
     ("index without a map", indexed({"metadata": {}}), (INDEX, "a weight_map")),
     ("index with an empty map", indexed({"weight_map": {}}), (INDEX, "a weight_map")),

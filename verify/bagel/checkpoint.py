@@ -1,8 +1,8 @@
 """Weights in BAGEL-7B-MoT's own published layout.
 
-A folder with ``llm_config.json`` and ``ema.safetensors``, or the shards that ``*.safetensors.index.json`` names. Files
-are mapped into memory and each tensor is copied to its place on its own, so a 26 GB file needs no 26 GB of host memory.
-Nothing but safetensors is read for tensors, and nothing is ever unpickled.
+A folder with ``llm_config.json`` and ``ema.safetensors``, ``model.safetensors`` or the shards that a
+``*.safetensors.index.json`` names. Files are mapped read-only and each tensor is copied to its place on its own, so a
+file of 29 GB needs no 29 GB of host memory. Nothing but safetensors is read for tensors, and nothing is ever unpickled.
 
 ``python -m verify.bagel.checkpoint OUT_DIR`` writes the tiny checkpoint that fixtures/ holds.
 """
@@ -10,11 +10,13 @@ Nothing but safetensors is read for tensors, and nothing is ever unpickled.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +28,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from verify.bagel.config import PRESETS, BagelConfig
-from verify.bagel.model import BagelModel
-from verify.bagel.published import CONFIG_FILE, NOT_USED, WEIGHTS_FILE, config_values, published_name, read_config
-from verify.bagel.tensor_files import TensorFiles, folder, json_object, readable, regular_file
+from verify.bagel.model import BagelModel, sincos_2d
+from verify.bagel.published import (
+    CONFIG_FILE,
+    NOT_USED,
+    OTHER_WEIGHTS_FILE,
+    POSITIONS,
+    WEIGHTS_FILE,
+    config_values,
+    published_name,
+    read_config,
+)
+from verify.bagel.tensor_files import DTYPES, TensorFiles, folder, json_object, readable, regular_file
 from verify.bagel.weights import allocate, build_model
 from verify.errors import BadInput
 
 FIXTURE_SEED = 1
-
-# Only for these dtypes is a weight the number that is stored: quantised ones need scales that this model does not read.
-_DTYPES = ("BF16", "F16", "F32", "F64")
+_FILE, _INDEX = ".safetensors", ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -44,60 +53,93 @@ class Survey:
 
     Attributes:
         config: the model's geometry.
+        files: the names of the files with its weights.
         used: tensors that the model takes.
         ignored: tensors of the parts that the model does not have: image encoder, connector, text head.
     """
 
     config: BagelConfig
+    files: tuple[str, ...]
     used: int
     ignored: int
 
 
-def survey(directory: Path) -> Survey:
+def survey(directory: Path, weights: str | None = None) -> Survey:
     """Checks everything about a checkpoint that can be checked without reading a weight.
+
+    Args:
+        directory: the checkpoint.
+        weights: the file of weights, or index of such files, where the folder holds several.
 
     Raises:
         BadInput: the folder, its configuration or its files cannot be used.
     """
     with ExitStack() as stack:
-        return _survey(directory, TensorFiles(_weight_files(directory), stack))[0]
+        files = _weight_files(directory, weights)
+        return _survey(directory, files, TensorFiles(files, stack))[0]
 
 
-def config_of(directory: Path) -> BagelConfig:
+def config_of(directory: Path, weights: str | None = None) -> BagelConfig:
     """The geometry of a checkpoint. Raises ``BadInput`` as :func:`survey` does."""
-    return survey(directory).config
+    return survey(directory, weights).config
 
 
-def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> BagelModel:
+def weights_digest(directory: Path, weights: str | None = None) -> str:
+    """SHA-256 over name, dtype, shape and SHA-256 of each tensor that the model takes, in the order of their names.
+
+    Raises:
+        BadInput: the folder, its configuration or its files cannot be used.
+    """
+    with ExitStack() as stack:
+        files = _weight_files(directory, weights)
+        tensors = TensorFiles(files, stack)
+        _, model = _survey(directory, files, tensors)
+        names = sorted({published_name(name) for name, _ in model.named_parameters()} & tensors.shapes.keys())
+        threads = stack.enter_context(ThreadPoolExecutor())  # Hashing lets other threads run.
+        of_each = threads.map(lambda name: hashlib.sha256(tensors.bytes_of(name)).hexdigest(), names)
+        told = [[name, tensors.dtypes[name], tensors.shapes[name], of] for name, of in zip(names, of_each, strict=True)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def load_model(directory: Path, dtype: torch.dtype, device: torch.device, weights: str | None = None) -> BagelModel:
     """The model of a checkpoint, its weights cast to ``dtype`` and made where they stay, on ``device``.
 
     Raises:
         BadInput: the folder, its configuration or its files cannot be used, or a weight is not finite.
     """
     with ExitStack() as stack:
-        tensors = TensorFiles(_weight_files(directory), stack)
-        _, model = _survey(directory, tensors)
+        files = _weight_files(directory, weights)
+        tensors = TensorFiles(files, stack)
+        _, model = _survey(directory, files, tensors)
         model = allocate(model.to(dtype), device)
         for name, parameter in model.named_parameters():
             published = published_name(name)
-            parameter.copy_(tensors.read(published))
+            parameter.copy_(_read(tensors, published, model.config))
             # Judged where it lies, after the cast: one pass without a temporary, and fast on a GPU.
             if not _is_finite(parameter):
-                _refuse_values(published, tensors.read(published), dtype)
+                _refuse_values(published, _read(tensors, published, model.config), dtype)
     return model
 
 
-def checkpoint_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
+def checkpoint_tensors(directory: Path, weights: str | None = None) -> Iterator[tuple[str, Tensor]]:
     """Published name and value, as stored, of each tensor that the model takes: for a model that is built elsewhere.
 
     Raises:
         BadInput: the folder, its configuration or its files cannot be used.
     """
     with ExitStack() as stack:
-        tensors = TensorFiles(_weight_files(directory), stack)
-        _, model = _survey(directory, tensors)
+        files = _weight_files(directory, weights)
+        tensors = TensorFiles(files, stack)
+        _, model = _survey(directory, files, tensors)
         for name, _ in model.named_parameters():
-            yield published_name(name), tensors.read(published_name(name))
+            yield published_name(name), _read(tensors, published_name(name), model.config)
+
+
+def _read(tensors: TensorFiles, name: str, config: BagelConfig) -> Tensor:
+    """One tensor; the position table by its formula where the checkpoint leaves it out."""
+    if name == POSITIONS and name not in tensors.shapes:
+        return sincos_2d(config.latent_side, config.hidden)
+    return tensors.read(name)
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -120,22 +162,24 @@ def _refuse_values(name: str, source: Tensor, dtype: torch.dtype) -> None:
     )
 
 
-def _survey(directory: Path, tensors: TensorFiles) -> tuple[Survey, BagelModel]:
+def _survey(directory: Path, files: Sequence[Path], tensors: TensorFiles) -> tuple[Survey, BagelModel]:
     """The survey, and the model without storage."""
     config = read_config(directory, tensors.shapes)
     with torch.device("meta"):
         model = BagelModel(config)
     wanted = {published_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     known = {name for name in tensors.shapes if not name.startswith(NOT_USED)}
+    if POSITIONS not in known:
+        del wanted[POSITIONS]
     _compare_names(directory, wanted, known)
-    quantised = [name for name in wanted if tensors.dtypes[name] not in _DTYPES]
+    quantised = [name for name in wanted if tensors.dtypes[name] not in DTYPES]
     if quantised:
-        _refuse_tensors("dtype", tensors.dtypes, quantised, f"one of {', '.join(_DTYPES)}", "convert the weights")
+        _refuse_tensors("dtype", tensors.dtypes, quantised, f"one of {', '.join(DTYPES)}", "convert the weights")
     reshaped = [name for name in wanted if tensors.shapes[name] != wanted[name]]
     if reshaped:
         expected = f"{wanted[reshaped[0]]} by {CONFIG_FILE}"
         _refuse_tensors("shape", tensors.shapes, reshaped, expected, "check that file and weights belong together")
-    return Survey(config, len(wanted), len(tensors.shapes) - len(known)), model
+    return Survey(config, tuple(path.name for path in files), len(wanted), len(tensors.shapes) - len(known)), model
 
 
 def _compare_names(directory: Path, wanted: Mapping[str, object], known: set[str]) -> None:
@@ -158,40 +202,51 @@ def _refuse_tensors(what: str, held: Mapping[str, object], names: Sequence[str],
     raise BadInput.of(f"{what} of checkpoint tensor {names[0]}", held[names[0]], expected + others, fix)
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    """``ema.safetensors`` if it is there, else the shards of the only index."""
+def _weight_files(directory: Path, named: str | None) -> list[Path]:
+    """The only weights that a folder holds, or those named: a file, or the shards of an index."""
     names = folder(directory, f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    indices = [name for name in names if name.endswith(".safetensors.index.json")]
-    if WEIGHTS_FILE in names:
-        return [regular_file(directory / WEIGHTS_FILE)]
-    if f"{WEIGHTS_FILE}.index.json" in indices:
-        indices = [f"{WEIGHTS_FILE}.index.json"]
-    if len(indices) == 1:
-        return _shards(directory / indices[0])
+    if named is not None:
+        if named not in names or not named.endswith((_FILE, _INDEX)):
+            listed = ", ".join(readable(name) for name in names if name.endswith((_FILE, _INDEX))) or "no such file"
+            raise BadInput.of("--weights", named, f"weights that {str(directory)!r} holds", f"it holds {listed}")
+        return _files_of(directory / named)
+    whole = [name for name in (WEIGHTS_FILE, OTHER_WEIGHTS_FILE) if name in names]
+    # An index that lists a file of weights that lies beside it tells of the same weights.
+    indices = [name for name in names if name.endswith(_INDEX)]
+    found = whole + [index for index in indices if not whole or not {*whole} & {*_listed_in(directory / index)}]
+    if len(found) == 1:
+        return _files_of(directory / found[0])
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
-    if indices:
-        fix = f"it holds {len(indices)} indices; keep one"
+    if found:
+        fix = f"it holds {' and '.join(readable(name) for name in found)}; name one with --weights"
     elif pickles:
         fix = f"{readable(pickles[0])} is not read, because unpickling can run code; convert it to safetensors"
     else:
         fix = "it holds neither; add them"
-    raise BadInput.of("checkpoint", str(directory), f"a folder with {WEIGHTS_FILE} or one index of shards", fix)
+    raise BadInput.of("checkpoint", str(directory), f"a folder with {WEIGHTS_FILE} or an index of shards", fix)
 
 
-def _shards(index: Path) -> list[Path]:
+def _files_of(path: Path) -> list[Path]:
+    """A file of weights, or the shards of an index."""
+    shards = _listed_in(path) if path.name.endswith(_INDEX) else [path.name]
+    return [regular_file(path.parent / shard) for shard in shards]
+
+
+def _listed_in(index: Path) -> list[str]:
+    """The files that an index names."""
     places = json_object(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise BadInput.of("checkpoint index", str(index), "a weight_map from tensor to file names", "fetch it again")
     shards = sorted(set(places.values()))
     for shard in shards:
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+        if Path(shard).name != shard or not shard.endswith(_FILE):
             raise BadInput.of(
                 f"a shard of checkpoint index {str(index)!r}",
                 shard,
                 "a .safetensors file in the same folder, because nothing else is read",
                 "convert the weights",
             )
-    return [regular_file(index.parent / shard) for shard in shards]
+    return shards
 
 
 def save_checkpoint(model: BagelModel, directory: Path) -> None:

@@ -1,22 +1,29 @@
 """Safetensors and JSON files that a user names: checked before they are opened, and shown escaped.
 
-Tensors are mapped into memory by safetensors and read one at a time. No other format is opened: nothing is unpickled.
+Files are mapped read-only: a mapping that could be written to counts as memory, and a host with less of it than the
+file has bytes refuses that. No other format is opened: nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import stat
+import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from verify.errors import BadInput
+
+# Only for these dtypes is a weight the number that is stored: quantised ones need scales that this model does not read.
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 # The index of a model with a thousand tensors takes a tenth of a megabyte.
 _MAX_JSON_BYTES = 1 << 24
@@ -36,29 +43,45 @@ class TensorFiles:
     def __init__(self, files: Iterable[Path], stack: ExitStack) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        self._files: dict[str, Any] = {}
+        self._data: dict[str, memoryview] = {}
         for path in files:
-            try:
-                file = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
-            except (SafetensorError, OSError) as error:
-                raise BadInput.of(
-                    "checkpoint", str(path), "a whole safetensors file", f"{readable(str(error))}; fetch it again"
-                ) from None
-            names: list[str] = file.keys()
-            for name in names:
-                if name in self._files:
+            header, data = _opened(path, stack)
+            for name, told in header.items():
+                if name in self._data:
                     raise BadInput.of(
                         "checkpoint tensor", readable(name), "one file that holds it", f"remove it from {path.name}"
                     )
-                header = file.get_slice(name)
-                self.shapes[name] = tuple(header.get_shape())
-                self.dtypes[name] = header.get_dtype()
-                self._files[name] = file
+                self.shapes[name] = tuple(told["shape"])
+                self.dtypes[name] = told["dtype"]
+                self._data[name] = data[slice(*told["data_offsets"])]
 
     def read(self, name: str) -> Tensor:
-        """One tensor, a view of the mapped file."""
-        tensor: Tensor = self._files[name].get_tensor(name)
-        return tensor
+        """One tensor of a dtype in ``DTYPES``, a view of the mapped file: to be copied from, never written to."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            flat = torch.frombuffer(self._data[name], dtype=DTYPES[self.dtypes[name]])
+        return flat.view(self.shapes[name])
+
+    def bytes_of(self, name: str) -> memoryview:
+        """The bytes of one tensor, as the file has them."""
+        return self._data[name]
+
+
+def _opened(path: Path, stack: ExitStack) -> tuple[dict[str, Any], memoryview]:
+    """What a file's header says of each tensor, and the file's data, mapped for as long as anybody looks at it."""
+    try:
+        # NumPy's reader maps read-only, and only opens the file: that its header is right is the library's to judge.
+        stack.enter_context(safe_open(path, framework="np"))
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadInput.of(
+            "checkpoint", str(path), "a whole safetensors file", f"{readable(str(error))}; fetch it again"
+        ) from None
+    header.pop("__metadata__", None)
+    return header, memoryview(mapped)[8 + length :]
 
 
 def folder(path: Path, expected: str) -> list[str]:

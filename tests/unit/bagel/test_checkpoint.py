@@ -6,20 +6,24 @@ import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from published_folder import write_folder
 from safetensors.torch import load_file, save_file
+from spoilt_checkpoints import element, shard, tensors_changed
 from torch import Tensor
 
 from verify.bagel import checkpoint
-from verify.bagel.checkpoint import config_of, load_model, main, save_checkpoint, survey
+from verify.bagel.checkpoint import config_of, load_model, main, save_checkpoint, survey, weights_digest
 from verify.bagel.config import PRESETS
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
 from verify.bagel.model import BagelModel
-from verify.bagel.published import config_values, published_name, read_config
+from verify.bagel.published import config_values, published_name, read_config, size_of
 from verify.bagel.weights import build_model
 from verify.bits import same_bits
 from verify.errors import BadInput
@@ -232,6 +236,81 @@ def test_links_into_a_cache_are_followed(tmp_path: Path, folder: Path) -> None:
         (snapshot / file.name).symlink_to(file)
     (tmp_path / "link").symlink_to(snapshot)
     assert survey(tmp_path / "link").config == TINY
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_model_weights_alone_are_taken(folder: Path, built: BagelModel, name: str) -> None:
+    if name.endswith(".json"):
+        shard(folder, name)
+    else:
+        (folder / WEIGHTS).rename(folder / name)
+    loaded = load_model(folder, torch.bfloat16, CPU)
+    assert all(same_bits(parameters(loaded)[name], parameter) for name, parameter in parameters(built).items())
+
+
+def test_of_two_kinds_of_weights_the_named_one_is_taken(folder: Path, built: BagelModel) -> None:
+    save_checkpoint(build_model(TINY, torch.bfloat16, CPU, seed=7), folder / "other")
+    (folder / "other" / WEIGHTS).rename(folder / "model.safetensors")
+    for name, alike in ((WEIGHTS, True), ("model.safetensors", False)):
+        assert survey(folder, name).files == (name,)
+        loaded = load_model(folder, torch.bfloat16, CPU, name)
+        assert same_bits(loaded.vae2llm.weight, built.vae2llm.weight) is alike
+    assert weights_digest(folder, WEIGHTS) != weights_digest(folder, "model.safetensors")
+    with pytest.raises(BadInput, match=r"it holds ema\.safetensors, model\.safetensors"):
+        survey(folder, "absent.safetensors")
+
+
+def test_an_index_of_the_file_beside_it_is_no_second_choice(folder: Path) -> None:
+    """The published folder has one, which lists the image decoder's file too."""
+    places = {name: WEIGHTS for name in load_file(folder / WEIGHTS)} | {"decoder.conv_in.bias": "ae.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert survey(folder).files == (WEIGHTS,)
+
+
+def test_a_missing_position_table_is_computed(folder: Path, built: BagelModel) -> None:
+    spoil = tensors_changed(lambda tensors: tensors.pop(POSITIONS))
+    spoil(folder)
+    assert (survey(folder).used, config_of(folder).latent_side) == (67, 64)
+    (folder / "config.json").write_text(json.dumps({"max_latent_size": 16}))
+    assert config_of(folder) == TINY
+    loaded = load_model(folder, torch.bfloat16, CPU)
+    assert all(same_bits(parameters(loaded)[name], parameter) for name, parameter in parameters(built).items())
+    (folder / "config.json").write_text(json.dumps({"max_latent_size": 0}))
+    with pytest.raises(BadInput, match="max_latent_size"):
+        survey(folder)
+
+
+def test_rope_parameters_of_transformers_5(folder: Path) -> None:
+    told = json.loads((folder / CONFIG).read_text())
+    base = told.pop("rope_theta")
+    (folder / CONFIG).write_text(json.dumps(told | {"rope_parameters": {"rope_theta": base, "rope_type": "default"}}))
+    assert config_of(folder) == TINY
+
+
+def test_the_digest_follows_every_weight_and_nothing_else(folder: Path) -> None:
+    before = weights_digest(folder)
+    save_file(load_file(folder / WEIGHTS) | {"connector.fc1.weight": torch.ones(2, 2)}, folder / "new")
+    os.replace(folder / "new", folder / WEIGHTS)
+    assert weights_digest(folder) == before == weights_digest(FIXTURE)
+    element(Q_PROJ, (3, 4), 0.5)(folder)
+    assert weights_digest(folder) != before
+
+
+def test_a_folder_as_published_is_surveyed_in_seconds(tmp_path: Path) -> None:
+    """Its names, shapes and sizes; a sparse file of 29 GB. A mapping that counts as memory would be refused."""
+    write_folder(tmp_path)
+    assert (tmp_path / WEIGHTS).stat().st_size > 29e9
+    script = (
+        "import resource, time; from pathlib import Path; from verify.bagel.checkpoint import survey\n"
+        "limit = 24 << 30; resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)); began = time.process_time()\n"
+        f"found = survey(Path({str(tmp_path)!r})); print(found.used, found.ignored, time.process_time() - began)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    used, ignored, seconds = ran.stdout.split()
+    assert (int(used), int(ignored)) == (796, 427)
+    assert float(seconds) < 5
+    assert config_of(tmp_path) == PRESETS["7b"].config
+    assert size_of(config_of(tmp_path)) == "7b"
 
 
 # Writing
