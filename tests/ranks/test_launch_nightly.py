@@ -147,8 +147,8 @@ def test_an_environment_that_differs_is_named_first(tmp_path: Path) -> None:
     assert run.statuses == [1, 1, 1, 1], run.output
     assert run.failed() == {"replicas_agree"}
     found = run.finding("replicas_agree")
-    assert "run with a different variables; their bytes agree in this request" in found["summary"]
-    assert found["first_divergence"]["tensor"] == "environment, variables"
+    assert "run with a different NVIDIA_TF32_OVERRIDE; their bytes agree in this request" in found["summary"]
+    assert found["first_divergence"]["tensor"] == "environment, NVIDIA_TF32_OVERRIDE"
     assert found["first_divergence"]["replicas"] == [0, 1]
 
 

@@ -10,9 +10,10 @@ import tasks
 import torch
 from pools import shared_pool
 
+from verify.environment.variables import bit_variables
 from verify.ranks.local.forkserver import fork_server
 from verify.ranks.local.pool import PoolSpec, RankPool
-from verify.ranks.settings import BIT_VARIABLES, FLAGS, ONE_MACHINE_VARIABLES, VARIABLES, apply_environment
+from verify.ranks.settings import FLAGS, ONE_MACHINE_VARIABLES, VARIABLES, apply_environment
 
 EVERYWHERE = (*VARIABLES, *ONE_MACHINE_VARIABLES)
 
@@ -48,9 +49,11 @@ def test_flags_and_variables_are_set_and_recorded_on_every_rank(world_size: int)
         for variable in EVERYWHERE:
             assert rank["variables"][variable.name] == os.environ.get(variable.name, variable.value)
         recorded = rank["environment"]
-        assert recorded["flags"] == rank["flags"]
-        assert recorded["threads"] == rank["threads"] == shared_pool(world_size).spec.threads
-        expected = {name: rank["variables"][name] for name in BIT_VARIABLES if name in rank["variables"]}
+        now = recorded["settings"]
+        assert now["deterministic_debug_mode"] == 1
+        assert {name: now[name] for name in rank["flags"] if name in now}.items() <= rank["flags"].items()
+        assert now["threads"] == rank["threads"] == shared_pool(world_size).spec.threads
+        expected = bit_variables(rank["variables"])
         assert recorded["variables"] == expected
         assert {"CUBLAS_WORKSPACE_CONFIG", "NCCL_NVLS_ENABLE", "OMP_NUM_THREADS"} <= set(expected)
         assert (recorded["torch"], recorded["host"]) == (torch.__version__, socket.gethostname())

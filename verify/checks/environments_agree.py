@@ -1,61 +1,120 @@
-"""Claim: nothing that can change bits differs between the ranks' environments."""
+"""Claim: nothing that can change bits differs between ranks: neither code nor hardware, variables or settings.
+
+Settings are compared as they were before the loop, in each step and after it, in the thread that ran the loop. What a
+loop changes on every rank alike is told, and fails only where it changes whatever is computed afterwards: how the
+processor rounds, and whether it keeps subnormal numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from verify.trace.recorder import PRIVATE_ENVIRONMENT, Trace
+from verify.checks import conditions
+from verify.checks.conditions import Change, Difference
+from verify.checks.records import CHECKS
+from verify.environment.properties import Kind
+from verify.environment.watch import AFTER
+from verify.trace.recorder import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "environments_agree"
+_MOST_NAMES = 12
 
 
 def environments_agree(traces: Sequence[Trace]) -> Finding:
-    """Compares versions, hardware, flags and variables of every rank with rank 0's."""
-    loop, first = traces[0].loop, traces[0]
-    if len(traces) < 2:
-        return Finding(NAME, loop, Verdict.UNKNOWN, "one rank has nobody to agree with")
-    keys = sorted({key for trace in traces for key in trace.environment} - PRIVATE_ENVIRONMENT)
-    compared = Compared(first.steps, len(keys) * (len(traces) - 1))
+    """Compares every rank with the one that most others are like; with two ranks, rank 1 with rank 0."""
+    loop, base = traces[0].loop, conditions.most_alike(traces)
+    changed = conditions.changes(base)
     found = [
-        (trace.rank, key, first.environment.get(key), trace.environment.get(key))
-        for trace in traces[1:]
-        for key in differing(first.environment, trace.environment)
+        (trace, difference)
+        for trace in traces
+        if trace is not base
+        for difference in conditions.differences(base, trace)
     ]
-    if not found:
-        if not compared.elements:
-            return Finding(NAME, loop, Verdict.UNKNOWN, "no rank said what it runs on", compared)
-        return Finding(NAME, loop, Verdict.PASS, f"{len(keys)} properties equal on every rank", compared)
-    details = [
-        line
-        for rank, key, ours, theirs in found
-        for line in difference_lines(key, ours, theirs, ("on rank 0", f"on rank {rank}"))
-    ]
-    rank, key, _, _ = found[0]
-    return Finding(
-        NAME,
-        loop,
-        Verdict.FAIL,
-        f"rank 0 and rank {rank} differ in {key}",
-        compared,
-        Divergence(None, (0, rank), f"environment, {key}"),
-        tuple(details),
-    )
+    others = len(traces) - 1
+    compared = Compared(base.steps, conditions.compared(base) * others)
+    unexplained = conditions.unexplained(traces)
+    notes = _notes(traces, unexplained)
+    of_loop = [f"changed by the loop while running: {change}" for change in changed]
+    data: dict[str, Any] = {"told": [*notes, *of_loop]} if notes or of_loop else {}
+    if found:
+        trace, first = found[0]
+        details = [d.line(f"on rank {base.rank}", f"on rank {t.rank}") for t, d in found]
+        summary, pair = _told(base.rank, trace.rank, first), (base.rank, trace.rank)
+        divergence = Divergence(_step(first.step, first.moment), pair, f"environment, {first.name}")
+        return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, (*details, *notes), data)
+    details = [f"changed by the loop on every rank alike: {change}" for change in changed if _is_told(change)]
+    spoilt = [change for change in changed if change.kind is Kind.LEFT_ALONE]
+    if spoilt:
+        ranks = (traces[0].rank, traces[-1].rank)
+        step = _step(spoilt[0].look.step, spoilt[0].look.moment)
+        summary = f"the loop changes {spoilt[0].name}, on every rank alike: all that is computed then has other bits"
+        divergence = Divergence(step, ranks, f"environment, {spoilt[0].name}")
+        return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, (*details, *notes), data)
+    if not others:
+        return Finding(NAME, loop, Verdict.UNKNOWN, "one rank has nobody to agree with")
+    if not compared.elements:
+        return Finding(NAME, loop, Verdict.UNKNOWN, "no rank said what it runs on", compared)
+    summary = f"{conditions.compared(base)} properties equal on every rank"
+    names = [change.name for change in changed if _is_told(change)]
+    if names:
+        summary += f"; changed by the loop on every rank alike: {_listed(names)}"
+    if unexplained:
+        summary += f"; variables that differ and are not known to matter: {_listed(unexplained)}"
+    return Finding(NAME, loop, Verdict.PASS, summary, compared, None, (*details, *notes), data)
 
 
-def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The properties that are not the same in both, in alphabetical order; what is a rank's own does not count."""
-    return [name for name in _unequal(ours, theirs) if name not in PRIVATE_ENVIRONMENT]
+def _told(ours: int, theirs: int, difference: Difference) -> str:
+    name, a, b = difference.name, difference.ours, difference.theirs
+    if difference.step is None:
+        return f"rank {ours} and rank {theirs} {difference.predicate or f'differ in {name}'}"
+    if difference.moment == AFTER:
+        return f"rank {theirs} ended the loop with {name} {b}, rank {ours} with {a}"
+    return f"rank {theirs} ran step {difference.step} with {name} {b}, rank {ours} with {a}"
 
 
-def _unequal(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+def _step(step: int | None, moment: str) -> int | None:
+    return None if moment == AFTER else step
 
 
-def difference_lines(name: str, ours: Any, theirs: Any, where: tuple[str, str]) -> list[str]:
-    """One line for each entry that differs; of flags and variables, not the many that agree."""
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        entries = _unequal(ours, theirs)
-        return [line for e in entries for line in difference_lines(f"{name}, {e}", ours.get(e), theirs.get(e), where)]
-    return [f"{name}: {ours!r} {where[0]}, {theirs!r} {where[1]}"]
+def _is_told(change: Change) -> bool:
+    return change.kind is not Kind.SHOWN
+
+
+def _notes(traces: Sequence[Trace], unexplained: Sequence[str]) -> list[str]:
+    """What differs and is no failure: it may explain bits that differ."""
+    notes = []
+    if unexplained:
+        notes.append(f"variables that differ between ranks and are not known to matter: {_listed(unexplained)}")
+    shown = conditions.shown(traces)
+    if shown:
+        notes.append(f"settings that differ between ranks and are harmless by themselves: {_listed(shown)}")
+    some = conditions.loaded_by_some(traces)
+    if some:
+        notes.append(f"loaded on some ranks only: {_listed(some)}")
+    return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def with_conditions(findings: Sequence[Finding]) -> list[Finding]:
+    """Names variables that differ, and settings that a loop changed, beside every failure of bits of the same loop.
+
+    Args:
+        findings: of one CFG group, in the order in which they are told.
+    """
+    told = {finding.loop: finding for finding in findings if finding.name == NAME}
+    return [_beside(finding, told.get(finding.loop)) for finding in findings]
+
+
+def _beside(finding: Finding, environments: Finding | None) -> Finding:
+    if finding.verdict is not Verdict.FAIL or environments is None or not CHECKS[finding.name].compares_x_t:
+        return finding
+    lines = [f"look first at {NAME}: {environments.summary}"] if environments.verdict is Verdict.FAIL else []
+    lines += environments.data.get("told", ())
+    return replace(finding, details=(*finding.details, *lines)) if lines else finding

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from verify.checks.cache_frozen import cache_frozen
 from verify.checks.collectives import collectives
-from verify.checks.environments_agree import environments_agree
+from verify.checks.environments_agree import environments_agree, with_conditions
 from verify.checks.finite import finite
 from verify.checks.loops_agree import loops_agree
 from verify.checks.matches_reference import matches_reference
@@ -67,7 +67,7 @@ def judge(request: DenoiseRequest, runs: Mapping[str, LoopRun], reference: Trace
         ]
     if len(runs) > 1:
         findings.append(loops_agree({name: run.traces for name, run in runs.items()}))
-    return findings
+    return with_conditions(findings)
 
 
 def judge_finished(request: DenoiseRequest, run: LoopRun, world_size: int) -> list[Finding]:

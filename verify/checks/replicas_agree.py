@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.checks.agreement import Pair, agreement
-from verify.checks.environments_agree import difference_lines, differing
+from verify.checks.conditions import differences
 from verify.trace.recorder import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "replicas_agree"
-# The likeliest causes first: a host with another GPU differs in its driver and its number of cores as well.
-_TELLING = ("gpu", "cpu", "driver", "torch", "cuda", "nccl", "cudnn", "flags", "variables")
 
 
 def replicas_agree(replicas: Sequence[Sequence[Trace]]) -> Finding:
@@ -24,42 +22,33 @@ def replicas_agree(replicas: Sequence[Sequence[Trace]]) -> Finding:
     Args:
         replicas: the traces of one loop, one a rank, in rank order; one sequence a replica.
     """
-    first, *others = replicas
-    pairs = [Pair(a, b) for traces in others for a, b in zip(first, traces, strict=True)]
+    base, *others = replicas
+    pairs = [Pair(a, b) for traces in others for a, b in zip(base, traces, strict=True)]
     bits = agreement(
         NAME,
-        first[0].loop,
+        base[0].loop,
         pairs,
         f"{len(replicas)} replicas on {_hosts(replicas)} hold the same bytes on every rank after every step",
         "one replica has no other to agree with; start twice as many processes",
     )
     found = [
-        (a, b, key)
-        for a, b in ((pair.right, pair.other) for pair in pairs)
-        for key in sorted(differing(a.environment, b.environment), key=_order)
+        (pair.right, pair.other, difference) for pair in pairs for difference in differences(pair.right, pair.other)
     ]
     if not found:
         return bits
-    a, b, key = found[0]
-    summary = f"{_place(a)} and {_place(b)} run with a different {key}"
+    a, b, first = found[0]
+    summary = f"{_place(a)} and {_place(b)} {first.predicate or f'run with a different {first.name}'}"
     if bits.verdict is Verdict.FAIL:
         summary += f", which can explain that {bits.summary}"
         of_bits = bits.details
     else:
         summary += "; their bytes agree in this request" if bits.verdict is Verdict.PASS else ""
         of_bits = ()
-    details = []
-    for one, other, name in found:
-        where = f"in {_place(one)}", f"in {_place(other)}"
-        details += difference_lines(name, one.environment.get(name), other.environment.get(name), where)
+    details = [d.line(f"in {_place(one)}", f"in {_place(other)}") for one, other, d in found]
     assert a.replica is not None and b.replica is not None
-    divergence = Divergence(None, (a.rank, b.rank), f"environment, {key}", replicas=(a.replica, b.replica))
+    divergence = Divergence(None, (a.rank, b.rank), f"environment, {first.name}", replicas=(a.replica, b.replica))
     compared = Compared(bits.compared.steps, bits.compared.elements)
     return Finding(NAME, a.loop, Verdict.FAIL, summary, compared, divergence, (*details, *of_bits), bits.data)
-
-
-def _order(key: str) -> int:
-    return _TELLING.index(key) if key in _TELLING else len(_TELLING)
 
 
 def _place(trace: Trace) -> str:

@@ -16,8 +16,8 @@ import torch
 
 from verify.bagel.config import PRESETS, BagelConfig
 from verify.bagel.model import BagelModel
+from verify.environment.variables import bit_variables
 from verify.ranks.local.lease import lock_folder
-from verify.ranks.settings import BIT_VARIABLES
 
 _T = TypeVar("_T")
 
@@ -64,7 +64,7 @@ def inspect_machine() -> dict[str, Any]:
         "presets": [preset_fits(name, memory, [gpu["free"] for gpu in gpus]) for name in PRESETS],
         "packages": {name: package_version(name) for name in PACKAGES},
         "engines": {name: importlib.util.find_spec(name) is not None for name in ENGINES},
-        "variables": {name: os.environ[name] for name in BIT_VARIABLES if name in os.environ},
+        "variables": bit_variables(os.environ),
         "folders": {
             "shared memory": folder(Path("/dev/shm")),
             "temporary files": folder(Path(tempfile.gettempdir())),

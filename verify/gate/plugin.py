@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from verify.bagel.config import preset
+from verify.environment.variables import bit_variables
 from verify.errors import BadInput
 from verify.gate import findings as pytest_findings
 from verify.ranks.local.forkserver import close_fork_server, fork_server
-from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import RunReport
 from verify.report.message import failure_text, rank_failure_text
 from verify.request import DenoiseRequest
@@ -70,7 +70,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
     nccl = f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}" if gpus else ""
-    variables = {name: os.environ[name] for name in BIT_VARIABLES if name in os.environ}
+    variables = bit_variables(os.environ)
     world = option.world_size or "2, and 3 with image guidance"
     return [
         f"verify: target {option.target} (loops: {_offered(option.target)}), preset {option.preset}, "

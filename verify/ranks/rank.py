@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from verify.environment.watch import Held
 from verify.ranks import settings
 from verify.ranks.failure.status import StatusWriter
 from verify.ranks.group import ProcessGroup
@@ -28,6 +29,7 @@ class Rank:
         expect: called before a task's work begins, with how many bytes of large tensors it is going to return, it has
             memory for them made ready meanwhile. They may turn out to be fewer, more or none.
         replica: which CFG-parallel group of several this is; None where there is one.
+        held: the settings that each task begins with.
     """
 
     rank: int
@@ -39,6 +41,7 @@ class Rank:
     memo: dict[Any, Any] = field(default_factory=dict)
     expect: Callable[[int], None] = lambda size: None
     replica: int | None = None
+    held: Held = field(default_factory=Held)
 
     def environment(self) -> dict[str, Any]:
         """What this rank runs on."""

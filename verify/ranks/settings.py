@@ -8,38 +8,18 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-# Environment variables that can change bits or the order of arithmetic; the report shows those that are set.
-BIT_VARIABLES = (
-    "ATEN_CPU_CAPABILITY",
-    "CUBLASLT_WORKSPACE_SIZE",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_LAUNCH_BLOCKING",
-    "CUDA_VISIBLE_DEVICES",
-    "DNNL_MAX_CPU_ISA",
-    "KMP_DETERMINISTIC_REDUCTION",
-    "MKL_CBWR",
-    "MKL_NUM_THREADS",
-    "NCCL_ALGO",
-    "NCCL_MIN_NCHANNELS",
-    "NCCL_NVLS_ENABLE",
-    "NCCL_PROTO",
-    "NVIDIA_TF32_OVERRIDE",
-    "OMP_NUM_THREADS",
-    "ONEDNN_MAX_CPU_ISA",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "TORCH_BLAS_PREFER_CUBLASLT",
-    "TORCHINDUCTOR_DETERMINISTIC",
-    "TORCHINDUCTOR_MAX_AUTOTUNE",
-)
+from verify.environment.variables import bit_variables
+from verify.environment.watch import current
 
 
 @dataclass(frozen=True)
@@ -149,25 +129,24 @@ def apply_flags(threads: int) -> None:
 
 
 def environment(device: torch.device, backend: str) -> dict[str, Any]:
-    """What this process runs on: hardware, versions, flags and variables, JSON values only."""
+    """What this process runs on and how: hardware, versions, settings and variables, JSON values only."""
     found: dict[str, Any] = {
         "host": socket.gethostname(),
         "device": device.type,
         "backend": backend,
         "python": platform.python_version(),
+        "python_optimize": sys.flags.optimize,
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cpu": _cpu_model(),
+        "torch_commit": torch.version.git_version,
+        "libc": _libc(),
+        "cpu": _cpu_info("model name") or platform.processor() or "unknown",
+        "cpu_features": _vector_features(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "flush_denormal": not bool(torch.tensor(2.0**-149) * 1.0),
-        "flags": {flag.name: flag.read() for flag in FLAGS},
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "mkldnn": torch.backends.mkldnn.enabled,
-        "variables": {name: os.environ[name] for name in BIT_VARIABLES if name in os.environ},
+        "settings": current(),
+        "variables": bit_variables(os.environ),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        matmul = torch.backends.cuda.matmul
         found |= {
             "gpu": properties.name,
             "gpu_index": device.index,
@@ -178,18 +157,35 @@ def environment(device: torch.device, backend: str) -> dict[str, Any]:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "nccl": ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None,
-            "bf16_reduced_precision_reduction": matmul.allow_bf16_reduced_precision_reduction,
-            "fp16_reduced_precision_reduction": matmul.allow_fp16_reduced_precision_reduction,
         }
     return found
 
 
-def _cpu_model() -> str:
+def _vector_features() -> str:
+    """The processor's vector and matrix instructions: libraries choose kernels by them."""
+    listed = (_cpu_info("flags") or _cpu_info("Features")).split()
+    return " ".join(sorted(word for word in listed if _VECTOR.match(word)))
+
+
+_VECTOR = re.compile(r"amx|asimd|avx|bf16|f16c|fma|fphp|i8mm|sme(?!p)|sse|sve")
+
+
+@lru_cache(maxsize=8)
+def _cpu_info(name: str) -> str:
+    """What the first processor's entry says under a name; empty where nothing does."""
     try:
         with open("/proc/cpuinfo") as file:
-            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
+            return next((line.split(":", 1)[1].strip() for line in file if line.split(":")[0].strip() == name), "")
     except OSError:
-        return platform.processor() or "unknown"
+        return ""
+
+
+def _libc() -> str:
+    """Its functions, sines and exponentials among them, are compiled anew for each version."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or "unknown"
+    except (AttributeError, ValueError):
+        return "unknown"
 
 
 def _driver() -> str | None:

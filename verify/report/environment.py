@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 # What may differ between ranks without making their bits differ.
-MAY_DIFFER = ("host", "gpu_index", "gpu_uuid", "replica", "visible_gpus")
+MAY_DIFFER = (
+    *("host", "gpu_index", "gpu_uuid", "replica", "visible_gpus"),
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+    *("interop_threads", "autocast nesting", "inference mode", "gradients", "dispatch modes"),
+)
 
 _VERSIONS = {
     "vllm_omni": "vllm-omni",

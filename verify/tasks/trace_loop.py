@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 
+from verify.environment.identity import identity
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Loop
 from verify.ranks.group import Alone
@@ -69,10 +70,24 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
         # The loop may do as it likes with its x_0, but the next loop begins with the same.
         return loop(denoiser, request, prepared.x_0.clone(), group, recorder.observe)
 
+    rank.held.adopt()
     with torch.no_grad(), autocast(plan.options, rank.device):
         final, seconds = recorder.run(run)
+    rank.held.restore()  # What follows is computed as before the loop.
     environment = rank.environment() | describe(plan.options) | dict(prepared.environment)
-    return recorder.trace(plan.loop_name, final, seconds, environment, prepared.followed, prepared.notes, rank.replica)
+    trace = recorder.trace(plan.loop_name, final, seconds, environment, prepared.followed, prepared.notes, rank.replica)
+    return replace(trace, identity=identity(_modules(plan)), settings=recorder.settings.seen())
+
+
+def _modules(plan: Plan) -> list[str]:
+    """The modules that target and loop come from; a target or loop in a file has none."""
+    named = (plan.loop_reference or "", plan.target)
+    loops = find_target(plan.target).loops.values()
+    return [
+        *(name.partition(":")[0] for name in named if ":" in name and ".py:" not in name),
+        *(str(getattr(loop, "__module__", "")) for loop in loops),
+        type(find_target(plan.target)).__module__,
+    ]
 
 
 def request_for(plan: Plan, prepared: Prepared, rank: Rank) -> DenoiseRequest:

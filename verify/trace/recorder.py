@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verify.bits import bits_of, describe
+from verify.environment.identity import Identity
+from verify.environment.watch import AFTER, OBSERVE, VELOCITY, Seen, SettingsWatch
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Observe
 from verify.request import DenoiseRequest
@@ -64,6 +66,8 @@ class Trace:
         first: the step that ``x_t`` begins with.
         taken: steps observed, where ``x_t`` holds a window of them; None where it holds all.
         replica: which group of several the rank belongs to; None where there is one.
+        identity: which code the rank ran, and variables of which it is not known whether they matter.
+        settings: what was set before the loop, in each of its steps and after it.
     """
 
     loop: str
@@ -83,6 +87,8 @@ class Trace:
     first: int = 0
     taken: int | None = None
     replica: int | None = None
+    identity: Identity | None = None
+    settings: Seen | None = None
 
     @property
     def name(self) -> str:
@@ -160,6 +166,7 @@ class Recorder:
         self._shape, self._dtype, self._device = x_0.shape, x_0.dtype, x_0.device
         self._window = window
         self._done = 0
+        self.settings = SettingsWatch()
         self._last: Tensor | None = None
         self._x_t: list[Tensor] = []
         self._start: Tensor | None = None
@@ -177,7 +184,9 @@ class Recorder:
         """Runs the loop and returns its result and its seconds, the device's work included."""
         synchronise(self._device)
         began = time.perf_counter()
+        self.settings = SettingsWatch()
         final = loop(self.denoiser, self.group, self.observe)
+        self.settings.look(self._done, AFTER)
         self._pen.activity("finishing")
         synchronise(self._device)
         return final, time.perf_counter() - began
@@ -194,6 +203,7 @@ class Recorder:
             expected = f"{self._done}" if self._done < 2 * self._steps else f"fewer steps than twice {self._steps}"
             raise BadInput.of("the step given to observe", step, expected, "call it once after each step, in order")
         self._require("the x_t given to observe", x_t)
+        self.settings.look(step, OBSERVE)
         self._last = x_t.detach().clone(memory_format=torch.contiguous_format)
         if self._window is None or self._window.keeps(step):
             self._x_t.append(self._last)
@@ -252,6 +262,7 @@ class Recorder:
         """Notes a branch evaluation, and whether its ``x_t`` is the one last observed."""
         step = self._done
         self._branches[step].append(branch)
+        self.settings.look(step, VELOCITY)
         self._pen.activity(f"velocity of {branch}")
         if step == 0:
             if self._start is None:

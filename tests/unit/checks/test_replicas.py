@@ -107,13 +107,13 @@ def test_an_environment_is_named_before_bits_are_blamed(name: str, values: Seque
         flip(replicas[1][1].x_t, (3, 0, 0))
     finding = replicas_agree(replicas)
     first = first_of(finding)
-    assert (first.step, first.tensor, first.replicas, first.ranks) == (None, f"environment, {name}", (0, 1), (0, 0))
-    begins = f"rank 0 of replica 0 (on node-0) and rank 0 of replica 1 (on node-1) run with a different {name}"
     # Of many flags or variables, those that differ.
     told, (one, other) = {
-        "flags": ("flags, tf32", (False, True)),
-        "variables": ("variables, NVIDIA_TF32_OVERRIDE", (None, "1")),
+        "flags": ("tf32", (False, True)),
+        "variables": ("NVIDIA_TF32_OVERRIDE", (None, "1")),
     }.get(name, (name, values))
+    assert (first.step, first.tensor, first.replicas, first.ranks) == (None, f"environment, {told}", (0, 1), (0, 0))
+    begins = f"rank 0 of replica 0 (on node-0) and rank 0 of replica 1 (on node-1) run with a different {told}"
     assert finding.details[0] == (
         f"{told}: {one!r} in rank 0 of replica 0 (on node-0), {other!r} in rank 0 of replica 1 (on node-1)"
     )

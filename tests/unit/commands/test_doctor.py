@@ -19,7 +19,7 @@ from verify.bagel.config import PRESETS
 from verify.commands import machine
 from verify.commands.cli import main
 from verify.commands.machine import GIB, MOST_RANKS, PACKAGES, available_memory, folder, inspect_machine, preset_fits
-from verify.ranks.settings import BIT_VARIABLES
+from verify.environment.variables import bit_variables
 from verify.report.doctor import print_machine
 
 SNAPSHOT = Path(__file__).with_name("snapshots") / "doctor.txt"
@@ -81,7 +81,7 @@ def test_this_machine_is_described_and_nothing_is_judged(
     found = json.loads((tmp_path / "machine.json").read_text())
     assert found["cores"] == len(os.sched_getaffinity(0))
     assert found["packages"]["pytest"] == pytest.__version__
-    assert found["variables"] == {name: os.environ[name] for name in BIT_VARIABLES if name in os.environ}
+    assert found["variables"] == bit_variables(os.environ)
     assert "gloo" in found["backends"]
     assert found["memory"] > 0
 

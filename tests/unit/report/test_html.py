@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from example_reports import EXAMPLES, clean, dead_and_hung, drifting, one_bit, report
 
+from verify.environment.properties import PROPERTIES, Kind
+from verify.environment.variables import VISIBLE_DEVICES
 from verify.report import environment, evidence
 from verify.report.document import build_document, report_of
 from verify.report.html import run_page, section_page
@@ -173,7 +175,8 @@ def test_environments_are_marked_where_they_matter() -> None:
 
 
 def test_what_may_differ_is_what_the_check_lets_differ() -> None:
-    assert set(environment.MAY_DIFFER) == set(PRIVATE_ENVIRONMENT)
+    harmless = {setting.name for setting in PROPERTIES if setting.kind is Kind.SHOWN}
+    assert set(environment.MAY_DIFFER) == {*PRIVATE_ENVIRONMENT, *VISIBLE_DEVICES, *harmless}
 
 
 def test_colour_is_never_alone() -> None:

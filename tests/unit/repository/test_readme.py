@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from verify.environment.variables import MATTERS
 from verify.options.table import COMMANDS
-from verify.ranks.settings import BIT_VARIABLES
 from verify.report.document import schema
 from verify.verdict import EXIT_BAD_INPUT, EXIT_STATUS
 
@@ -122,7 +122,7 @@ def test_torch_is_pinned_where_it_is_installed() -> None:
 
 def test_variables_that_can_change_bits_reach_the_environments() -> None:
     passed = tox()["testenv"]["pass_env"].split()
-    for name in BIT_VARIABLES:
+    for name in MATTERS:
         assert any(fnmatchcase(name, pattern) for pattern in passed), name
 
 

@@ -121,6 +121,8 @@ def run_task(task: Task, context: Rank, arguments: tuple[Any, ...]) -> tuple[str
         return "unjudged", str(reason), ""
     except BaseException as error:  # SystemExit of a loop is a failure of that loop.
         return raised(error, _own_traceback(error))
+    finally:
+        context.held.restore()  # The next task begins as this one did.
 
 
 def raised(error: BaseException, trace: str) -> tuple[str, Any, str]:
