@@ -73,7 +73,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.
     (folder / "test_session.py").write_text(SESSION)
     (folder / "conftest.py").write_text('pytest_plugins = ["verify.gate.plugin"]\n')
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = gpu(count=1): needs GPUs\n")
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "unit")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     command = [
         sys.executable,
         "-m",
