@@ -46,7 +46,6 @@ def flag(words: str, *says: str) -> Row:
 
 HUGE = "9" * 400
 USAGE = [
-    Row("no command", "", ("COMMAND", "required")),
     flag("nope", "'nope'", "run"),
     flag("run nope", "'nope'", "an option of verify run"),
     flag("run --heigh 32", "'--heigh'"),

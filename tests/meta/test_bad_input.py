@@ -174,16 +174,19 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("options", "says"), OPTIONS)
 def test_options_of_pytest(options: dict[str, object], says: tuple[str, ...]) -> None:
-    given: dict[str, Any] = {"target": "builtin", "preset": "tiny", "device": "cpu", "backend": None}
-    given |= {"world_size": None, "require_gpus": 0, "collectonly": True} | options
+    given = {f"verify_{name}": value for name, value in ({"target": "builtin"} | options).items()}
+    config: Any = SimpleNamespace(
+        option=SimpleNamespace(**given, collectonly=True), stash={}, getoption=lambda *_: None
+    )
+    config.pluginmanager = SimpleNamespace(register=lambda plugin: None)
     with pytest.raises(pytest.UsageError) as caught:
-        pytest_configure(SimpleNamespace(option=SimpleNamespace(**given), getoption=lambda *_: None))  # type: ignore[arg-type]
+        pytest_configure(config)
     line = the_line(f"verify: {caught.value}\n")
     assert all(fragment in line for fragment in says)
 
 
 def test_pytest_itself_says_it_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "verify.gate.plugin", "--target", "nonsense"]
+    command = [sys.executable, "-m", "pytest", "-p", "verify.gate.plugin", "--verify-target", "nonsense"]
     done = subprocess.run(
         command,
         cwd=tmp_path,

@@ -41,6 +41,7 @@ def _execute(arguments: argparse.Namespace, began: float) -> int:
 
     from verify.fuzz.console import print_fuzz
     from verify.fuzz.session import FuzzJob, run_fuzz, run_replay
+    from verify.fuzz.tasks import OF_TARGET
     from verify.report.progress import ProgressReport
 
     given: dict[str, Any] = {
@@ -48,6 +49,10 @@ def _execute(arguments: argparse.Namespace, began: float) -> int:
         for name in ("combine", "world_size", "device", "backend")
         if getattr(arguments, name) is not None
     }
+    if arguments.target:
+        if arguments.combine:
+            raise BadInput("--target and --combine were both given, expected one of them; leave one out")
+        given["combine"] = OF_TARGET + arguments.target
     if arguments.replay:
         report = run_replay(arguments.replay, **given)
     else:

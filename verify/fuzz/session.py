@@ -14,7 +14,7 @@ from verify.fuzz.case import Case
 from verify.fuzz.engine import PROFILES, Fuzzer, draw, shrink
 from verify.fuzz.saved import Saved, read_saved, replay_command, saved_of
 from verify.fuzz.strategies import schedules
-from verify.fuzz.tasks import MUTANT, OWN, describe
+from verify.fuzz.tasks import MUTANT, OF_TARGET, OWN, combine_of, describe
 from verify.options.option import reproducing
 from verify.options.table import COMMANDS
 from verify.ranks.failure.failure import RankFailure
@@ -78,7 +78,9 @@ class FuzzJob:
             raise BadInput.of("--cases", self.cases, "an integer from 1 to 10000000", "choose one in that range")
         if not 0 <= self.seed < 2**63:
             raise BadInput.of("--seed", self.seed, "an integer from 0 to 2**63 - 1", "choose one in that range")
-        if self.combine != OWN and not self.combine.startswith(MUTANT):
+        if self.combine.startswith(OF_TARGET):
+            combine_of(self.combine.removeprefix(OF_TARGET))
+        elif self.combine != OWN and not self.combine.startswith(MUTANT):
             combine = load_object("--combine", self.combine)
             if not callable(combine):
                 fix = f"it is a {type(combine).__name__}"
@@ -88,7 +90,9 @@ class FuzzJob:
     @property
     def command(self) -> str:
         """The command line that reproduces this job."""
-        own = {"combine": None} if self.combine == OWN else {}
+        of_target = self.combine.startswith(OF_TARGET)
+        own: dict[str, Any] = {"combine": None} if of_target or self.combine == OWN else {}
+        own |= {"target": self.combine.removeprefix(OF_TARGET)} if of_target else {}
         return reproducing("fuzz", COMMANDS["fuzz"], vars(self) | own)
 
 

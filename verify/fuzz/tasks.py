@@ -15,16 +15,20 @@ from torch import Tensor
 
 import verify.combine
 from verify.bits import Difference
+from verify.errors import BadInput
 from verify.fuzz.case import Case
 from verify.fuzz.layouts import dense, tensor_of
 from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.properties import FORMULA, REPEATABLE, Property
 from verify.fuzz.subject import SILENT, Combine, CombineRaised, Outcome, Subject, equal
 from verify.ranks.rank import Rank
+from verify.targets.finding import find_target
 from verify.targets.loading import load_object
 
 OWN = "verify.combine:combine_cfg"
 MUTANT = "mutant:"
+# Before the name of a target whose own combine is meant.
+OF_TARGET = "target:"
 
 RANKS_AGREE = "ranks_agree"
 INPUTS_UNCHANGED = "inputs_unchanged"
@@ -76,12 +80,27 @@ class BatchReport:
 
 
 def find_combine(reference: str, rank: int) -> Combine:
-    """The combine under test: this package's, a mutant's, or a user's ``FILE.py:NAME`` or ``MODULE:NAME``."""
+    """The combine under test: this package's, a mutant's, a target's, or a user's ``FILE_OR_MODULE:NAME``."""
     if reference == OWN:
         return verify.combine.combine_cfg
     if reference.startswith(MUTANT):
         return MUTANTS[reference.removeprefix(MUTANT)].build(rank)
+    if reference.startswith(OF_TARGET):
+        return combine_of(reference.removeprefix(OF_TARGET))
     combine: Combine = load_object("--combine", reference)
+    return combine
+
+
+def combine_of(target: str) -> Combine:
+    """The combine that a target offers: its attribute ``combine``, with the arguments of ``combine_cfg``.
+
+    Raises:
+        BadInput: it offers none.
+    """
+    combine: Combine | None = getattr(find_target(target), "combine", None)
+    if not callable(combine):
+        expected = "a target with an attribute combine: a function with combine_cfg's arguments"
+        raise BadInput.of("--target", target, expected, "give it one, or name the function with --combine")
     return combine
 
 

@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from verify.errors import BadInput
-from verify.report.document import check_writable, write_whole
 from verify.report.tables import Table, markdown_table
 from verify.text import literal
 from verify.verdict import Finding, Verdict
 
-_RUNNING = pytest.StashKey[pytest.Item]()
+RUNNING = pytest.StashKey[pytest.Item]()
 _WANT_OF_GPUS = re.compile(r"needs (\d+) GPU")
 _MOST_FAILURES = 20
 _OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("verify")
-    group.addoption("--markdown", metavar="FILE", help="write a summary for a pull request to FILE")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markdown:
-        try:
-            check_writable(config.option.markdown)
-        except BadInput as error:
-            raise pytest.UsageError(str(error)) from None
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    item.config.stash[_RUNNING] = item
-    try:
-        return (yield)
-    finally:
-        del item.config.stash[_RUNNING]
 
 
 def record_finding(config: pytest.Config, finding: Finding, message: str = "") -> None:
@@ -59,7 +35,7 @@ def record_finding(config: pytest.Config, finding: Finding, message: str = "") -
 
 def record(config: pytest.Config, check: str, loop: str, verdict: Verdict, step: int | str, message: str) -> None:
     """Attaches five properties, in this order and always all of them, so that several findings can be told apart."""
-    item = config.stash.get(_RUNNING, None)
+    item = config.stash.get(RUNNING, None)
     if item is not None:
         values = {"check": check, "loop": loop, "verdict": str(verdict), "step": step, "message": message}
         item.user_properties += values.items()
@@ -83,16 +59,6 @@ def not_run(skipped: Sequence[Any], found: int) -> list[str]:
         where = ", ".join(f"{count} in {file}" for file, count in files.items())
         lines.append(f"not run for want of GPUs: {len(names)} that need {needed}, found {found} ({where})")
     return lines
-
-
-def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
-    import torch
-
-    lines = not_run(terminalreporter.stats.get("skipped", ()), torch.cuda.device_count())
-    for line in lines:
-        terminalreporter.write_line(f"verify: {line}")
-    if config.option.markdown:
-        write_whole(config.option.markdown, summary(terminalreporter.stats, int(exitstatus), lines))
 
 
 def summary(stats: dict[str, list[Any]], exitstatus: int, lines: Sequence[str]) -> str:

@@ -1,188 +1,178 @@
-"""The pytest side: options that name what is under test, a header that says on what, and GPU tests that cannot hide."""
+"""The pytest plugin. It does nothing until an option ``--verify-...`` or the fixture ``verifier`` asks for it.
+
+It is loaded into every pytest session of an environment where this package is installed. So it imports neither torch
+nor anything that does, adds no mark, and touches no test that is not its own.
+"""
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
+import sys
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
-from verify.bagel.config import preset
-from verify.environment.variables import bit_variables
-from verify.errors import BadInput
-from verify.gate import findings as pytest_findings
-from verify.ranks.local.forkserver import close_fork_server, fork_server
-from verify.report.document import RunReport
-from verify.report.message import failure_text, rank_failure_text
-from verify.request import DenoiseRequest
-from verify.runner.job import DEFAULT_TIMEOUT, Job
-from verify.runner.run import run_job
-from verify.targets.finding import find_target
-from verify.targets.protocol import REFERENCE, ModelOptions, default_loops, understood
-from verify.verdict import Finding, Verdict
+from verify.gate.findings import RUNNING, summary
+from verify.gate.settings import GATE_OPTIONS, Settings, settings_of
 
-IMAGE_GUIDED = {"cfg_img_scale": 1.5, "cfg_renorm_type": "text_channel"}
+if TYPE_CHECKING:
+    from verify.gate.verifier import Verifier
+
+# The argument that makes a test one test for each claim.
+CLAIM = "verify_claim"
+# Options of plugins that give a session only a part of the tests.
+_SHARDS = ("num_shards", "splits", "test_group_count")
+_TALLY = pytest.StashKey["Tally"]()
 
 
-def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    pluginmanager.register(pytest_findings)
-    group = parser.getgroup("verify", "which loops are verified, and where")
-    group.addoption("--target", default="builtin", help="whose loops tests/claims judge (default builtin)")
-    group.addoption("--preset", default="tiny", help="model size: tiny, small or 7b (default tiny)")
-    group.addoption("--world-size", type=int, default=None, help="ranks; default: 2, and 3 with image guidance")
-    group.addoption("--device", default="cpu", help="cpu or cuda (default cpu)")
-    group.addoption("--backend", default=None, help="gloo or nccl; default what fits")
-    group.addoption("--require-gpus", type=int, default=0, help="fail, not skip, what needs up to this many GPUs")
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("verify", "judge a denoising loop on real ranks: pytest --pyargs verify.gate")
+    for option in GATE_OPTIONS:
+        settings: dict[str, Any] = {"dest": f"verify_{option.name}", "default": None, "help": option.told}
+        settings |= {"type": option.type, "metavar": option.metavar}
+        settings |= {"action": "append"} if option.repeated else {}
+        group.addoption(f"--verify-{option.flag[2:]}", **settings)
+    group.addoption("--verify-require-gpus", type=int, metavar="N", help="fail, not skip, what needs up to N GPUs")
+    group.addoption("--verify-markdown", metavar="FILE", help="write a summary for a pull request to FILE")
+
+
+class Tally:
+    """How many claims a session had, and how many tests judged something. Under ``pytest -n`` the controller counts."""
+
+    def __init__(self) -> None:
+        self.claims: set[str] = set()
+        self.judged: set[str] = set()
+        self.refusal = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        names = {name for name, _ in report.user_properties}
+        if "target" in names:
+            self.claims.add(report.nodeid)
+        if "verdict" in names:
+            self.judged.add(report.nodeid)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    option = config.option
+    config.stash[_TALLY] = Tally()
+    config.pluginmanager.register(config.stash[_TALLY])
+    settings = settings_of(config)
+    if not settings.asked:
+        return
+    from verify.errors import BadInput
+    from verify.ranks.local.forkserver import fork_server
+
+    runs = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+    if runs and not config.option.collectonly:  # The controller of pytest -n runs no test itself.
+        fork_server()  # Imports torch for the ranks while tests are collected.
     try:
-        find_target(option.target)
-        preset(option.preset)
-        _require("--device", option.device, ("cpu", "cuda"))
-        _require("--backend", option.backend, (None, "gloo", "nccl"))
-        if option.world_size is not None and not 1 <= option.world_size <= 64:
-            raise BadInput.of("--world-size", option.world_size, "an integer from 1 to 64", "choose one in that range")
-        if not 0 <= option.require_gpus <= 64:
-            raise BadInput.of("--require-gpus", option.require_gpus, "a number from 0 to 64", "choose one")
+        settings.checked()
     except BadInput as error:
         raise pytest.UsageError(str(error)) from None
-    if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
-        return  # The controller of pytest -n runs no test itself.
-    if not option.collectonly:
-        fork_server()  # Imports torch for the ranks while tests are collected.
 
 
-def _require(option: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise BadInput.of(option, value, f"one of {', '.join(str(a) for a in allowed if a)}", "choose one")
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    del config
-    close_fork_server()
+def pytest_unconfigure() -> None:
+    if (server := sys.modules.get("verify.ranks.local.forkserver")) is not None:
+        server.close_fork_server()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    option = config.option
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-    nccl = f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}" if gpus else ""
-    variables = bit_variables(os.environ)
-    world = option.world_size or "2, and 3 with image guidance"
-    return [
-        f"verify: target {option.target} (loops: {_offered(option.target)}), preset {option.preset}, "
-        f"device {option.device}, world size {world}, requires {option.require_gpus} GPUs",
-        f"verify: torch {torch.__version__}, {cuda}{nccl}, GPUs: {', '.join(gpus) or 'none'}",
-        "verify: variables that can change bits: "
-        + (", ".join(f"{name}={value}" for name, value in variables.items()) or "none set"),
-    ]
+    settings = settings_of(config)
+    if not settings.asked:
+        return []
+    from verify.gate.header import header
 
-
-def _offered(name: str) -> str:
-    """The target's loops; those of the built-in target that it lacks are named too, since no test will name them."""
-    loops = [loop for loop in find_target(name).loops if loop != REFERENCE]
-    lacking = [loop for loop in find_target("builtin").loops if loop not in find_target(name).loops]
-    return ", ".join(loops) + (f"; not offered: {', '.join(lacking)}" if lacking else "")
+    return header(settings)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``target_loop`` is each of the target's loops in turn."""
-    if "target_loop" in metafunc.fixturenames:
-        metafunc.parametrize("target_loop", default_loops(find_target(metafunc.config.option.target)))
+    """A test that takes ``verify_claim`` becomes one test for each claim about the target."""
+    if CLAIM in metafunc.fixturenames:
+        from verify.gate.claims import plan
+
+        metafunc.parametrize(CLAIM, plan(settings_of(metafunc.config).job).claims, ids=str)
+
+
+def is_claim(item: pytest.Item) -> bool:
+    """Whether a test is one of the claims."""
+    return CLAIM in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "nightly" not in config.option.markexpr:
-        # Hours of tests run when they are asked for by name; pytest counts them as deselected.
-        night = [item for item in items if item.get_closest_marker("nightly")]
-        config.hook.pytest_deselected(items=night)
-        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
-    for item in items:
-        for mark in item.iter_markers("gpu"):
-            needed = mark.kwargs.get("count", 1)
-            if torch.cuda.device_count() < needed and config.option.require_gpus < needed:
-                item.add_marker(pytest.mark.skip(reason=f"needs {needed} GPU, found {torch.cuda.device_count()}"))
+    for item in filter(is_claim, items):
+        item.user_properties.append(("target", settings_of(config).subject))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in item.iter_markers("gpu"):
-        needed = mark.kwargs.get("count", 1)
-        if torch.cuda.device_count() < needed:
-            pytest.fail(f"needs {needed} GPU, found {torch.cuda.device_count()}, and --require-gpus forbids skipping")
+    settings = settings_of(item.config)
+    if is_claim(item) and settings.device == "cuda":
+        from verify.gate.header import missing_gpus
+
+        if missing := missing_gpus(1):
+            if settings.require_gpus:
+                pytest.fail(f"{missing}, and --require-gpus forbids skipping", pytrace=False)
+            pytest.skip(missing)
 
 
-class Verifier:
-    """Runs jobs as the options say, and turns findings into assertions."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.config.stash[RUNNING] = item
+    try:
+        return (yield)
+    finally:
+        del item.config.stash[RUNNING]
 
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-        self._reports: dict[Job, RunReport] = {}
 
-    def job(self, guidance: str, **changes: object) -> Job:
-        """The job that the options describe, with ``text`` or ``text and image`` guidance.
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A target for which no claim ran has not passed, whatever was skipped."""
+    config, tally = session.config, session.config.stash[_TALLY]
+    if hasattr(config, "workerinput") or config.option.collectonly or exitstatus != pytest.ExitCode.OK or tally.judged:
+        return
+    settings = settings_of(config)
+    if tally.claims or (settings.named and not _is_a_part(config)):
+        tally.refusal = f"no claim about {settings.subject} was judged, so it has not passed"
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-        Skips when the options ask for a world size that the guidance does not have.
-        """
-        option = self.config.option
-        side = preset(option.preset).side
-        request = DenoiseRequest(height=side, width=side, **(IMAGE_GUIDED if "image" in guidance else {}))  # type: ignore[arg-type]
-        try:
-            branches = understood(find_target(option.target), request).branches
-        except BadInput as error:
-            pytest.skip(f"{guidance} guidance is not offered by target {option.target}: {error}")
-        if option.world_size is not None and option.world_size != len(branches):
-            pytest.skip(f"--world-size {option.world_size}: {guidance} guidance has {len(branches)} branches")
-        job = Job(
-            request=request,
-            options=ModelOptions(option.preset, autocast=option.device == "cuda"),
-            target=option.target,
-            device=option.device,
-            backend=option.backend,
-            timeout=DEFAULT_TIMEOUT,
-        )
-        return replace(job, **changes)  # type: ignore[arg-type]
 
-    def require_loops(self, count: int = 1, named: str | None = None) -> None:
-        """Skips, and says that the target does not offer it, unless it has that many loops, or that one."""
-        target = find_target(self.config.option.target)
-        offered = default_loops(target) if named is None else tuple(target.loops)
-        if len(offered) < count or (named is not None and named not in offered):
-            wanted = f"loop {named}" if named is not None else f"{count} loops to compare"
-            pytest.skip(f"{wanted} not offered by target {target.name}, whose loops are {', '.join(offered)}")
+def _is_a_part(config: pytest.Config) -> bool:
+    """Whether other sessions run the rest of the tests."""
+    return any((getattr(config.option, name, None) or 1) > 1 for name in _SHARDS)
 
-    def report(self, job: Job) -> RunReport:
-        """The job's report; each job runs once a session."""
-        __tracebackhide__ = True
-        if job not in self._reports:
-            self._reports[job] = run_job(job)
-        report = self._reports[job]
-        if report.failure is not None:
-            text = rank_failure_text(report.failure, report.command)
-            pytest_findings.record(self.config, "", report.failure["task"], report.verdict, "", text)
-            pytest.fail(text, pytrace=False)
-        if not report.findings:
-            text = "nothing was judged: " + "; ".join(report.notes)
-            pytest_findings.record(self.config, "", "", report.verdict, "", text)
-            pytest.fail(text, pytrace=False)
-        return report
 
-    def assert_pass(self, job: Job, check: str, loop: str) -> Finding:
-        """Fails with the whole message of the finding unless it is a pass."""
-        __tracebackhide__ = True
-        report = self.report(job)
-        (finding,) = [f for f in report.findings if f.name == check and f.loop == loop]
-        if finding.verdict is not Verdict.PASS:
-            text = failure_text(finding, report.command)
-            pytest_findings.record_finding(self.config, finding, text)
-            pytest.fail(text, pytrace=False)
-        pytest_findings.record_finding(self.config, finding)
-        return finding
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    settings, tally = settings_of(config), config.stash[_TALLY]
+    if not settings.asked and not tally.claims:
+        return
+    from verify.gate.header import ending
+
+    stats = terminalreporter.stats
+    lines = ending(settings, len(tally.claims), len(tally.claims & tally.judged), stats.get("skipped", ()))
+    lines += [tally.refusal] if tally.refusal else []
+    for line in lines:
+        terminalreporter.write_line(f"verify: {line}", red=line == tally.refusal)
+    if settings.markdown:
+        from verify.report.document import write_whole
+
+        write_whole(settings.markdown, summary(stats, int(terminalreporter._session.exitstatus), lines))
 
 
 @pytest.fixture(scope="session")
 def verifier(request: pytest.FixtureRequest) -> Verifier:
-    """Runs jobs as ``--target``, ``--preset``, ``--world-size`` and ``--device`` say."""
+    """Judges loops from tests of your own: ``verifier.assert_pass(verifier.run(loop="my_loop.py:loop"))``.
+
+    What a call does not say is as the options ``--verify-...`` have it.
+    """
+    from verify.gate.verifier import Verifier
+
     return Verifier(request.config)
+
+
+@pytest.fixture(scope="session")
+def verify_gate(request: pytest.FixtureRequest) -> Verifier:
+    """The same for the claims: a repository may have a fixture named ``verifier`` of its own."""
+    from verify.gate.verifier import Verifier
+
+    return Verifier(request.config)
+
+
+__all__ = ["Settings", "is_claim", "verifier"]

@@ -53,11 +53,17 @@ class Option:
         """Under which a parser keeps the value."""
         return self.flag.lstrip("-").replace("-", "_")
 
+    @property
+    def told(self) -> str:
+        """What help says of it."""
+        known = self.default is not None and not self.repeated
+        default = f" (default {' '.join(self.words_of(self.default))})" if known else ""
+        return (self.help + default).replace("%", "%%")
+
     def add_to(self, parser: argparse._ActionsContainer) -> None:
         """Adds it to a parser, or to a group of one."""
-        told = "" if self.default is None or self.repeated else f" (default {' '.join(self.words_of(self.default))})"
         flags = [self.short, self.flag] if self.short else [self.flag]
-        settings: dict[str, Any] = {"help": (self.help + told).replace("%", "%%"), "default": self.default}
+        settings: dict[str, Any] = {"help": self.told, "default": self.default}
         if self.switch:
             settings |= {"action": "store_true", "default": False}
         else:

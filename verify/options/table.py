@@ -115,6 +115,7 @@ FUZZ = Command(
             Option("--cases", "another number of cases", type=int, metavar="N"),
             Option("--seed", "of everything drawn", default=0, type=int, metavar="N", always=True),
             Option("--combine", "a combine of your own instead", metavar="FILE_OR_MODULE:FUNCTION"),
+            replace(TARGET, help="the combine that a target offers instead", field="", default=None, always=False),
             Option("--replay", "evaluate one saved case again, in the setting it was saved with", metavar="FILE"),
             Option("--mutants", "fuzz combines with one thing wrong, and show what sees it", switch=True),
             Option("--envelope", "measure which settings must match across ranks", switch=True),

@@ -12,7 +12,7 @@ from verify.checks.judging import LoopRun, judge, judge_finished
 from verify.checks.merging import over_replicas, over_windows
 from verify.checks.replicas_agree import replicas_agree
 from verify.checks.windows_agree import windows_agree
-from verify.errors import Unjudged
+from verify.errors import BadInput, Unjudged
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.failure.status import RankStatus
 from verify.ranks.local.pool import PoolSpec, RankPool
@@ -23,6 +23,7 @@ from verify.request import DenoiseRequest
 from verify.runner.job import INDUCTIVE, Job
 from verify.runner.replay import References, located, reference_key
 from verify.targets.finding import find_target
+from verify.targets.loading import reference_to
 from verify.targets.protocol import REFERENCE, ModelOptions, Target, explained
 from verify.tasks.recompute_step import recompute, share_out
 from verify.tasks.trace_loop import Plan, trace_loop
@@ -267,6 +268,7 @@ def run(request: DenoiseRequest | None = None, **job: Any) -> RunReport:
     Args:
         request: what to denoise; Bagel's defaults at the size of ``tiny`` if left out.
         job: any field of :class:`Job`; a field of :class:`ModelOptions` may be given directly (``preset="small"``).
+            ``loop`` is a loop of your own: a function of a module or file, or where it is (``FILE.py:NAME``).
 
     Returns:
         The report; ``report.verdict`` is pass, fail or unknown.
@@ -274,7 +276,23 @@ def run(request: DenoiseRequest | None = None, **job: Any) -> RunReport:
     Raises:
         BadInput: something handed over cannot be used.
     """
-    options = {name: job.pop(name) for name in ModelOptions.__dataclass_fields__ if name in job}
+    return run_job(job_for(Job(request=request or DenoiseRequest()), **job))
+
+
+def job_for(job: Job, **changes: Any) -> Job:
+    """``job`` with what :func:`run` was handed.
+
+    Raises:
+        BadInput: a name that is none, or a loop that ranks cannot import.
+    """
+    options = {name: changes.pop(name) for name in ModelOptions.__dataclass_fields__ if name in changes}
     if options:
-        job["options"] = replace(job.get("options", ModelOptions()), **options)
-    return run_job(Job(request=request or DenoiseRequest(), **job))
+        changes["options"] = replace(changes.get("options", job.options), **options)
+    if "loop" in changes:
+        loop = changes.pop("loop")
+        changes["loop_reference"] = loop if isinstance(loop, str) else reference_to(loop)
+    for name in changes:
+        if name not in Job.__dataclass_fields__:
+            known = ["loop", *Job.__dataclass_fields__, *ModelOptions.__dataclass_fields__]
+            raise BadInput.of("an argument of verify.run", name, f"one of {', '.join(known)}", "choose one")
+    return replace(job, **changes)

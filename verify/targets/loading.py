@@ -71,6 +71,25 @@ def load_loop(reference: str) -> Any:
     return loop
 
 
+def reference_to(loop: Any) -> str:
+    """Where ranks find a function: they are other processes, and import it from its file or module.
+
+    Raises:
+        BadInput: they cannot, as a lambda or a function within another.
+    """
+    name, module = getattr(loop, "__qualname__", ""), sys.modules.get(getattr(loop, "__module__", None) or "")
+    expected = "a function that a file or module defines under its name, since each rank imports it"
+    if not callable(loop) or not name.isidentifier() or getattr(module, name, None) is not loop:
+        raise BadInput.of("loop", loop, expected, "define it with def at the top of a file")
+    assert module is not None
+    if module.__package__:  # Its file alone could not resolve imports relative to its package.
+        return f"{module.__name__}:{name}"
+    path = getattr(module, "__file__", None)
+    if path is None or not path.endswith(".py"):
+        raise BadInput.of("loop", loop, expected, "write it into a file")
+    return f"{os.path.realpath(path)}:{name}"
+
+
 class _AsWritten(SourceFileLoader):
     """Runs a file as it is now, as Python runs a script: bytecode of another moment is neither looked for nor left.
 

@@ -12,66 +12,60 @@ from typing import Any
 
 import pytest
 import torch
+from checkout import pytest_collection_modifyitems
 
 from verify.gate.findings import not_run, summary
-from verify.gate.plugin import pytest_collection_modifyitems
 
 ROOT = Path(__file__).parents[3]
 
-SESSION = '''
+SESSION = """
 import pytest
 from example_reports import clean, dead_and_hung, one_bit, ranks_differ, report
-from verify.gate.plugin import Verifier
+from verify.gate.verifier import Verifier
 
 
 HOSTILE = "<script>|```&'\\x1b\\x00]]>"
 
 
-class Job:
-    """Stands for a job that has already run."""
-
-
 @pytest.fixture
 def seen(request):
     def make(report):
-        verifier, job = Verifier(request.config), Job()
-        verifier._reports[job] = report
-        return verifier, job
+        return Verifier(request.config), report
     return make
 
 
 def test_pass(seen):
-    verifier, job = seen(clean())
-    verifier.assert_pass(job, "ranks_agree", "local")
-    verifier.assert_pass(job, "loops_agree", "*")
+    verifier, told = seen(clean())
+    verifier.assert_pass(told, "ranks_agree", "local")
+    verifier.assert_pass(told, "loops_agree", "*")
 
 
 def test_fail(seen):
-    verifier, job = seen(one_bit())
-    verifier.assert_pass(job, "ranks_agree", "local")
+    verifier, told = seen(one_bit())
+    verifier.assert_pass(told, "ranks_agree", "local")
 
 
 def test_unknown(seen):
-    verifier, job = seen(dead_and_hung())
-    verifier.assert_pass(job, "ranks_agree", "local")
+    verifier, told = seen(dead_and_hung())
+    verifier.assert_pass(told, "ranks_agree", "local")
 
 
 def test_hostile(seen):
-    verifier, job = seen(report([ranks_differ(1.0, 2.0, 3, HOSTILE)]))
-    verifier.assert_pass(job, "ranks_agree", HOSTILE)
+    verifier, told = seen(report([ranks_differ(1.0, 2.0, 3, HOSTILE)]))
+    verifier.assert_pass(told, "ranks_agree", HOSTILE)
 
 
 @pytest.mark.gpu(count=65)
 def test_more_gpus_than_anybody_has():
     pass
-'''
+"""
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("session")
     (folder / "test_session.py").write_text(SESSION)
-    (folder / "conftest.py").write_text('pytest_plugins = ["verify.gate.plugin"]\n')
+    (folder / "conftest.py").write_text('pytest_plugins = ["checkout"]\n')
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = gpu(count=1): needs GPUs\n")
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     command = [
@@ -168,7 +162,7 @@ def config(marks: str) -> tuple[Any, list[Item]]:
     """What pytest hands to the plugin, and where it is told what was deselected."""
     deselected: list[Item] = []
     hook = SimpleNamespace(pytest_deselected=lambda items: deselected.extend(items))
-    return SimpleNamespace(option=SimpleNamespace(require_gpus=0, markexpr=marks), hook=hook), deselected
+    return SimpleNamespace(option=SimpleNamespace(require_gpus=0, markexpr=marks, device="cpu"), hook=hook), deselected
 
 
 @pytest.mark.parametrize(("marks", "run"), [("", 1), ("gate", 1), ("nightly", 2), ("gate or nightly", 2)])
