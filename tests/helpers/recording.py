@@ -12,7 +12,8 @@ from traces import CHANNELS, ELEMENTS, STEPS, TOKENS, small_request
 from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
 from verify.trace.caches import CacheWatch
-from verify.trace.recorder import Recorder, Trace
+from verify.trace.recorder import Recorder
+from verify.trace.trace import Trace
 from verify.trace.window import Window
 
 REQUEST = small_request()
@@ -26,9 +27,9 @@ class Bench:
     ) -> None:
         self.x_0 = torch.arange(float(ELEMENTS)).view(TOKENS, CHANNELS) if x_0 is None else x_0
         self.inner = LinearDenoiser(request.branches)
-        self.pen = Notes()
+        self.status = Notes()
         caches = {branch: {"context": tensor} for branch, tensor in self.inner.contexts.items()}
-        self.recorder = Recorder(self.inner, Alone(), self.x_0, request, CacheWatch(caches), self.pen, window)
+        self.recorder = Recorder(self.inner, Alone(), self.x_0, request, CacheWatch(caches), self.status, window)
         self.denoiser, self.group, self.observe = self.recorder.denoiser, self.recorder.group, self.recorder.observe
 
     def rest(self, start: int, x_t: Tensor | None = None) -> None:

@@ -22,8 +22,9 @@ from torch import Tensor
 from verify.errors import BadInput, Unjudged
 from verify.ranks.rank import Rank
 from verify.ranks.settings import FLAGS
-from verify.tasks.trace_loop import Plan, trace_loop
-from verify.trace.recorder import Trace
+from verify.tasks.stage import Plan
+from verify.tasks.trace_loop import trace_loop
+from verify.trace.trace import Trace
 
 VICTIM = 1
 

@@ -23,7 +23,7 @@ from verify.report.sections import section_of
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.targets.protocol import ModelOptions
-from verify.tasks.trace_loop import Plan
+from verify.tasks.stage import Plan
 
 SMALL = DenoiseRequest(height=32, width=32, num_timesteps=4)
 JOB = Job(request=SMALL, options=ModelOptions(dtype="float32"))

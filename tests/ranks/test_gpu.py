@@ -18,7 +18,8 @@ from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import pool_for, run_job
 from verify.targets.protocol import REFERENCE, ModelOptions
-from verify.tasks.trace_loop import Plan, trace_loop
+from verify.tasks.stage import Plan
+from verify.tasks.trace_loop import trace_loop
 from verify.verdict import Verdict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.gate]

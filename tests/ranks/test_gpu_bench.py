@@ -17,7 +17,7 @@ from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import pool_for
 from verify.targets.protocol import REFERENCE, ModelOptions
-from verify.tasks.trace_loop import Plan
+from verify.tasks.stage import Plan, Stage
 
 pytestmark = [pytest.mark.gpu, pytest.mark.gate]
 
@@ -44,9 +44,7 @@ def test_recording_adds_no_host_wait(backend: str) -> None:
 
 def wait_once(rank: Rank, plan: Plan) -> dict[str, int] | None:
     """Counts in a loop that waits in its first evaluation."""
-    from verify.tasks.trace_loop import prepare
-
-    prepared, _ = prepare(rank, plan)
+    prepared = Stage.of(rank, plan).prepared
     velocity = prepared.denoiser.velocity
 
     def waiting(x_t: torch.Tensor, step: int, branch: str) -> torch.Tensor:

@@ -13,7 +13,7 @@ from verify.loops import LOOPS
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST
 from verify.targets.protocol import REFERENCE, ModelOptions
-from verify.tasks.trace_loop import Plan
+from verify.tasks.stage import Plan
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]
 # What the two collectives of a loop are called below torch.distributed.

@@ -24,7 +24,8 @@ from verify.ranks.local.pool import PoolSpec, RankPool
 from verify.ranks.plan import place
 from verify.request import DenoiseRequest
 from verify.targets.protocol import ModelOptions
-from verify.tasks.trace_loop import Plan, trace_loop
+from verify.tasks.stage import Plan
+from verify.tasks.trace_loop import trace_loop
 from verify.trace.window import Window
 
 

@@ -12,7 +12,7 @@ from verify.bench.tasks import Timing, forward_against_ceiling, prepare_point, t
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import Placement
 from verify.targets.protocol import REFERENCE
-from verify.tasks.trace_loop import Plan
+from verify.tasks.stage import Plan
 
 _CEILING_ROUNDS = 3
 _REFERENCE_RUNS = 2

@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from verify.bagel.config import preset
 from verify.bench.ceiling import median_seconds
 from verify.bench.statistics import paired_ratio, spread
@@ -19,7 +17,7 @@ from verify.runner.job import Job
 from verify.runner.run import pool_for
 from verify.targets.finding import find_target
 from verify.targets.protocol import Prepared, understood
-from verify.tasks.trace_loop import Plan, autocast, describe_rank, prepare
+from verify.tasks.stage import Plan, Stage, describe_rank
 
 BUILTIN = "builtin"
 _BRANCH = "gen"
@@ -64,17 +62,16 @@ def forwards_in_turn(rank: Rank, plan: Plan, rounds: int) -> dict[str, Any]:
     if rank.rank:
         side = preset("tiny").side
         request = replace(plan.request, height=side, width=side)
-        prepared, _ = prepare(
-            rank, replace(plan, request=request, options=replace(plan.options, preset="tiny", checkpoint=None))
-        )
-        return {"environment": _environment(rank, plan, prepared)}
-    theirs, _ = prepare(rank, plan)
+        small = replace(plan, request=request, options=replace(plan.options, preset="tiny", checkpoint=None))
+        return {"environment": _environment(rank, plan, Stage.of(rank, small).prepared)}
+    stage = Stage.of(rank, plan)
+    theirs = stage.prepared
     ours = find_target(BUILTIN).prepare(plan.request, plan.options, 0, rank.device)
     _require_comparable(plan, theirs, ours)
     x_0 = ours.x_0
     networks: dict[str, Denoiser] = {plan.target: theirs.denoiser, BUILTIN: ours.denoiser}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
-    with torch.no_grad(), autocast(plan.options, rank.device):
+    with stage.arithmetic():
         velocities = [denoiser.velocity(x_0, 0, _BRANCH).double() for denoiser in networks.values()]
         apart = (velocities[0] - velocities[1]).norm() / velocities[1].norm()
         for number in range(rounds):

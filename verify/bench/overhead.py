@@ -12,12 +12,13 @@ from verify.bench.points import Measurement, Point
 from verify.bench.statistics import paired_ratio, spread
 from verify.bench.syncs import syncs_in_loop
 from verify.bench.tasks import timed_loop
-from verify.checks.judging import LoopRun, judge
+from verify.checks.judging import Evidence, LoopRun, judge
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import Placement
 from verify.runner.job import Job
-from verify.tasks.trace_loop import Plan, trace_loop
-from verify.trace.recorder import Trace
+from verify.tasks.stage import Plan
+from verify.tasks.trace_loop import trace_loop
+from verify.trace.trace import Trace
 
 # Enough steps to hold guided ones and others; the profile of a whole loop would be large and say no more.
 _PROFILED_TIMESTEPS = 8
@@ -64,7 +65,7 @@ class Overhead(Measurement):
     def _verified(self, name: str, plan: Plan) -> dict[str, float]:
         began = time.perf_counter()
         traces = self.run(trace_loop, plan)
-        judge(self._job.resolved, {name: LoopRun(traces, self._job.kinds()[name])}, self._reference)
+        judge(self._job.resolved, {name: LoopRun(traces, self._job.kinds()[name])}, Evidence(self._reference))
         return {"verified": time.perf_counter() - began, "recorded": max(trace.seconds for trace in traces)}
 
     def at_last(self, allowed: Callable[[], bool]) -> None:

@@ -16,7 +16,8 @@ from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import Placement, place
 from verify.runner.job import Job
-from verify.runner.run import Progress, pool_for
+from verify.runner.run import pool_for
+from verify.runner.tracing import Progress
 from verify.schedule import ONE_BRANCH_A_RANK
 
 # What guides by the image too where the world size asks for a third branch and the request has none.

@@ -13,8 +13,9 @@ from verify.bench.points import Point, measure
 from verify.errors import Unjudged
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.plan import place
-from verify.runner.run import Progress, pool_for
-from verify.tasks.trace_loop import describe_rank
+from verify.runner.run import pool_for
+from verify.runner.tracing import Progress
+from verify.tasks.stage import describe_rank
 
 
 class Session:

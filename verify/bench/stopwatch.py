@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verify.protocols import Denoiser, Group
 from verify.schedule import ALL_GATHER, BROADCAST
-from verify.trace.watched import WrappedGroup
+from verify.trace.listener import Listener
 
 FORWARD = "forward"
 COMBINE = "combine"
@@ -48,10 +48,6 @@ class Stopwatch:
             self._spans[COMBINE].append((self._velocities_since, moment))
             self._velocities_since = None
 
-    def observe(self, step: int, x_t: Tensor) -> None:
-        """What a loop calls after each step."""
-        self.stepped(self.now())
-
     def between(self, began: Any, ended: Any) -> float:
         """Seconds between two moments; on a GPU only after it has been synchronised."""
         return began.elapsed_time(ended) / 1000 if self._gpu else ended - began
@@ -61,37 +57,32 @@ class Stopwatch:
         return {name: [self.between(*span) for span in spans] for name, spans in self._spans.items()}
 
 
-class TimedDenoiser:
-    """A denoiser whose evaluations are timed."""
+class Timed(Listener):
+    """Times evaluations and collectives: the wait for the slowest rank is part of each collective."""
 
-    def __init__(self, denoiser: Denoiser, watch: Stopwatch) -> None:
-        self._denoiser, self._watch = denoiser, watch
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch = watch
 
-    def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
+    def evaluate(self, denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
         began = self._watch.now()
         self._watch.stepped(began)
-        v_t = self._denoiser.velocity(x_t, step, branch)
+        v_t = denoiser.velocity(x_t, step, branch)
         self._watch.velocities_there(self._watch.add(FORWARD, began))
         return v_t
 
-
-class TimedGroup(WrappedGroup):
-    """A group whose collectives are timed: the wait for the slowest rank is part of each."""
-
-    def __init__(self, group: Group, watch: Stopwatch) -> None:
-        super().__init__(group)
-        self._watch = watch
-
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+    def all_gather(self, group: Group, tensor: Tensor) -> list[Tensor]:
         began = self._watch.now()
         self._watch.stepped(began)
-        gathered = self._group.all_gather(tensor)
+        gathered = group.all_gather(tensor)
         self._watch.velocities_there(self._watch.add(ALL_GATHER, began))
         return gathered
 
-    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
+    def broadcast(self, group: Group, tensor: Tensor, src: int) -> Tensor:
         began = self._watch.now()
         self._watch.stepped(began)
-        self._group.broadcast(tensor, src)
+        group.broadcast(tensor, src)
         self._watch.add(BROADCAST, began)
         return tensor
+
+    def observe(self, step: int, x_t: Tensor) -> None:
+        self._watch.stepped(self._watch.now())

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from verify.bench.tasks import unseen
 from verify.protocols import Denoiser, Group, Observe
 from verify.ranks.rank import Rank
-from verify.targets.protocol import REFERENCE
-from verify.tasks.trace_loop import Plan, autocast, find_loop, group_for, prepare, request_for
+from verify.tasks.stage import Plan, Stage
+from verify.trace.caches import CacheWatch
 from verify.trace.recorder import Recorder, synchronise
+from verify.trace.state import StateWatch
 
 # Calls of the runtime and the driver that return only when the device has done what it was given. An asynchronous copy
 # to pageable memory waits too; PyTorch follows every such copy with one of these.
@@ -34,25 +33,24 @@ def syncs_in_loop(rank: Rank, plan: Plan, recorded: bool) -> dict[str, int] | No
 
     The profiler's own are subtracted: those of a profile of nothing. The reference runs on rank 0 alone.
     """
-    prepared, caches = prepare(rank, plan)
-    if plan.loop == REFERENCE and rank.rank:
+    stage = Stage.of(rank, plan, again=False)
+    if not stage.takes_part:
         return None
-    loop, request = find_loop(plan), request_for(plan, prepared, rank)
-    group = group_for(plan, prepared, rank)
+    prepared = stage.prepared
 
     def run(inside: Callable[[Callable[[], object]], Any]) -> Any:
         denoiser: Denoiser = prepared.denoiser
-        group_: Group = group
+        group: Group = stage.group
         observe: Observe = unseen
         if recorded:
-            recorder = Recorder(prepared.denoiser, group, prepared.x_0, request, caches, rank.status)
-            denoiser, group_, observe = recorder.denoiser, recorder.group, recorder.observe
-        x_0 = prepared.x_0.clone()
+            state, caches = StateWatch(denoiser, rank.device), CacheWatch(prepared.caches)
+            recorder = Recorder(denoiser, group, prepared.x_0, stage.request, caches, rank.status, state=state)
+            denoiser, group, observe = recorder.denoiser, recorder.group, recorder.observe
         synchronise(rank.device)
         # The profile holds the loop alone: what precedes and follows it may wait.
-        return inside(lambda: loop(denoiser, request, x_0, group_, observe))
+        return inside(lambda: stage.play(denoiser, group, observe))
 
-    with torch.no_grad(), autocast(plan.options, rank.device):
+    with stage.arithmetic():
         run(lambda work: work())  # Loads kernels, which waits.
         nothing = Counter(_profiled(lambda: None))
         counted = Counter(run(_profiled))

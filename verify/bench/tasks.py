@@ -12,12 +12,12 @@ import torch
 from verify.bagel.denoiser import BagelDenoiser
 from verify.bench.ceiling import forward_flops, matmul_rate, median_seconds
 from verify.bench.graphs import GraphedDenoiser, unlike
-from verify.bench.stopwatch import Stopwatch, TimedDenoiser, TimedGroup
-from verify.protocols import Denoiser, Observe
+from verify.bench.stopwatch import Stopwatch, Timed
+from verify.protocols import Denoiser
 from verify.ranks.rank import Rank
 from verify.schedule import Schedule
-from verify.targets.protocol import REFERENCE
-from verify.tasks.trace_loop import Plan, autocast, find_loop, group_for, prepare, request_for
+from verify.tasks.stage import Plan, Stage
+from verify.trace.listener import HeardDenoiser, HeardGroup
 from verify.trace.recorder import synchronise
 
 
@@ -41,10 +41,9 @@ def prepare_point(rank: Rank, plan: Plan, graph: bool) -> dict[str, Any]:
         ``seconds`` that the denoiser took, the model under it included where it was not there yet; and with ``graph``
         ``graph_s`` and ``graph_fault``: why graphs cannot be used, empty if they can.
     """
-    rank.status.activity("building the model and its contexts")
     rank.memo.pop("graphed", None)
     began = time.perf_counter()
-    prepared, _ = prepare(rank, plan)
+    prepared = Stage.of(rank, plan).prepared
     synchronise(rank.device)
     done: dict[str, Any] = {"seconds": time.perf_counter() - began}
     if not graph:
@@ -69,26 +68,23 @@ def timed_loop(rank: Rank, plan: Plan, split: bool, graph: bool = False, steps: 
     With ``graph`` forward passes are replayed from the graphs of :func:`prepare_point`. With ``steps`` the loop ends
     after so many. The reference runs on rank 0 alone; the others return None.
     """
-    prepared, _ = prepare(rank, plan)  # On every rank: a target may make process groups in it.
-    if plan.loop == REFERENCE and rank.rank:
+    stage = Stage.of(rank, plan, again=False)
+    if not stage.takes_part:
         return None
-    loop, request = find_loop(plan), request_for(plan, prepared, rank)
-    if steps is not None:
-        whole = request.schedule
-        request = request.resolved(Schedule(whole.timesteps[:steps], whole.dts[:steps], whole.guided[:steps]))
-    denoiser: Denoiser = rank.memo["graphed"] if graph else prepared.denoiser
-    group = group_for(plan, prepared, rank)
+    whole = stage.request.schedule
+    schedule = whole if steps is None else Schedule(whole.timesteps[:steps], whole.dts[:steps], whole.guided[:steps])
+    denoiser: Denoiser = rank.memo["graphed"] if graph else stage.prepared.denoiser
+    group, observe = stage.group, unseen
     watch = Stopwatch(rank.device)
-    observe: Observe = unseen
-    with torch.no_grad(), autocast(plan.options, rank.device):
-        x_0 = prepared.x_0.clone()
+    with stage.arithmetic():
         # No rank's clock starts while another is still on its way here.
         group.all_gather(torch.zeros(1, device=rank.device))
         if split:
-            denoiser, group, observe = TimedDenoiser(denoiser, watch), TimedGroup(group, watch), watch.observe
+            timed = Timed(watch)
+            denoiser, group, observe = HeardDenoiser(denoiser, timed), HeardGroup(group, timed), timed.observe
         synchronise(rank.device)
         began = time.perf_counter()
-        loop(denoiser, request, x_0, group, observe)
+        stage.play(denoiser, group, observe, schedule)
         synchronise(rank.device)
         total = time.perf_counter() - began
     return Timing(total, watch.seconds())
@@ -108,7 +104,7 @@ def forward_against_ceiling(rank: Rank, plan: Plan, rounds: int, graph: bool = F
     """
     if rank.rank:
         return None
-    prepared, _ = prepare(rank, plan)
+    prepared = Stage.of(rank, plan, again=False).prepared
     denoiser = prepared.denoiser
     assert isinstance(denoiser, BagelDenoiser)
     flops = forward_flops(denoiser.model.config, plan.request.tokens, denoiser.contexts["gen"].keys.shape[2])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from verify.bits import bits_of, describe, first_difference, first_unlike, same_bits, ulp_distance
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 BEFORE_THE_LOOP = -1

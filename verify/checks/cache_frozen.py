@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "cache_frozen"
@@ -33,6 +33,14 @@ def cache_frozen(traces: Sequence[Trace]) -> Finding:
             summary = f"rank 0 holds {len(first.caches)} cache tensors, rank {trace.rank} {len(trace.caches)}"
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, Divergence(-1, (0, trace.rank), "caches"))
     written = [(trace, record) for trace in traces for record in trace.caches if record.after != record.before]
+    touched = [(trace, record) for trace in traces for record in trace.caches if record.touched_at is not None]
+    if not written and touched:
+        trace, record = min(touched, key=lambda found: found[1].touched_at or 0)
+        what = f"{record.branch} cache, {record.tensor}"
+        divergence = Divergence(record.touched_at, (trace.rank, trace.rank), what, ("before", "after"))
+        summary = f"rank {trace.rank} wrote to {what} in step {record.touched_at} and put it right before the end"
+        shared = (f"{len(touched)} cache tensors share the memory that was written to",)
+        return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, shared)
     if not written:
         summary = f"{len(first.caches)} cache tensors equal on every rank, before and after"
         return Finding(NAME, loop, Verdict.PASS, summary, compared)

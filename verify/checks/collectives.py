@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from verify.schedule import Expected
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "collectives"

@@ -11,7 +11,7 @@ from verify.environment.identity import Identity
 from verify.environment.properties import BY_NAME, Kind
 from verify.environment.variables import is_own
 from verify.environment.watch import AFTER, BEFORE, OBSERVE, THREAD, VELOCITY, Look, Seen, kind_of
-from verify.trace.recorder import PRIVATE_ENVIRONMENT, Trace
+from verify.trace.trace import PRIVATE_ENVIRONMENT, Trace
 
 # Of nested properties, each is compared by itself.
 _NESTED = ("settings", "flags", "variables")

@@ -13,7 +13,7 @@ from torch import Tensor
 from verify.bits import first_difference, same_bits
 from verify.checks.agreement import BEFORE_THE_LOOP
 from verify.checks.matches_reference import NAME
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 

@@ -16,7 +16,7 @@ from verify.checks.conditions import Change, Difference
 from verify.checks.records import CHECKS
 from verify.environment.properties import Kind
 from verify.environment.watch import AFTER
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "environments_agree"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from verify.bits import few_threads
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "finite"

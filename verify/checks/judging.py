@@ -1,9 +1,10 @@
-"""Every check on the traces of a run."""
+"""All checks on the traces of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from verify.checks.cache_frozen import cache_frozen
 from verify.checks.collectives import collectives
@@ -11,13 +12,15 @@ from verify.checks.environments_agree import environments_agree, with_conditions
 from verify.checks.finite import finite
 from verify.checks.loops_agree import loops_agree
 from verify.checks.matches_reference import matches_reference
+from verify.checks.not_vacuous import Sensitivity, not_vacuous
 from verify.checks.observed import observed
 from verify.checks.parallelism_engaged import parallelism_engaged
 from verify.checks.ranks_agree import ranks_agree
 from verify.checks.schedule_followed import schedule_followed
+from verify.checks.state_frozen import state_frozen
 from verify.request import DenoiseRequest
 from verify.schedule import expected_work
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
 
 ANY = "any"
@@ -41,33 +44,71 @@ class LoopRun:
         return self.traces[0].loop
 
 
-def judge(request: DenoiseRequest, runs: Mapping[str, LoopRun], reference: Trace | None) -> list[Finding]:
+@dataclass(frozen=True)
+class Evidence:
+    """What findings rest on besides the traces of the loops.
+
+    Attributes:
+        reference: the reference's trace; None where there is none.
+        sensitivity: what a change of the network's inputs changes; None where it was not tried.
+    """
+
+    reference: Trace | None = None
+    sensitivity: Sensitivity | None = None
+
+
+def judge(request: DenoiseRequest, runs: Mapping[str, LoopRun], evidence: Evidence) -> list[Finding]:
     """Every check on every loop, then the checks across loops; in the order in which a reader should look at them.
 
     A loop known to follow another schedule than the request's fails ``schedule``; what it does in each step is then
     compared with the schedule that it follows, or one fault would be told as three.
     """
-    findings = []
-    for run in runs.values():
-        traces = run.traces
-        followed = request if traces[0].followed is None else request.resolved(traces[0].followed)
-        expected = None
-        if run.expect != ANY:
-            expected = expected_work(run.expect, followed.schedule, request.branches, len(traces))
-        findings += [
-            ranks_agree(traces),
-            matches_reference(traces, reference),
-            schedule_followed(traces, request),
-            collectives(traces, expected),
-            parallelism_engaged(traces, followed, expected),
-            cache_frozen(traces),
-            observed(traces),
-            finite(traces),
-            environments_agree(traces),
-        ]
-    if len(runs) > 1:
-        findings.append(loops_agree({name: run.traces for name, run in runs.items()}))
+    findings = [finding for run in runs.values() for finding in _of_one(request, run, evidence)]
+    traces = {name: run.traces for name, run in runs.items()}
+    if len(runs) > 1 and not any(trace.breach for trace in chain(*traces.values())):
+        findings.append(guarded("loops_agree", "*", lambda: loops_agree(traces)))
+    if runs:
+        reference, sensitivity = evidence.reference, evidence.sensitivity
+        findings.append(guarded("not_vacuous", "*", lambda: not_vacuous(request, traces, reference, sensitivity)))
     return with_conditions(findings)
+
+
+def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[Finding]:
+    traces = run.traces
+    followed = request if traces[0].followed is None else request.resolved(traces[0].followed)
+    expected = None
+    if run.expect != ANY:
+        expected = expected_work(run.expect, followed.schedule, request.branches, len(traces))
+    checks: dict[str, Callable[[], Finding]] = {
+        "ranks_agree": lambda: ranks_agree(traces),
+        "matches_reference": lambda: matches_reference(traces, evidence.reference),
+        "schedule": lambda: schedule_followed(traces, request),
+        "collectives": lambda: collectives(traces, expected),
+        "parallelism_engaged": lambda: parallelism_engaged(traces, followed, expected),
+        "cache_frozen": lambda: cache_frozen(traces),
+        "state_frozen": lambda: state_frozen(traces),
+        "observed": lambda: observed(traces),
+        "finite": lambda: finite(traces),
+        "environments_agree": lambda: environments_agree(traces),
+    }
+    broken = next((trace for trace in traces if trace.breach), None)
+    if broken is not None:
+        # What was recorded ends in the middle: only what does not rest on steps can be judged.
+        because = f"rank {broken.rank} broke the loop's contract, so that the record ends there"
+        whole = ("observed", "cache_frozen", "state_frozen", "environments_agree")
+        return [
+            guarded(name, run.loop, check) if name in whole else Finding(name, run.loop, Verdict.UNKNOWN, because)
+            for name, check in checks.items()
+        ]
+    return [guarded(name, run.loop, check) for name, check in checks.items()]
+
+
+def guarded(name: str, loop: str, check: Callable[[], Finding]) -> Finding:
+    """What ``check`` finds; an exception of its own makes it unknown and costs no other finding."""
+    try:
+        return check()
+    except Exception as error:
+        return Finding(name, loop, Verdict.UNKNOWN, f"the check itself failed: {type(error).__name__}: {error}")
 
 
 def judge_finished(request: DenoiseRequest, run: LoopRun, world_size: int) -> list[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from verify.checks.agreement import Pair, agreement
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Finding
 
 NAME = "loops_agree"

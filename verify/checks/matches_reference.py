@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.checks.agreement import Pair, agreement
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Finding
 
 NAME = "matches_reference"

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from verify.checks.records import CHECKS
 from verify.verdict import Compared, Finding, Verdict, merge
 
-# Checks that see only the steps of a window; every other check sees the whole loop in every pass.
-_BY_STEP = ("ranks_agree", "matches_reference", "loops_agree", "replicas_agree", "finite")
 _WORST_FIRST = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.PASS)
 
 
@@ -74,7 +73,7 @@ def over_windows(passes: Sequence[Sequence[Finding]]) -> list[Finding]:
     for findings in zip(*passes, strict=True):
         verdict = _verdict(findings)
         found = min((f for f in findings if f.verdict is verdict), key=_step)
-        if found.name not in _BY_STEP:
+        if not CHECKS[found.name].by_step:
             # The pass that keeps the last step also compares it with what the loop returned.
             told = found if verdict is not Verdict.PASS else findings[-1]
             merged.append(replace(told, compared=findings[-1].compared))

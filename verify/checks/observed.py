@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.bits import first_difference, same_bits
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "observed"
@@ -14,6 +14,11 @@ NAME = "observed"
 def observed(traces: Sequence[Trace]) -> Finding:
     """The ``x_t`` that branches were evaluated at is the one observed before; the result is the last one observed."""
     loop = traces[0].loop
+    for trace in traces:
+        if trace.breach:
+            divergence = Divergence(len(trace.foreign), (trace.rank, trace.rank), "the loop's contract")
+            summary = f"rank {trace.rank} broke the loop's contract in step {len(trace.foreign)}: {trace.breach}"
+            return Finding(NAME, loop, Verdict.FAIL, summary, first_divergence=divergence)
     evaluations = sum(len(step) for trace in traces for step in trace.branches)
     elements = traces[0].final.numel()
     returned = sum(trace.steps - 1 in trace.kept for trace in traces)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, Expected
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "parallelism_engaged"

@@ -108,6 +108,7 @@ _RECORDS = (
         "and the caches shown are read",
         "that every fault would show",
         "weights that are zero, a branch that is conditioned as another, a cache that is shown as a copy",
+        by_step=True,
     ),
     CheckRecord(
         "cache_frozen",

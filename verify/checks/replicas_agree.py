@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from verify.checks.agreement import Pair, agreement
 from verify.checks.conditions import differences
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "replicas_agree"

@@ -9,7 +9,7 @@ from torch import Tensor
 from verify.bits import same_bits
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "schedule"

@@ -28,7 +28,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from verify.report.progress import ProgressReport
     from verify.runner.run import pool_for
     from verify.targets.loading import load_file
-    from verify.tasks.trace_loop import describe_rank
+    from verify.tasks.stage import describe_rank
 
     console = Console()
     file: str | None = getattr(arguments, "from")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from verify.ranks.local.anonymous import AnonymousFile
     from verify.report.document import RunReport
     from verify.runner.job import Job
-    from verify.runner.run import Progress
+    from verify.runner.tracing import Progress
 
 _BAD_INPUT, _UNKNOWN, _INTERRUPTED = 2, 3, 128
 # Beyond the command's own limit: starting, locating a divergence and writing the report.

@@ -14,7 +14,7 @@ from verify.ranks.local.forkserver import fork_server
 if TYPE_CHECKING:
     from verify.report.document import RunReport
     from verify.runner.job import Job
-    from verify.runner.run import Progress
+    from verify.runner.tracing import Progress
 
 
 def job_of(arguments: argparse.Namespace) -> Job:

@@ -13,10 +13,11 @@ from jaxtyping import Float as Floats
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from verify.bits import Difference, bits_of, describe, first_difference, same_bits
+from verify.bits import bits_of, describe, first_difference, same_bits
 from verify.combine import EPS
 from verify.fuzz.case import Case
 from verify.fuzz.layouts import lay_out
+from verify.verdict import Difference
 
 Combine = Callable[..., Tensor]
 

@@ -45,6 +45,10 @@ class TaskRunner(ABC):
         """The CFG groups in the order of replicas: itself where there is one."""
         return (self,)
 
+    def renew(self) -> bool:
+        """Puts fresh processes in place of those whose state was spoilt; False where that cannot be done."""
+        return False
+
     def run(
         self,
         task: Callable[..., Any],

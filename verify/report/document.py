@@ -11,11 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
-from verify.bits import Difference
 from verify.errors import BadInput
 from verify.report.disk import replace_file, require_writable
 from verify.report.mismatch import mismatch
-from verify.verdict import EXIT_STATUS, Compared, Divergence, Finding, Verdict
+from verify.verdict import EXIT_STATUS, Compared, Difference, Divergence, Finding, Verdict
 
 SCHEMA_VERSION = 1
 

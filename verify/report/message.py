@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from verify.bits import Difference
 from verify.text import literal, place_of_call
-from verify.verdict import Divergence, Finding
+from verify.verdict import Difference, Divergence, Finding
 
 # What a failed check usually means; kept to what has been seen, see verify/faults/.
 USUAL_CAUSES = {

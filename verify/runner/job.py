@@ -16,7 +16,7 @@ from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import LOOP_KINDS
 from verify.targets.finding import find_target
 from verify.targets.protocol import REFERENCE, ModelOptions, default_loops, understood
-from verify.tasks.trace_loop import Plan
+from verify.tasks.stage import Plan
 from verify.trace.window import Window, windows_of
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")

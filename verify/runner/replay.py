@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from verify.checks.not_vacuous import Sensitivity
 from verify.errors import BadInput
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
@@ -13,7 +14,7 @@ from verify.runner.job import Job
 from verify.runner.locate import Location, locate
 from verify.targets.protocol import REFERENCE
 from verify.tasks.probe_step import StepProbe, probe_step
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
 
 _LOCATE_TIMEOUT = 120.0
@@ -28,10 +29,13 @@ class References:
     Attributes:
         traces: one a replica, by target, request, options, ranks and window.
         probes: by these, the replica and the step.
+        sensitivities: what a change of the network's inputs changes, one a replica, by target, request, options and
+            ranks.
     """
 
     traces: dict[Any, list[Trace]] = field(default_factory=dict)
     probes: dict[Any, StepProbe] = field(default_factory=dict)
+    sensitivities: dict[Any, list[Sensitivity]] = field(default_factory=dict)
 
 
 def reference_key(job: Job) -> tuple[Any, ...]:
@@ -43,6 +47,7 @@ def located(job: Job, ranks: TaskRunner, findings: list[Finding], deadline: floa
     """Adds to each loop that left the reference where in the step it did: that step is run again, under probes."""
     plans = {plan.loop_name: plan for plan in job.plans()}
     places: dict[str, Location | str] = {}
+    spoiling = {finding.loop for finding in findings if finding.name == "state_frozen" and finding.verdict != "pass"}
     for finding in findings:
         first = finding.first_divergence
         if finding.name != "matches_reference" or first is None or first.step is None or first.step < 0:
@@ -61,6 +66,8 @@ def located(job: Job, ranks: TaskRunner, findings: list[Finding], deadline: floa
             places[finding.loop] = locate(first.step, first.ranks[1], kept.probes[key], probes(finding.loop), branches)
         except (RankFailure, BadInput, AssertionError) as reason:
             places[finding.loop] = f"not located: {reason}"
+        if finding.loop in spoiling:
+            ranks.renew()  # The loop has run again and spoilt the state again.
     return [_with_location(f, places[f.loop]) if f.loop in places and f.name in _LOCATED else f for f in findings]
 
 

@@ -5,48 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any
 
-from verify.checks.each_step import each_step
-from verify.checks.judging import LoopRun, judge, judge_finished
+from verify.checks.judging import Evidence, LoopRun, guarded, judge, judge_finished
 from verify.checks.merging import over_replicas, over_windows
+from verify.checks.not_vacuous import Sensitivity
 from verify.checks.replicas_agree import replicas_agree
 from verify.checks.windows_agree import windows_agree
 from verify.errors import BadInput, Unjudged
 from verify.ranks.failure.failure import RankFailure
-from verify.ranks.failure.status import RankStatus
 from verify.ranks.local.pool import PoolSpec, RankPool
 from verify.ranks.plan import place
-from verify.ranks.task_runner import TaskRunner, Watcher
+from verify.ranks.task_runner import TaskRunner
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import INDUCTIVE, Job
-from verify.runner.replay import References, located, reference_key
+from verify.runner.replay import References, located
+from verify.runner.tracing import Progress, Traces, recompute_each_step, trace_all, try_inputs
 from verify.targets.finding import find_target
 from verify.targets.loading import reference_to
 from verify.targets.protocol import REFERENCE, ModelOptions, Target, explained
-from verify.tasks.recompute_step import recompute, share_out
-from verify.tasks.trace_loop import Plan, trace_loop
-from verify.trace.recorder import Trace
-from verify.trace.window import Window
+from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict, merge
-
-
-class Progress(Protocol):
-    """Whoever wants to follow a run: :class:`verify.report.progress.ProgressReport`."""
-
-    def start(self, name: str, total: int) -> None:
-        """A loop starts; it has ``total`` steps."""
-        ...
-
-    def update(self, name: str, done: int) -> None:
-        """The slowest rank has finished ``done`` steps."""
-        ...
-
-    def finish(self, name: str) -> None:
-        """The loop has ended."""
-        ...
-
 
 _pools: dict[PoolSpec, RankPool] = {}
 
@@ -85,9 +65,6 @@ def run_job(job: Job, progress: Progress | None = None, kept: References | None 
     return report
 
 
-Traces = dict[str, list[Trace]]
-
-
 def run_on(
     job: Job,
     ranks: TaskRunner,
@@ -101,12 +78,22 @@ def run_on(
     kept = References() if kept is None else kept
     traces: Traces = {}
     passes, ends = [], []
+    judging = 0.0
     try:
+        sensitivities = try_inputs(job, ranks, deadline, kept)
         for window in job.windows:
-            traces = _trace(job, ranks, deadline, progress, window, kept)
-            judging = time.monotonic()
-            passes.append(_findings(job, ranks, deadline, traces))
-            ends.append({loop: [replace(trace, x_t=trace.x_t[:0]) for trace in traces[loop]] for loop in job.kinds()})
+            traces = trace_all(job, ranks, deadline, progress, window, kept)
+            traced = time.monotonic()
+            passes.append(_findings(job, ranks, deadline, traces, sensitivities))
+            judging += time.monotonic() - traced
+            # A view of x_t would keep all of it.
+            ends.append(
+                {
+                    loop: [replace(trace, x_t=trace.x_t[:0].clone()) for trace in traces[loop]]
+                    for loop in job.kinds()
+                    if loop in traces
+                }
+            )
     except RankFailure as failure:
         findings = _of_the_finished(job, failure)
         report = replace(
@@ -122,30 +109,45 @@ def run_on(
         return report, {}
     findings = passes[0]
     if len(passes) > 1:
-        findings = over_windows(passes) + [windows_agree([end[loop] for end in ends]) for loop in job.kinds()]
+        findings = over_windows(passes) + [windows_agree([end[loop] for end in ends]) for loop in ends[0]]
     verdict = merge(finding.verdict for finding in findings)
+    judged = time.monotonic()
     findings = located(job, ranks, findings, deadline, kept)
     findings = [_with_explanation(finding, find_target(job.target)) for finding in findings]
     ended = time.monotonic()
-    timings = {"judging": ended - judging, "total": ended - began}
-    return _judged(report, findings, verdict, traces, timings), {loop: traces[loop] for loop in job.kinds()}
+    timings = {"judging": judging, "locating": ended - judged, "total": ended - began}
+    left_out = [loop for loop in job.kinds() if loop not in traces]
+    if left_out:
+        notes = (
+            f"not run: {', '.join(left_out)}, since an earlier loop spoilt the state of ranks that cannot be renewed"
+        )
+        report = replace(report, notes=(*report.notes, notes))
+    return _judged(report, findings, verdict, traces, timings), {
+        loop: traces[loop] for loop in job.kinds() if loop in traces
+    }
 
 
-def _findings(job: Job, ranks: TaskRunner, deadline: float, traces: Traces) -> list[Finding]:
+def _findings(
+    job: Job, ranks: TaskRunner, deadline: float, traces: Traces, sensitivities: Sequence[Sensitivity]
+) -> list[Finding]:
     """What the checks say of one pass over every loop: of each CFG group, then of the groups together."""
     of_groups = [
         {loop: [trace for trace in of_loop if trace.replica in (None, number)] for loop, of_loop in traces.items()}
         for number in range(len(ranks.groups))
     ]
     findings = []
-    for group, own in zip(ranks.groups, of_groups, strict=True):
-        stepwise = _each_step(job, group, deadline, own) if job.reference == INDUCTIVE else {}
-        runs = {loop: LoopRun(own[loop], kind) for loop, kind in job.kinds().items()}
-        found = judge(job.resolved, runs, next(iter(own.get(REFERENCE, [])), None))
+    for group, own, sensitivity in zip(ranks.groups, of_groups, sensitivities, strict=True):
+        stepwise = recompute_each_step(job, group, deadline, own) if job.reference == INDUCTIVE else {}
+        runs = {loop: LoopRun(own[loop], kind) for loop, kind in job.kinds().items() if loop in own}
+        found = judge(job.resolved, runs, Evidence(next(iter(own.get(REFERENCE, [])), None), sensitivity))
         findings.append([stepwise.get(f.loop, f) if f.name == "matches_reference" else f for f in found])
     if len(findings) == 1:
         return findings[0]
-    return over_replicas(findings) + [replicas_agree([own[loop] for own in of_groups]) for loop in job.kinds()]
+    together = {loop: [own[loop] for own in of_groups] for loop in runs}
+    return over_replicas(findings) + [
+        guarded("replicas_agree", loop, lambda replicas=replicas: replicas_agree(replicas))  # type: ignore[misc]
+        for loop, replicas in together.items()
+    ]
 
 
 def _of_the_finished(job: Job, failure: RankFailure) -> list[Finding]:
@@ -167,61 +169,6 @@ def _in_step(traces: Sequence[Trace]) -> bool:
     """Whether all ranks called the same collectives in the same order."""
     called = [[collective for step in trace.collectives for collective in step] for trace in traces]
     return all(calls == called[0] for calls in called)
-
-
-def _trace(
-    job: Job, ranks: TaskRunner, deadline: float, progress: Progress | None, window: Window | None, kept: References
-) -> Traces:
-    key = (*reference_key(job), window)
-    traces: Traces = {}
-    for plan in job.judged_plans() if job.reference == INDUCTIVE else job.plans():
-        name = plan.loop_name
-        if plan.loop == REFERENCE and key in kept.traces:
-            traces[name] = kept.traces[key]
-            continue
-        results = ranks.run(
-            trace_loop,
-            replace(plan, window=window),
-            name=name,
-            timeout=max(0.1, deadline - time.monotonic()),
-            watch=_reporter(progress, plan),
-        )
-        if progress is not None:
-            progress.finish(name)
-        traces[name] = [trace for trace in results if trace is not None]
-        if plan.loop == REFERENCE:
-            kept.traces[key] = traces[name]
-    return traces
-
-
-def _each_step(job: Job, ranks: TaskRunner, deadline: float, traces: Traces) -> dict[str, Finding]:
-    """The inductive reference's finding on each loop: every step computed anew, on another rank than it came from."""
-    findings = {}
-    for plan in job.judged_plans():
-        shares = share_out(traces[plan.loop_name])
-        results = ranks.run(
-            recompute,
-            plan,
-            each=[([share for share in shares if share.checker == rank],) for rank in range(job.ranks)],
-            name=f"each step of {plan.loop_name} anew",
-            timeout=max(0.1, deadline - time.monotonic()),
-        )
-        recomputed = [(check.step, check.ranks, x_t) for _, done in results for check, x_t in done]
-        findings[plan.loop_name] = each_step(traces[plan.loop_name], results[0][0], recomputed)
-    return findings
-
-
-def _reporter(progress: Progress | None, plan: Plan) -> Watcher | None:
-    """What tells ``progress`` where the slowest rank is; the reference runs on rank 0 alone."""
-    if progress is None:
-        return None
-    progress.start(plan.loop_name, plan.request.schedule.steps)
-
-    def watch(places: Sequence[RankStatus]) -> None:
-        running = places[:1] if plan.loop == REFERENCE else places
-        progress.update(plan.loop_name, min(p.step for p in running) + 1)
-
-    return watch
 
 
 def blank_report(job: Job) -> RunReport:

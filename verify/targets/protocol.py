@@ -63,6 +63,8 @@ class Prepared:
             reference follows it too, collectives and branch evaluations are counted against it, and the check
             ``schedule`` fails: one fault is one finding.
         environment: what else decides bits here, to be shown and to be compared between ranks.
+        draws: the loops draw random numbers by design, as a stochastic sampler does, so that generators may move.
+        alike: pairs of branches that have one velocity by design, as ``img`` and ``gen`` do without an image.
     """
 
     denoiser: Denoiser
@@ -72,6 +74,8 @@ class Prepared:
     group: Group | None = None
     followed: Schedule | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
+    draws: bool = False
+    alike: tuple[tuple[str, str], ...] = ()
 
 
 @runtime_checkable
@@ -101,9 +105,10 @@ class Target(Protocol):
     def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
         """Builds the denoiser with weights that are equal on every rank.
 
-        Called once for a request, on all ranks at a time: it may use ``torch.distributed``, whose default group holds
-        the ranks. Only the fields of the request that a target reads mean anything to it; one that it cannot serve it
-        refuses.
+        Called for each loop of a request, on all ranks at a time, so that no loop finds what another left in a
+        denoiser or scheduler; what takes long to make (weights, groups) is for the target to keep. It may use
+        ``torch.distributed``, whose default group holds the ranks. Only the fields of the request that a target reads
+        mean anything to it; one that it cannot serve it refuses.
 
         Raises:
             BadInput: the request or the options cannot be served.

@@ -8,7 +8,7 @@ what goes in and what comes out. Hashes locate; that bytes differ has been prove
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,9 @@ from torch.utils._debug_mode import DebugMode
 from verify.bits import bits_of
 from verify.protocols import Denoiser, Group
 from verify.ranks.rank import Rank
-from verify.targets.protocol import REFERENCE
-from verify.tasks.trace_loop import Plan, autocast, find_loop, group_for, prepare, request_for
-from verify.trace.watched import WrappedGroup
+from verify.tasks.stage import Plan, Stage
+from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
+from verify.trace.network import networks_of
 
 
 @dataclass(frozen=True)
@@ -79,120 +79,108 @@ def probe_step(rank: Rank, plan: Plan, step: int) -> StepProbe | None:
 
     The reference runs on rank 0 alone; the others return None.
     """
-    prepared, caches = prepare(rank, plan)
-    if plan.loop == REFERENCE and rank.rank:
+    stage = Stage.of(rank, plan)
+    if not stage.takes_part:
         return None
-    loop, request = find_loop(plan), request_for(plan, prepared, rank)
-    probe = _Probe(prepared.denoiser, group_for(plan, prepared, rank), request.branches, step)
-    if step < len(request.schedule.dts):
-        probe.found.dt = request.schedule.dts[step].clone()
-    with torch.no_grad(), autocast(plan.options, rank.device), probe.resting():
-        try:
-            loop(probe.denoiser, request, prepared.x_0.clone(), probe.group, probe.observe)
-        except _Enough:
-            pass
-        finally:
-            caches.records()  # What the loop wrote to its contexts is put right for the next one.
+    probe = _Probe(stage.request.branches, step)
+    if step < len(stage.request.schedule.dts):
+        probe.found.dt = stage.request.schedule.dts[step].clone()
+    denoiser, group = HeardDenoiser(stage.prepared.denoiser, probe), HeardGroup(stage.group, probe)
+    with stage.arithmetic(), probe.resting(), suppress(_Enough):
+        stage.play(denoiser, group, probe.observe)
     return probe.found
 
 
-class _Probe:
+class _Probe(Listener):
     """Stands where a recorder would, and looks at one step only."""
 
-    def __init__(self, denoiser: Denoiser, group: Group, branches: tuple[str, ...], step: int) -> None:
+    def __init__(self, branches: tuple[str, ...], step: int) -> None:
         self.found = StepProbe()
-        self.denoiser: Denoiser = _ProbedDenoiser(self, denoiser)
-        self.group: Group = _ProbedGroup(self, group)
-        self.branches = branches
+        self._branches = branches
         self._step = step
         self._done = 0
         self._rest = ExitStack()
 
     @property
-    def active(self) -> bool:
+    def _active(self) -> bool:
         """Whether the loop is in the step in question."""
         return self._done == self._step
 
     def observe(self, step: int, x_t: Tensor) -> None:
         """Counts steps; after the one in question, the loop has done its work."""
-        if self.active:
-            self.pause()
+        self._end_if_done()
+        if self._active:
+            self._pause()
             self.found.after = x_t.detach().clone()
+        self._done += 1
+        self._end_if_done()
+        self._resume()
+
+    def _end_if_done(self) -> None:
+        """Ends the loop at each of its calls: one that swallows every exception may go on after the first."""
+        if self._done > self._step:
             raise _Enough
-        self._done = step + 1
-        self.resume()
 
     @contextmanager
     def resting(self) -> Iterator[None]:
         """Logs operators between evaluations and collectives while the block runs."""
-        self.resume()
+        self._resume()
         try:
             yield
         finally:
-            self.pause()
+            self._pause()
 
-    def pause(self, anew: bool = False) -> None:
+    def _pause(self, anew: bool = False) -> None:
         """An evaluation, a collective or the end begins; ``anew``: what was logged so far came before it."""
         self._rest.close()
         if anew:
             self.found.rest.clear()
             self.found.received = None
 
-    def resume(self) -> None:
+    def _resume(self) -> None:
         """It is over."""
-        if self.active:
+        if self._active:
             self._rest.enter_context(logged(self.found.rest))
 
-
-class _ProbedDenoiser:
-    def __init__(self, probe: _Probe, denoiser: Denoiser) -> None:
-        self._probe, self._denoiser = probe, denoiser
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._denoiser, name)
-
-    def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
-        if not self._probe.active:
-            return self._denoiser.velocity(x_t, step, branch)
-        self._probe.pause(anew=True)
-        found = self._probe.found
+    def evaluate(self, denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
+        self._end_if_done()
+        if not self._active:
+            return denoiser.velocity(x_t, step, branch)
+        self._pause(anew=True)
+        found = self.found
         if found.x_t is None:
             found.x_t = x_t.detach().clone()
         found.own.append(branch)
         result: Tensor | None = None
-        for each in self._probe.branches:
+        for each in self._branches:
             if each not in found.velocities or each == branch:
                 operators: list[Operator] = []
-                with logged(operators, getattr(self._denoiser, "model", None)):
-                    velocity = self._denoiser.velocity(x_t, step, each)
+                with logged(operators, next(networks_of(denoiser), None)):
+                    velocity = denoiser.velocity(x_t, step, each)
                 if each == branch:
                     result = velocity
                 found.velocities[each], found.operators[each] = velocity.detach().clone(), operators
-        self._probe.resume()
+        self._resume()
         assert result is not None
         return result
 
-
-class _ProbedGroup(WrappedGroup):
-    def __init__(self, probe: _Probe, group: Group) -> None:
-        super().__init__(group)
-        self._probe = probe
-
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        self._probe.pause(anew=True)
-        gathered = self._group.all_gather(tensor)
-        if self._probe.active:
-            self._probe.found.sent.append(tensor.detach().clone())
-            self._probe.found.gathered.append([slot.detach().clone() for slot in gathered])
-        self._probe.resume()
+    def all_gather(self, group: Group, tensor: Tensor) -> list[Tensor]:
+        self._end_if_done()
+        self._pause(anew=True)
+        gathered = group.all_gather(tensor)
+        if self._active:
+            self.found.sent.append(tensor.detach().clone())
+            self.found.gathered.append([slot.detach().clone() for slot in gathered])
+        self._resume()
         return gathered
 
-    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
-        self._probe.pause()
-        self._group.broadcast(tensor, src)
-        if self._probe.active:
-            self._probe.found.received = src, tensor.detach().clone()
-        self._probe.resume()
+    def broadcast(self, group: Group, tensor: Tensor, src: int) -> Tensor:
+        self._end_if_done()
+        self._pause()
+        group.broadcast(tensor, src)
+        if self._active:
+            self.found.received = src, tensor.detach().clone()
+        self._resume()
         return tensor
 
 
@@ -266,7 +254,7 @@ def _walk(tree: Any, visit: Callable[[Tensor], None]) -> None:
 
 
 def hash_of(tensor: Tensor) -> int:
-    """Sums the bits, each weighted by an odd number of its place: unlike an XOR it sees what is swapped or doubled."""
+    """Sums the bits, each weighted by a number made of its index: unlike an XOR it sees what is swapped or doubled."""
     if not tensor.numel() or tensor.is_meta:
         return 0
     if tensor.dtype is torch.bool:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from verify.bits import same_bits
-from verify.protocols import Denoiser
 from verify.ranks.group import Alone
 from verify.ranks.rank import Rank
-from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.targets.protocol import REFERENCE
-from verify.tasks.trace_loop import Plan, autocast, find_loop, prepare, request_for
-from verify.trace.recorder import Trace
+from verify.tasks.stage import Plan, Stage
+from verify.trace.listener import HeardDenoiser, Listener
+from verify.trace.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -73,32 +71,20 @@ def recompute(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> tuple[Tens
 
     A step is the target's reference loop over a schedule of that step alone.
     """
-    prepared, _ = prepare(rank, plan)
-    loop = find_loop(Plan(plan.request, plan.options, plan.target, REFERENCE))
-    request = request_for(plan, prepared, rank)
+    stage = Stage.of(rank, replace(plan, loop=REFERENCE, loop_reference=None))
     results = []
-    with torch.no_grad(), autocast(plan.options, rank.device):
+    with stage.arithmetic():
         for check in checks:
             if check.checker != rank.rank:
                 continue
             rank.status.activity(f"step {check.step} of the reference, alone")
-            denoiser = _FromStep(prepared.denoiser, check.step)
-            x_t = check.x_t.to(rank.device)
-            results.append((check, loop(denoiser, _only(request, check.step), x_t, Alone(), lambda step, x_t: None)))
-    return prepared.x_0, results
+            denoiser = HeardDenoiser(stage.prepared.denoiser, Listener(), check.step)
+            request = stage.request.resolved(_only(stage.request.schedule, check.step))
+            x_t = stage.loop(denoiser, request, check.x_t.to(rank.device), Alone(), lambda step, x_t: None)
+            results.append((check, x_t))
+    return stage.prepared.x_0, results
 
 
-def _only(request: DenoiseRequest, step: int) -> DenoiseRequest:
-    s = request.schedule
+def _only(schedule: Schedule, step: int) -> Schedule:
     alone = slice(step, step + 1)
-    return request.resolved(Schedule(s.timesteps[alone], s.dts[alone], s.guided[alone]))
-
-
-class _FromStep:
-    """A denoiser for a loop whose step 0 is another's step ``first``."""
-
-    def __init__(self, denoiser: Denoiser, first: int) -> None:
-        self._denoiser, self._first = denoiser, first
-
-    def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
-        return self._denoiser.velocity(x_t, self._first + step, branch)
+    return Schedule(schedule.timesteps[alone], schedule.dts[alone], schedule.guided[alone])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from verify.bits import Difference, bits_of, first_difference, same_bits
+from verify.bits import bits_of, first_difference, same_bits
+from verify.trace.digest import digest
+from verify.trace.state import version_of
+from verify.verdict import Difference
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,11 @@ class CacheRecord:
         branch: whose context.
         tensor: which of its tensors, e.g. ``keys, layer 3``.
         elements: how many it has.
-        before: SHA-256 of its bytes before the loop.
-        after: SHA-256 of its bytes after the loop.
+        before: digest of its bytes before the loop.
+        after: digest of its bytes after the loop.
         written_at: the step in which a write was first seen; None where none was, as after the last step.
         difference: the first element that changed.
+        touched_at: the step in which a write was seen that was put right before the end; None where none was.
     """
 
     branch: str
@@ -33,6 +35,7 @@ class CacheRecord:
     after: str
     written_at: int | None = None
     difference: Difference | None = None
+    touched_at: int | None = None
 
 
 @dataclass
@@ -49,7 +52,7 @@ class _Watched:
 class CacheWatch:
     """Notices writes to contexts: by PyTorch's version counters at each step, by their bytes after the loop.
 
-    Made once for a denoiser, with a copy of every tensor; used by one loop after another.
+    Made for one loop, with a copy of every tensor.
     """
 
     def __init__(self, caches: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -64,15 +67,15 @@ class CacheWatch:
     def begin(self) -> None:
         """A loop is about to start."""
         for w in self._watched:
-            w.version, w.writes = w.tensor._version, []
+            w.version, w.writes = version_of(w.tensor), []
 
     def look(self, step: int) -> None:
         """Notes ``step`` for each tensor written since the last look. Never waits for the device."""
         for w in self._watched:
             if self._now(w) is not w.tensor:
                 w.writes.append((step, True))
-            elif w.tensor._version != w.version:
-                w.version = w.tensor._version
+            elif version_of(w.tensor) != w.version:
+                w.version = version_of(w.tensor)
                 # Views of one tensor count each other's writes: bytes tell whose it was.
                 w.writes.append((step, (bits_of(w.tensor) != bits_of(w.pristine)).any()))
 
@@ -81,10 +84,7 @@ class CacheWatch:
         return self._caches[w.branch].get(w.name)
 
     def records(self) -> tuple[CacheRecord, ...]:
-        """One record a tensor. Bytes are compared on the device, and hashed again only where they differ.
-
-        What was written is put right, so that the next loop finds the contexts as they were made.
-        """
+        """One record a tensor. Bytes are compared on the device, and hashed again only where they differ."""
         records = []
         for w in self._watched:
             now = self._now(w)
@@ -99,18 +99,7 @@ class CacheWatch:
                     after=w.digest if not changed else "gone" if now is None else digest(now),
                     written_at=next((step for step, seen in w.writes if seen), None) if changed else None,
                     difference=first_difference(w.pristine, now) if changed and alike and now is not None else None,
+                    touched_at=w.writes[0][0] if w.writes and not changed else None,
                 )
             )
-            if changed or now is not w.tensor:
-                w.tensor.copy_(w.pristine)
-            if now is not w.tensor:
-                branch = self._caches[w.branch]
-                assert isinstance(branch, MutableMapping), f"the {w.branch} cache was replaced and cannot be put back"
-                branch[w.name] = w.tensor
         return tuple(records)
-
-
-def digest(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's bytes in row-major order."""
-    flat = tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy()
-    return hashlib.sha256(flat.data).hexdigest()

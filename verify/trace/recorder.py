@@ -1,130 +1,40 @@
-"""What one rank saw of one loop, and the recorder that writes it down.
+"""The listener that writes a trace.
 
-The recorder stands between a loop and what the loop is given. Inside the loop it copies ``x_t`` on the device and notes
-names; it neither synchronises nor hashes nor moves anything to the CPU. All of that waits until the loop is over.
+Inside the loop it copies ``x_t`` on the device and notes names; it neither synchronises nor hashes nor moves anything
+to the CPU. All of that waits until the loop is over. A loop that breaks its contract is not interrupted: what it did
+wrong is noted and judged, so that no ``except`` of its own can swallow it and no other rank is left waiting.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from verify.bits import bits_of, describe
-from verify.environment.identity import Identity
-from verify.environment.watch import AFTER, OBSERVE, VELOCITY, Seen, SettingsWatch
+from verify.bits import bits_of
+from verify.environment.watch import AFTER, OBSERVE, VELOCITY, SettingsWatch
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Observe
 from verify.request import DenoiseRequest
-from verify.schedule import Schedule
+from verify.schedule import ALL_GATHER, BROADCAST, Schedule
 from verify.text import call_text
-from verify.trace.caches import CacheRecord, CacheWatch
-from verify.trace.watched import WatchedDenoiser, WatchedGroup
+from verify.trace.caches import CacheWatch
+from verify.trace.contract import caller, checked_latent, checked_step, plain_copy
+from verify.trace.digest import digest
+from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
+from verify.trace.network import NetworkWatch
+from verify.trace.state import StateWatch
+from verify.trace.trace import Collective, Trace
 from verify.trace.window import Window
 
-# What may differ between two ranks' environments without making their bits differ.
-PRIVATE_ENVIRONMENT = frozenset({"host", "gpu_index", "gpu_uuid", "replica", "visible_gpus"})
 
-
-class Collective(NamedTuple):
-    """One collective as a rank called it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    src: int | None = None
-
-    def __str__(self) -> str:
-        source = "" if self.src is None else f" from rank {self.src}"
-        return f"{self.name} of {self.dtype} {self.shape}{source}"
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What one rank saw of one loop. Its tensors are where they were recorded until it travels to the controller's CPU.
-
-    Attributes:
-        loop: the loop's name.
-        rank: this rank.
-        world_size: ranks in the group.
-        start: the ``x_t`` that the first branch evaluation of step 0 was given; None if this rank made none there.
-        x_t: ``x_t`` after each step, or after those of a window of steps.
-        final: what the loop returned.
-        branches: the branches evaluated in each step, in order.
-        foreign: for each step, elements of the evaluated ``x_t`` that are not those observed after the step before.
-        collectives: the collectives in each step, in order; those before the loop count to step 0.
-        caches: every tensor of every context.
-        environment: what the rank ran on, and how the loop was run.
-        seconds: the loop's duration, device included.
-        followed: the schedule that the target found its loops to follow; None if it did not look.
-        notes: what the target wants a reader to know.
-        first: the step that ``x_t`` begins with.
-        taken: steps observed, where ``x_t`` holds a window of them; None where it holds all.
-        replica: which group of several the rank belongs to; None where there is one.
-        identity: which code the rank ran, and variables of which it is not known whether they matter.
-        settings: what was set before the loop, in each of its steps and after it.
-    """
-
-    loop: str
-    rank: int
-    world_size: int
-    start: Float[Tensor, "tokens channels"] | None
-    x_t: Float[Tensor, "kept tokens channels"]
-    final: Float[Tensor, "tokens channels"]
-    branches: tuple[tuple[str, ...], ...]
-    foreign: tuple[int, ...]
-    collectives: tuple[tuple[Collective, ...], ...]
-    caches: tuple[CacheRecord, ...]
-    environment: dict[str, Any]
-    seconds: float = 0.0
-    followed: Schedule | None = None
-    notes: tuple[str, ...] = ()
-    first: int = 0
-    taken: int | None = None
-    replica: int | None = None
-    identity: Identity | None = None
-    settings: Seen | None = None
-
-    @property
-    def name(self) -> str:
-        """``rank 1 of local``."""
-        return f"rank {self.rank} of {self.loop}" + ("" if self.replica is None else f" in replica {self.replica}")
-
-    @property
-    def steps(self) -> int:
-        """Steps observed."""
-        return len(self.x_t) if self.taken is None else self.taken
-
-    @property
-    def kept(self) -> range:
-        """The steps whose ``x_t`` is here."""
-        return range(self.first, self.first + len(self.x_t))
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the last step's ``x_t`` is here: with it belongs what the loop returned."""
-        return self.first < self.steps <= self.kept.stop or not self.steps
-
-    def after(self, step: int) -> Float[Tensor, "tokens channels"]:
-        """``x_t`` after ``step``, which must be among those kept."""
-        return self.x_t[step - self.first]
-
-    def over(self, steps: range) -> Float[Tensor, "steps tokens channels"]:
-        """``x_t`` after each of ``steps``, successive ones that must be among those kept."""
-        begin = steps.start - self.first
-        return self.x_t[begin : begin + len(steps)]
-
-    def count(self, name: str) -> int:
-        """How often collective ``name`` was called."""
-        return sum(c.name == name for step in self.collectives for c in step)
-
-
-class Pen(Protocol):
+class Status(Protocol):
     """Where a recorder says what the rank is doing, for the progress bar and for whoever finds the rank dead."""
 
     def finished(self, step: int) -> None:
@@ -140,7 +50,7 @@ class Pen(Protocol):
         ...
 
 
-class Recorder:
+class Recorder(Listener):
     """Gives a loop its denoiser, group and observer, and keeps what passes through them."""
 
     def __init__(
@@ -150,30 +60,42 @@ class Recorder:
         x_0: Float[Tensor, "tokens channels"],
         request: DenoiseRequest,
         caches: CacheWatch,
-        pen: Pen,
+        status: Status,
         window: Window | None = None,
+        state: StateWatch | None = None,
+        first_state: Mapping[str, str] | None = None,
     ) -> None:
         """Recording starts here: what has been written to ``caches`` so far is forgiven.
 
         ``window``: the steps whose ``x_t`` to keep; all if None. The steps outside it are watched in every other way.
+        ``state``: what else the loop must leave as it is; ``first_state``: its digests before the first loop.
         """
-        steps = request.schedule.steps
-        self.denoiser = WatchedDenoiser(self, denoiser)
-        self.group = WatchedGroup(self, group)
-        self._pen = pen
+        self.denoiser = HeardDenoiser(denoiser, self)
+        self.group = HeardGroup(group, self)
+        self._status = status
         self._has_peers = group.world_size > 1
-        self._steps = steps
+        self._steps = request.schedule.steps
         self._shape, self._dtype, self._device = x_0.shape, x_0.dtype, x_0.device
+        self._noise = digest(x_0)
         self._window = window
+        self._lock = threading.RLock()
         self._done = 0
+        self._evaluating = 0
         self.settings = SettingsWatch()
+        self._breach = ""
         self._last: Tensor | None = None
         self._x_t: list[Tensor] = []
         self._start: Tensor | None = None
-        # One entry for each step and one for what follows the last.
-        self._foreign: list[Tensor] = [self._nothing()]
-        self._branches: list[list[str]] = [[]]
-        self._collectives: list[list[Collective]] = [[]]
+        # By step. What a loop does ahead of time waits in ``ahead`` until the x_t before it has been observed.
+        self._foreign: defaultdict[int, Tensor] = defaultdict(self._nothing)
+        self._ahead: defaultdict[int, list[Tensor]] = defaultdict(list)
+        self._branches: defaultdict[int, list[str]] = defaultdict(list)
+        self._asked: defaultdict[int, list[int]] = defaultdict(list)
+        self._collectives: defaultdict[int, list[Collective]] = defaultdict(list)
+        self._velocities: dict[str, Tensor] = {}
+        self._alike: list[tuple[int, str, str, Tensor]] = []
+        self._network = NetworkWatch(denoiser)
+        self._state, self._first_state = state, first_state
         self._caches = caches
         self._caches.begin()
 
@@ -183,36 +105,125 @@ class Recorder:
     def run(self, loop: Callable[[Denoiser, Group, Observe], Any]) -> tuple[Any, float]:
         """Runs the loop and returns its result and its seconds, the device's work included."""
         synchronise(self._device)
-        began = time.perf_counter()
-        self.settings = SettingsWatch()
-        final = loop(self.denoiser, self.group, self.observe)
-        self.settings.look(self._done, AFTER)
-        self._pen.activity("finishing")
-        synchronise(self._device)
-        return final, time.perf_counter() - began
+        with self._network.watching():
+            began = time.perf_counter()
+            self.settings = SettingsWatch()
+            final = loop(self.denoiser, self.group, self.observe)
+            self.settings.look(self._done, AFTER)
+            self._status.activity("finishing")
+            synchronise(self._device)
+            return final, time.perf_counter() - began
+
+    def evaluate(self, denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
+        """Notes a branch evaluation, and whether its ``x_t`` is the one last observed.
+
+        The step is the one that the loop is in, whatever it asks the network for; an evaluation for a later step is one
+        made ahead of time, as loops do that overlap a callback with the next evaluation.
+        """
+        with self._lock:
+            at = step if isinstance(step, int) and self._done < step < self._steps else self._done
+            self._evaluating = at
+            if at == 0 and branch in self._branches[0]:
+                # What came before was a warm-up: the loop begins again.
+                self._branches[0].clear()
+                self._asked[0].clear()
+                self._foreign.pop(0, None)
+                self._velocities.clear()
+                self._start = None
+            self.settings.look(at, VELOCITY)
+            self._branches[at].append(branch)
+            self._asked[at].append(step)
+            if at == 0 and self._start is None:
+                self._start = plain_copy(x_t)
+            if at > self._done:
+                self._ahead[at].append(plain_copy(x_t))
+            else:
+                self._compare(at, x_t)
+            self._status.activity(f"velocity of {branch}")
+        if self._state is not None:
+            self._state.entering()
+        with self._network.asked():
+            v_t = denoiser.velocity(x_t, step, branch)
+        if self._state is not None:
+            self._state.left()
+        if not self._has_peers and isinstance(v_t, Tensor):
+            self._note_velocity(at, branch, v_t)
+        self._status.activity("")
+        return v_t
+
+    def _compare(self, step: int, x_t: Tensor) -> None:
+        """Counts the elements that are not those of the ``x_t`` before ``step``, in the dtype that the loop chose."""
+        before = self._start if step == 0 else self._last
+        assert before is not None
+        if x_t.shape != before.shape:
+            self._foreign[step] += before.numel()
+            return
+        own = before if x_t.dtype == before.dtype else before.to(x_t.dtype)
+        self._foreign[step] += (bits_of(x_t) != bits_of(own)).sum()
+
+    def _note_velocity(self, step: int, branch: str, v_t: Tensor) -> None:
+        """Where one rank evaluates every branch: whether two of them have one velocity."""
+        if self._branches[step][:-1] == []:
+            self._velocities.clear()
+        for other, velocity in self._velocities.items():
+            if velocity.shape == v_t.shape and velocity.dtype == v_t.dtype:
+                self._alike.append((step, other, branch, (bits_of(velocity) == bits_of(v_t)).all()))
+        self._velocities[branch] = v_t.detach().clone()
+
+    def all_gather(self, group: Group, tensor: Tensor) -> list[Tensor]:
+        self._collective(ALL_GATHER, tensor)
+        gathered = group.all_gather(tensor)
+        self._status.activity("")
+        return gathered
+
+    def broadcast(self, group: Group, tensor: Tensor, src: int) -> Tensor:
+        self._collective(BROADCAST, tensor, src)
+        group.broadcast(tensor, src)
+        self._status.activity("")
+        return tensor
+
+    def _collective(self, name: str, tensor: Tensor, src: int | None = None) -> None:
+        with self._lock:
+            step = max(self._done, self._evaluating)
+            called = self._collectives[step]
+            called.append(Collective(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), src))
+            if self._has_peers:
+                self._status.collective(name, len(called), step)
+            else:  # Nobody can be missing, and the peers of the reference's rank must not be counted as missing.
+                self._status.activity(call_text(name, len(called), step))
 
     def observe(self, step: int, x_t: Tensor) -> None:
-        """Takes a copy of ``x_t`` on its device.
+        """Takes a copy of ``x_t`` on its device. A wrong step or ``x_t`` is noted; recording ends there.
 
         Raises:
-            BadInput: a step out of order, or an ``x_t`` that cannot be one.
+            BadInput: the loop does not end: it has taken twice its steps.
         """
-        if isinstance(step, bool) or not isinstance(step, int):
-            raise BadInput.of("the step given to observe", step, "an int", "pass the loop's step counter")
-        if step != self._done or step >= 2 * self._steps:
-            expected = f"{self._done}" if self._done < 2 * self._steps else f"fewer steps than twice {self._steps}"
-            raise BadInput.of("the step given to observe", step, expected, "call it once after each step, in order")
-        self._require("the x_t given to observe", x_t)
-        self.settings.look(step, OBSERVE)
-        self._last = x_t.detach().clone(memory_format=torch.contiguous_format)
-        if self._window is None or self._window.keeps(step):
-            self._x_t.append(self._last)
-        self._done += 1
-        self._foreign.append(self._nothing())
-        self._branches.append([])
-        self._collectives.append([])
-        self._caches.look(step)
-        self._pen.finished(step)
+        with self._lock:
+            if self._done >= 2 * self._steps:
+                expected = f"fewer steps than twice {self._steps}"
+                raise BadInput.of("the step given to observe", step, expected, "end the loop")
+            if self._breach:
+                self._done += 1
+                return
+            try:
+                checked_step(step, self._done)
+                x_t = checked_latent("the x_t given to observe", x_t, self._shape, self._dtype, self._device)
+            except BadInput as breach:
+                self._breach = f"{breach} ({caller()})"
+                self._done += 1
+                return
+            self.settings.look(self._done, OBSERVE)
+            self._last = plain_copy(x_t)
+            if self._window is None or self._window.keeps(self._done):
+                self._x_t.append(self._last)
+            self._network.step(self._done)
+            self._done += 1
+            for ahead in self._ahead.pop(self._done, ()):
+                self._compare(self._done, ahead)
+            self._caches.look(self._done - 1)
+            if self._state is not None:
+                self._state.look(self._done - 1)
+            self._status.finished(self._done - 1)
 
     def trace(
         self,
@@ -224,82 +235,51 @@ class Recorder:
         notes: tuple[str, ...] = (),
         replica: int | None = None,
     ) -> Trace:
-        """The trace of a loop that has returned ``final``.
+        """The trace of a loop that has returned ``final``; a breach of the loop's contract is told in it."""
+        steps = len(self._x_t) if self._breach and self._window is None else self._done
+        if not self._breach:
+            try:
+                if not steps:
+                    raise BadInput.of(
+                        "the number of steps observed", 0, f"{self._steps}", "call observe(step, x_t) after each step"
+                    )
+                final = checked_latent("what the loop returned", final, self._shape, self._dtype, self._device)
+            except BadInput as breach:
+                self._breach = str(breach)
+        if self._breach:
+            final = self._last if self._last is not None else torch.zeros(self._shape, dtype=self._dtype)
 
-        Raises:
-            BadInput: the loop observed nothing, or returned no final latent.
-        """
-        if not self._done:
-            raise BadInput.of(
-                "the number of steps observed", self._done, f"{self._steps}", "call observe(step, x_t) after each step"
-            )
-        self._require("what the loop returned", final)
-        # Collectives after the last step count to it: they belong to no other.
-        collectives, branches = self._collectives.pop(), self._branches.pop()
-        self._collectives[-1] += collectives
-        self._branches[-1] += branches
+        def by_step(noted: defaultdict[int, list[Any]]) -> tuple[tuple[Any, ...], ...]:
+            """What follows the last step is counted to it: it belongs to no other."""
+            late = [each for step in sorted(noted) if step >= steps for each in noted[step]]
+            return tuple((*noted[step], *(late if step == steps - 1 else ())) for step in range(steps))
+
         return Trace(
             loop=loop,
             rank=self.group.rank,
             world_size=self.group.world_size,
             start=self._start,
             x_t=torch.stack(self._x_t) if self._x_t else final.new_empty((0, *self._shape)),
-            final=final.detach(),
-            branches=tuple(map(tuple, self._branches)),
-            foreign=tuple(torch.stack(self._foreign[:-1]).tolist()),
-            collectives=tuple(map(tuple, self._collectives)),
+            final=plain_copy(final),
+            branches=by_step(self._branches),
+            foreign=tuple(torch.stack([self._foreign[step] for step in range(steps)]).tolist()) if steps else (),
+            collectives=by_step(self._collectives),
             caches=self._caches.records(),
             environment=environment,
             seconds=seconds,
             followed=followed,
             notes=notes,
             first=0 if self._window is None else self._window.first,
-            taken=None if self._window is None else self._done,
+            taken=None if self._window is None else steps,
             replica=replica,
+            breach=self._breach,
+            asked=by_step(self._asked),
+            beside=self._network.counts(steps),
+            alike=tuple((step, a, b) for step, a, b, same in self._alike if same),
+            noise=self._noise,
+            state=None if self._state is None else self._state.record(self._first_state),
+            settings=self.settings.seen(),
         )
-
-    def evaluated(self, x_t: Tensor, branch: str) -> None:
-        """Notes a branch evaluation, and whether its ``x_t`` is the one last observed."""
-        step = self._done
-        self._branches[step].append(branch)
-        self.settings.look(step, VELOCITY)
-        self._pen.activity(f"velocity of {branch}")
-        if step == 0:
-            if self._start is None:
-                self._start = x_t.detach().clone()
-            previous = self._start
-        else:
-            assert self._last is not None
-            previous = self._last
-        if x_t.shape == previous.shape and x_t.dtype == previous.dtype:
-            self._foreign[step] += (bits_of(x_t) != bits_of(previous)).sum()
-        else:
-            self._foreign[step] += previous.numel()
-
-    def collective(self, name: str, tensor: Tensor, src: int | None = None) -> None:
-        """Notes a collective."""
-        done = self._collectives[self._done]
-        done.append(Collective(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), src))
-        if self._has_peers:
-            self._pen.collective(name, len(done), self._done)
-        else:  # Nobody can be missing, and the peers of the reference's rank must not be counted as missing.
-            self._pen.activity(call_text(name, len(done), self._done))
-
-    def between(self) -> None:
-        """Notes that the collective or evaluation is over."""
-        self._pen.activity("")
-
-    def _require(self, what: str, x_t: Any) -> None:
-        if not isinstance(x_t, Tensor):
-            raise BadInput.of(what, describe(x_t), "a tensor", "pass the latent itself")
-        if x_t.layout != torch.strided:
-            raise BadInput.of(what, f"a {x_t.layout} tensor", "a dense one, as x_0", "pass x_t.to_dense()")
-        if (x_t.shape, x_t.dtype, x_t.device) != (self._shape, self._dtype, self._device):
-            expected = torch.empty(self._shape, dtype=self._dtype, device="meta")
-            raise BadInput(
-                f"{what} is {describe(x_t)} on {x_t.device}, expected {describe(expected)} on {self._device}, as x_0; "
-                "keep x_t in x_0's shape, dtype and device"
-            )
 
 
 def synchronise(device: torch.device) -> None:

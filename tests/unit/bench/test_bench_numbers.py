@@ -12,7 +12,7 @@ from verify.bagel.config import preset
 from verify.bench.budget import Budget
 from verify.bench.ceiling import forward_flops, forwards_in_turn
 from verify.bench.statistics import outcome, paired_ratio, sentence, spread
-from verify.bench.stopwatch import COMBINE, FORWARD, Stopwatch, TimedDenoiser, TimedGroup
+from verify.bench.stopwatch import COMBINE, FORWARD, Stopwatch, Timed
 from verify.bench.summary import summarise
 from verify.bench.syncs import waiting_calls
 from verify.bench.tasks import Timing
@@ -20,6 +20,7 @@ from verify.loops import LOOPS
 from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST, Schedule
+from verify.trace.listener import HeardDenoiser, HeardGroup
 
 SCHEDULE = Schedule.of(6, 3.0, (0.5, 1.0))  # 5 steps, 4 of them guided.
 TWO = ("gen", "text")
@@ -157,7 +158,8 @@ def test_a_combine_lasts_from_the_last_velocity_to_what_follows(kind: str) -> No
     request = DenoiseRequest(height=32, width=32, num_timesteps=6, cfg_text_scale=1.0)
     watch = Ticking()
     loop = LOOPS[kind]
-    loop(TimedDenoiser(Still(), watch), request, torch.zeros(4, 16), TimedGroup(Alone(), watch), watch.observe)
+    timed = Timed(watch)
+    loop(HeardDenoiser(Still(), timed), request, torch.zeros(4, 16), HeardGroup(Alone(), timed), timed.observe)
     spans = watch.seconds()
     assert spans[FORWARD] == [1.0] * 5
     assert spans[COMBINE] == [1.0] * 5

@@ -11,7 +11,7 @@ from traces import ELEMENTS, SHAPE, STEPS, changed, clean, flip, reference, smal
 from verify.checks.loops_agree import loops_agree
 from verify.checks.matches_reference import matches_reference
 from verify.checks.ranks_agree import ranks_agree
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 TWO, THREE = small_request(2), small_request(3)

@@ -11,7 +11,7 @@ from traces import ELEMENTS, STEPS, changed, clean, flip, reference, small_reque
 
 from verify.bits import first_difference
 from verify.checks.each_step import each_step
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 TWO = small_request(2)

@@ -10,7 +10,7 @@ from traces import ELEMENTS, STEPS, changed, clean, flip, small_request
 
 from verify.checks.agreement import Pair
 from verify.checks.ranks_agree import ranks_agree
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Divergence, Verdict
 
 TWO = small_request(2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from traces import STEPS, changed, clean, cut, extended, small_request, swapped
+from traces import STEPS, changed, clean, cut, evidence, extended, small_request, swapped
 
 from verify.checks.judging import LoopRun, judge
 from verify.checks.schedule_followed import schedule_followed
@@ -112,7 +112,9 @@ def test_a_schedule_that_does_not_say_of_each_step_whether_it_is_guided(flags: i
     summary = f"rank 1 follows a schedule of {flags} guided flags, expected 7"
     step = min(flags, STEPS)
     assert_fails(schedule_followed(changed(clean(TWO), 1, followed=other), TWO), summary, step, (1, 1), "schedule")
-    findings = judge(TWO, {"local": LoopRun([replace(t, followed=other) for t in clean(TWO)], "local")}, clean(TWO)[0])
+    findings = judge(
+        TWO, {"local": LoopRun([replace(t, followed=other) for t in clean(TWO)], "local")}, evidence(clean(TWO)[0])
+    )
     assert summary.replace("rank 1", "rank 0") in [f.summary for f in findings if f.verdict is Verdict.FAIL]
 
 

@@ -16,7 +16,7 @@ from verify.checks.environments_agree import environments_agree
 from verify.checks.finite import finite
 from verify.checks.observed import observed
 from verify.trace.caches import CacheRecord
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 TWO, THREE = small_request(2), small_request(3)

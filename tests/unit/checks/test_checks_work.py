@@ -11,7 +11,7 @@ from verify.checks.collectives import collectives
 from verify.checks.parallelism_engaged import parallelism_engaged
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST, Expected, expected_work
-from verify.trace.recorder import Collective
+from verify.trace.trace import Collective
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 TWO, THREE = small_request(2), small_request(3)

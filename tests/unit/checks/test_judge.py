@@ -17,6 +17,7 @@ from traces import (
     changed,
     clean,
     cut,
+    evidence,
     flip,
     judged,
     reference,
@@ -27,7 +28,7 @@ from traces import (
 
 from verify.checks.judging import ANY, LoopRun, judge, judge_finished
 from verify.request import DenoiseRequest
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Verdict, merge
 
 NAMES = [
@@ -37,6 +38,7 @@ NAMES = [
     "collectives",
     "parallelism_engaged",
     "cache_frozen",
+    "state_frozen",
     "observed",
     "finite",
     "environments_agree",
@@ -49,25 +51,27 @@ WORLDS = [("broadcast", 2), ("local", 2), ("round_robin", 2), ("broadcast", 3), 
 def test_clean_traces_pass_every_check(kind: str, ranks: int, interval: tuple[float, float]) -> None:
     request = small_request(ranks, cfg_interval=interval)
     findings = judged(request, clean(request, kind), kind)
-    assert {name: finding.verdict for name, finding in findings.items()} == dict.fromkeys(NAMES, Verdict.PASS)
+    assert list(findings) == [*NAMES, "not_vacuous"]
+    assert {finding.verdict for finding in findings.values()} == {Verdict.PASS}
     assert merge(finding.verdict for finding in findings.values()) is Verdict.PASS
 
 
 def test_the_order_in_which_a_reader_looks() -> None:
     request = small_request(2)
     runs = {kind: LoopRun(clean(request, kind), kind) for kind in ("broadcast", "local")}
-    findings = judge(request, runs, reference(request))
+    findings = judge(request, runs, evidence(reference(request)))
     assert [(f.name, f.loop) for f in findings] == [
         *[(name, "broadcast") for name in NAMES],
         *[(name, "local") for name in NAMES],
         ("loops_agree", "*"),
+        ("not_vacuous", "*"),
     ]
     assert {f.verdict for f in findings} == {Verdict.PASS}
 
 
 def test_one_loop_is_not_compared_with_others() -> None:
     request = small_request(2)
-    assert list(judged(request, clean(request))) == NAMES
+    assert list(judged(request, clean(request))) == [*NAMES, "not_vacuous"]
 
 
 def test_each_loop_is_held_to_what_it_is_expected_to_be() -> None:
@@ -95,13 +99,13 @@ def test_without_guidance_nothing_passes_as_parallel() -> None:
 
 def test_without_a_reference_nothing_passes() -> None:
     request = small_request(2)
-    findings = judge(request, {"local": LoopRun(clean(request), "local")}, None)
+    findings = judge(request, {"local": LoopRun(clean(request), "local")}, evidence())
     assert {f.name for f in findings if f.verdict is not Verdict.PASS} == {"matches_reference"}
     assert merge(f.verdict for f in findings) is Verdict.UNKNOWN
 
 
 def test_no_loop_no_verdict() -> None:
-    assert judge(small_request(2), {}, None) == []
+    assert judge(small_request(2), {}, evidence()) == []
     assert merge([]) is Verdict.UNKNOWN
 
 
@@ -256,7 +260,7 @@ def test_any_damage_to_the_reference_is_seen(damage: Damage, data: st.DataObject
     kind, ranks = data.draw(st.sampled_from(WORLDS))
     request = small_request(ranks)
     (other,) = damage([reference(request)], 0, data.draw)
-    said = verdicts(judge(request, {kind: LoopRun(clean(request, kind), kind)}, other))
+    said = verdicts(judge(request, {kind: LoopRun(clean(request, kind), kind)}, evidence(other)))
     assert [name for name, verdict in said.items() if verdict is Verdict.FAIL] == ["matches_reference"]
 
 
@@ -287,3 +291,28 @@ def test_survivors_that_did_wrong_are_blamed() -> None:
 
 def test_no_survivor_no_blame() -> None:
     assert judge_finished(small_request(2), LoopRun([], "local"), 2) == []
+
+
+def test_an_exception_of_a_check_costs_no_other_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("no such entry")
+
+    monkeypatch.setattr("verify.checks.judging.collectives", fails)
+    request = small_request(2)
+    findings = judged(request, clean(request))
+    assert (findings["collectives"].verdict, findings["collectives"].summary) == (
+        Verdict.UNKNOWN,
+        "the check itself failed: KeyError: 'no such entry'",
+    )
+    assert {name for name, finding in findings.items() if finding.verdict is not Verdict.PASS} == {"collectives"}
+
+
+def test_one_rank_that_breaks_the_contract_is_named() -> None:
+    request = small_request(2)
+    traces = changed(clean(request), 1, breach="what the loop returned is None, expected a tensor")
+    findings = judged(request, traces)
+    assert findings["observed"].verdict is Verdict.FAIL
+    assert findings["observed"].summary == (
+        f"rank 1 broke the loop's contract in step {STEPS}: what the loop returned is None, expected a tensor"
+    )
+    assert findings["ranks_agree"].verdict is Verdict.UNKNOWN

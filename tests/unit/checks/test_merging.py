@@ -113,14 +113,14 @@ def test_a_check_that_one_replica_or_window_lacks_is_not_left_out_in_silence() -
 
 
 def test_a_check_of_the_whole_loop_that_holds_is_told_as_in_the_last_pass() -> None:
-    last = passed("work", "of the last pass", steps=7, seen=2)
-    assert over_windows([[passed("work", "of the first pass", steps=6)], [last]]) == [last]
+    last = passed("collectives", "of the last pass", steps=7, seen=2)
+    assert over_windows([[passed("collectives", "of the first pass", steps=6)], [last]]) == [last]
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_a_check_of_the_whole_loop_that_fails_is_told_as_in_the_pass_where_it_failed(at: int) -> None:
-    passes = [[passed("work", steps=6)], [passed("work", steps=6)], [passed("work", steps=7)]]
-    passes[at] = [failed(4, "work", "in this pass", steps=6, seen=at)]
+    passes = [[passed("collectives", steps=6)], [passed("collectives", steps=6)], [passed("collectives", steps=7)]]
+    passes[at] = [failed(4, "collectives", "in this pass", steps=6, seen=at)]
     assert over_windows(passes) == [replace(passes[at][0], compared=passes[2][0].compared)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from traces import ELEMENTS, STEPS, clean, flip, reference, small_request
+from traces import ELEMENTS, STEPS, clean, evidence, flip, reference, small_request
 
 from verify.checks.judging import LoopRun, judge
 from verify.checks.matches_reference import matches_reference
@@ -19,7 +19,7 @@ from verify.report.console import header
 from verify.report.document import RunReport, build_document, report_of
 from verify.report.message import USUAL_CAUSES, failure_text
 from verify.request import DenoiseRequest
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 REQUEST = small_request(2)
@@ -222,7 +222,7 @@ def test_ranks_of_one_replica_are_told_as_ranks() -> None:
 
 
 def findings(traces: Sequence[Trace]) -> list[Finding]:
-    return judge(REQUEST, {"local": LoopRun(traces, "local")}, reference(REQUEST))
+    return judge(REQUEST, {"local": LoopRun(traces, "local")}, evidence(reference(REQUEST)))
 
 
 def test_what_holds_in_every_replica_is_told_once() -> None:

@@ -12,7 +12,20 @@ import pytest
 import torch
 from recording import REQUEST, Bench
 from torch import Tensor
-from traces import CHANNELS, ELEMENTS, STEPS, TOKENS, changed, clean, cut, extended, flip, reference, small_request
+from traces import (
+    CHANNELS,
+    ELEMENTS,
+    STEPS,
+    TOKENS,
+    changed,
+    clean,
+    cut,
+    evidence,
+    extended,
+    flip,
+    reference,
+    small_request,
+)
 
 from verify.bagel.config import preset
 from verify.checks.finite import finite
@@ -22,7 +35,7 @@ from verify.checks.windows_agree import windows_agree
 from verify.errors import BadInput
 from verify.request import DenoiseRequest
 from verify.runner.job import INDUCTIVE, Job
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.trace.window import Window, trace_bytes, windows_of
 from verify.verdict import Compared, Finding, Verdict
 
@@ -121,7 +134,7 @@ def windowed(traces: Sequence[Trace], window: Window) -> list[Trace]:
 
 
 def in_full(request: DenoiseRequest, runs: dict[str, list[Trace]], right: Trace) -> list[Finding]:
-    return judge(request, {name: LoopRun(traces, "local") for name, traces in runs.items()}, right)
+    return judge(request, {name: LoopRun(traces, "local") for name, traces in runs.items()}, evidence(right))
 
 
 def in_windows(request: DenoiseRequest, runs: dict[str, list[Trace]], right: Trace, size: int) -> list[Finding]:

@@ -16,7 +16,8 @@ from verify.runner.job import Job
 from verify.runner.run import blank_report
 from verify.schedule import expected_work
 from verify.trace.caches import CacheWatch
-from verify.trace.recorder import Recorder, Trace
+from verify.trace.recorder import Recorder
+from verify.trace.trace import Trace
 from verify.verdict import Verdict
 
 NAME = "broadcast_in_another_dtype"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from in_threads import LinearDenoiser, Notes, on_every_rank
 from torch import Tensor
-from traces import CHANNELS, GUIDED_STEPS, STEPS, TOKENS, small_request
+from traces import CHANNELS, GUIDED_STEPS, STEPS, TOKENS, evidence, small_request
 
 from verify.bits import same_bits
 from verify.checks.judging import LoopRun, judge
@@ -18,7 +18,9 @@ from verify.ranks.group import Alone
 from verify.request import DenoiseRequest
 from verify.schedule import LOOP_KINDS, Schedule, expected_work
 from verify.trace.caches import CacheWatch
-from verify.trace.recorder import Recorder, Trace
+from verify.trace.recorder import Recorder
+from verify.trace.state import StateWatch
+from verify.trace.trace import Trace
 from verify.verdict import Verdict
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -35,7 +37,9 @@ def record(kind: str, request: DenoiseRequest, group: Group, dtype: torch.dtype)
     denoiser = LinearDenoiser(request.branches, dtype)
     caches = {branch: {"context": tensor} for branch, tensor in denoiser.contexts.items()}
     x_0 = noise(group.rank)
-    recorder = Recorder(denoiser, group, x_0, request, CacheWatch(caches), Notes())
+    recorder = Recorder(
+        denoiser, group, x_0, request, CacheWatch(caches), Notes(), state=StateWatch(denoiser, x_0.device)
+    )
     final, seconds = recorder.run(lambda d, g, observe: LOOPS[kind](d, request, x_0.clone(), g, observe))
     return recorder.trace(kind, final, seconds, {"torch": torch.__version__})
 
@@ -81,7 +85,7 @@ def test_every_rank_computes_what_the_reference_does(
         assert trace.branches == due.branches[trace.rank]
         assert tuple(tuple(c.name for c in step) for step in trace.collectives) == due.collectives
         assert trace.foreign == (0,) * STEPS
-    said = judge(request, {kind: LoopRun(traces, kind)}, reference)
+    said = judge(request, {kind: LoopRun(traces, kind)}, evidence(reference))
     assert [finding.summary for finding in said if finding.verdict is Verdict.FAIL] == []
     if ranks > 1 and any(request.schedule.guided):
         assert {finding.verdict for finding in said} == {Verdict.PASS}
@@ -96,7 +100,7 @@ def test_a_loop_is_judged_by_the_work_of_its_own_version_only(kind: str, branche
         # With a branch a rank, one round of round_robin is what local does.
         alike = other == kind or ({kind, other} == {"local", "round_robin"} and ranks == branches)
         if fits:
-            verdicts = {f.name: f.verdict for f in judge(request, {kind: LoopRun(traces, other)}, None)}
+            verdicts = {f.name: f.verdict for f in judge(request, {kind: LoopRun(traces, other)}, evidence())}
             assert verdicts["collectives"] is (Verdict.PASS if alike else Verdict.FAIL)
 
 

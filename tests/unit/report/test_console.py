@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from verify.bits import Difference
 from verify.report.console import print_report
 from verify.report.document import RunReport
 from verify.report.message import failure_text, rank_failure_text
 from verify.text import literal
-from verify.verdict import Compared, Divergence, Finding, Verdict
+from verify.verdict import Compared, Difference, Divergence, Finding, Verdict
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
 

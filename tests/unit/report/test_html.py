@@ -15,7 +15,7 @@ from verify.report.document import build_document, report_of
 from verify.report.html import run_page, section_page
 from verify.report.markdown import run_markdown
 from verify.report.tables import Section, Table
-from verify.trace.recorder import PRIVATE_ENVIRONMENT
+from verify.trace.trace import PRIVATE_ENVIRONMENT
 from verify.verdict import Finding, Verdict
 
 VOID = {"meta", "br", "wbr"}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from example_reports import COMMAND
-from traces import changed, clean, extended, flip, reference, small_request, swapped
+from traces import changed, clean, evidence, extended, flip, reference, small_request, swapped
 
 from verify.bits import first_difference
 from verify.checks.each_step import each_step
@@ -23,7 +23,7 @@ from verify.ranks.failure.failure import RankFailure, RankReport
 from verify.report.message import failure_text, rank_failure_text
 from verify.runner.locate import Location
 from verify.schedule import ALL_GATHER, BROADCAST
-from verify.trace.recorder import Collective, Trace
+from verify.trace.trace import Collective, Trace
 from verify.verdict import Finding
 
 MESSAGES = Path(__file__).with_name("messages")
@@ -54,7 +54,7 @@ def traces() -> list[Trace]:
 
 def found(name: str, made: list[Trace]) -> Finding:
     """What check ``name`` finds in these traces."""
-    (finding,) = [f for f in judge(REQUEST, {LOOP: LoopRun(made, "local")}, _right()) if f.name == name]
+    (finding,) = [f for f in judge(REQUEST, {LOOP: LoopRun(made, "local")}, evidence(_right())) if f.name == name]
     return finding
 
 
@@ -127,7 +127,7 @@ def loops_differ() -> str:
     for trace in made["local"]:
         flip(trace.x_t, (4, 0, 0), 31)
     runs = {name: LoopRun(each, name) for name, each in made.items()}
-    (finding,) = [f for f in judge(REQUEST, runs, None) if f.name == "loops_agree"]
+    (finding,) = [f for f in judge(REQUEST, runs, evidence()) if f.name == "loops_agree"]
     return failure_text(finding, COMMAND)
 
 

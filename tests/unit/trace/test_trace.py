@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from in_threads import LinearDenoiser
@@ -16,13 +18,20 @@ from verify.errors import BadInput
 from verify.loops import reference
 from verify.ranks.group import Alone
 from verify.schedule import ALL_GATHER, BROADCAST
-from verify.trace.recorder import Collective
+from verify.trace.trace import Collective
 
 
 def refusal(call: Callable[..., object], *arguments: object) -> str:
     with pytest.raises(BadInput) as caught:
         call(*arguments)
     return str(caught.value)
+
+
+def breach(step: Any, x_t: Any) -> str:
+    """How a loop that shows ``x_t`` after ``step`` first broke its contract, without the line of this file."""
+    bench = Bench()
+    bench.observe(step, x_t)
+    return bench.trace().breach.rpartition(" (")[0]
 
 
 def test_a_whole_loop() -> None:
@@ -71,28 +80,36 @@ def test_a_view_is_kept_by_value() -> None:
 
 @pytest.mark.parametrize(("step", "expected"), [(1, 0), (-1, 0), (STEPS, 0)])
 def test_the_first_step_is_0(step: int, expected: int) -> None:
-    bench = Bench()
-    assert refusal(bench.observe, step, bench.x_0) == (
+    assert breach(step, Bench().x_0) == (
         f"the step given to observe is {step}, expected {expected}; call it once after each step, in order"
     )
 
 
 def test_steps_come_once_and_in_order() -> None:
-    bench = Bench()
-    bench.observe(0, bench.x_0)
     for step in (0, 2, -1):
-        assert f"is {step}, expected 1; call it once after each step" in refusal(bench.observe, step, bench.x_0)
-    bench.observe(1, bench.x_0)
-    bench.rest(2)
-    assert bench.trace().steps == STEPS
+        bench = Bench()
+        bench.observe(0, bench.x_0)
+        bench.observe(step, bench.x_0)
+        bench.rest(1)
+        trace = bench.trace()
+        assert f"is {step}, expected 1; call it once after each step" in trace.breach
+        assert f"{__file__}:" in trace.breach, "where the loop called it"
+        assert trace.steps == 1, "recording ends with the breach"
 
 
-@pytest.mark.parametrize("step", [True, False, 0.0, "0", None, torch.tensor(0)])
+@pytest.mark.parametrize("step", [True, False, 0.0, "0", None])
 def test_a_step_is_an_int(step: object) -> None:
-    bench = Bench()
-    assert refusal(bench.observe, step, bench.x_0) == (
+    assert breach(step, Bench().x_0) == (
         f"the step given to observe is {step!r}, expected an int; pass the loop's step counter"
     )
+
+
+@pytest.mark.parametrize("made", [numpy.int64, torch.tensor])
+def test_a_step_may_be_what_python_takes_for_an_index(made: Callable[[int], Any]) -> None:
+    bench = Bench()
+    for step in range(STEPS):
+        bench.observe(made(step), bench.x_0)
+    assert (bench.trace().breach, bench.trace().steps) == ("", STEPS)
 
 
 def test_more_steps_than_due_are_kept_for_the_check_up_to_a_bound() -> None:
@@ -100,10 +117,18 @@ def test_more_steps_than_due_are_kept_for_the_check_up_to_a_bound() -> None:
     for step in range(2 * STEPS):
         bench.observe(step, bench.x_0)
     assert refusal(bench.observe, 2 * STEPS, bench.x_0) == (
-        f"the step given to observe is {2 * STEPS}, expected fewer steps than twice {STEPS}; "
-        "call it once after each step, in order"
+        f"the step given to observe is {2 * STEPS}, expected fewer steps than twice {STEPS}; end the loop"
     )
     assert bench.trace().steps == 2 * STEPS
+
+
+def test_a_loop_that_broke_its_contract_is_not_let_run_for_ever() -> None:
+    bench = Bench()
+    for _ in range(2 * STEPS):
+        bench.observe(5, bench.x_0)
+    with pytest.raises(BadInput, match="expected fewer steps than twice 7; end the loop"):
+        bench.observe(5, bench.x_0)
+    assert bench.trace().breach.startswith("the step given to observe is 5, expected 0")
 
 
 @pytest.mark.parametrize(
@@ -116,32 +141,31 @@ def test_more_steps_than_due_are_kept_for_the_check_up_to_a_bound() -> None:
     ],
 )
 def test_an_x_t_like_x_0(x_t: Tensor, shown: str) -> None:
-    bench = Bench()
     expected = f"is {shown}, expected float32 (4, 3) on cpu, as x_0; keep x_t in x_0's shape, dtype and device"
-    assert refusal(bench.observe, 0, x_t) == f"the x_t given to observe {expected}"
+    assert breach(0, x_t) == f"the x_t given to observe {expected}"
+    bench = Bench()
     bench.rest(0)
-    assert refusal(bench.trace, x_t) == f"what the loop returned {expected}"
+    assert bench.trace(x_t).breach == f"what the loop returned {expected}"
 
 
 def test_no_tensor() -> None:
+    assert breach(0, [1.0]) == "the x_t given to observe is 'list', expected a tensor; pass the latent itself"
     bench = Bench()
-    said = refusal(bench.observe, 0, [1.0])
-    assert said == "the x_t given to observe is 'list', expected a tensor; pass the latent itself"
     bench.rest(0)
-    said = refusal(bench.recorder.trace, "mine", None, 0.0, {})
+    said = bench.recorder.trace("mine", None, 0.0, {}).breach
     assert said == "what the loop returned is 'NoneType', expected a tensor; pass the latent itself"
 
 
 def test_a_sparse_tensor() -> None:
     bench = Bench()
     expected = "is 'a torch.sparse_coo tensor', expected a dense one, as x_0; pass x_t.to_dense()"
-    assert refusal(bench.observe, 0, bench.x_0.to_sparse()) == f"the x_t given to observe {expected}"
+    assert breach(0, bench.x_0.to_sparse()) == f"the x_t given to observe {expected}"
     bench.rest(0)
-    assert refusal(bench.trace, bench.x_0.to_sparse()) == f"what the loop returned {expected}"
+    assert bench.trace(bench.x_0.to_sparse()).breach == f"what the loop returned {expected}"
 
 
 def test_nothing_observed() -> None:
-    assert refusal(Bench().trace) == (
+    assert Bench().trace().breach == (
         f"the number of steps observed is 0, expected {STEPS}; call observe(step, x_t) after each step"
     )
 
@@ -193,7 +217,7 @@ def test_the_pen_is_told_before_and_after() -> None:
     bench.group.all_gather(bench.x_0)
     bench.observe(0, bench.x_0)
     said = ["broadcast 1 of step 0", "velocity of gen", "all_gather 2 of step 0"]
-    assert bench.pen.said == [said[0], "", said[1], "", said[2], "", "finished 0"]
+    assert bench.status.said == [said[0], "", said[1], "", said[2], "", "finished 0"]
 
 
 def test_elements_that_are_not_those_observed() -> None:
@@ -231,13 +255,24 @@ def test_every_evaluation_of_a_step_counts() -> None:
     assert trace.start is not None and same_bits(trace.start, bench.x_0)
 
 
-@pytest.mark.parametrize("other", [torch.zeros(TOKENS, CHANNELS, dtype=torch.float64), torch.zeros(2, CHANNELS)])
-def test_another_shape_or_dtype_is_foreign_altogether(other: Tensor) -> None:
+def test_another_shape_is_foreign_altogether() -> None:
     bench = Bench()
     bench.observe(0, bench.x_0)
-    bench.denoiser.velocity(other, 1, "gen")
+    bench.inner.velocity = lambda x_t, step, branch: x_t  # type: ignore[method-assign]
+    bench.denoiser.velocity(torch.zeros(2, CHANNELS), 1, "gen")
     bench.rest(1)
     assert bench.trace().foreign[1] == ELEMENTS
+
+
+def test_x_t_may_be_cast_for_the_network() -> None:
+    """The cast itself is compared: it must be that of the x_t observed."""
+    bench = Bench()
+    bench.observe(0, bench.x_0)
+    bench.denoiser.velocity(bench.x_0.bfloat16(), 1, "gen")
+    bench.observe(1, bench.x_0)
+    bench.denoiser.velocity((bench.x_0 + 1).bfloat16(), 2, "gen")
+    bench.rest(2)
+    assert bench.trace().foreign[1:3] == (0, ELEMENTS)
 
 
 def test_no_evaluation_in_step_0_leaves_no_start() -> None:
@@ -249,14 +284,14 @@ def test_no_evaluation_in_step_0_leaves_no_start() -> None:
 def test_inside_the_loop_nothing_leaves_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither an operator that waits for a value, nor a method by which bytes come to the host."""
     bench = Bench()
+    bench.inner.velocity = lambda x_t, step, branch: x_t  # type: ignore[method-assign]
     # On the CPU these run no operator that could be noted.
     for method in ("cpu", "to", "numpy", "tolist", "item", "__bool__", "__int__", "__float__"):
         monkeypatch.setattr(Tensor, method, lambda *_, method=method: pytest.fail(f"Tensor.{method} was called"))
     with torch.autograd.profiler.profile() as operators:
         for step in range(STEPS):
-            bench.recorder.evaluated(bench.x_0, "gen")
-            bench.recorder.collective(ALL_GATHER, bench.x_0)
-            bench.recorder.between()
+            bench.denoiser.velocity(bench.x_0, step, "gen")
+            bench.group.all_gather(bench.x_0)
             bench.inner.contexts["text"].add_(1.0)  # A written cache is looked at more closely.
             bench.observe(step, bench.x_0)
     seen = {event.name for event in operators.function_events}

@@ -115,6 +115,11 @@ class RankPool(TaskRunner):
             self.stop()
             raise
 
+    def renew(self) -> bool:
+        """Ends the workers: the next task starts fresh ones."""
+        self.stop()
+        return True
+
     def run_call(self, call: TaskCall) -> list[Any]:
         """Runs a task on every rank, once GPUs are leased and ranks are up."""
         with lease(self.spec.gpus, self._lease_timeout):

@@ -1,0 +1,126 @@
+"""Making traces: every loop of a job on every rank, and what else the ranks are asked for before judging."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from verify.checks.each_step import each_step
+from verify.checks.not_vacuous import Sensitivity
+from verify.errors import BadInput
+from verify.ranks.failure.status import RankStatus
+from verify.ranks.task_runner import TaskRunner, Watcher
+from verify.runner.job import INDUCTIVE, Job
+from verify.runner.replay import References, reference_key
+from verify.targets.protocol import REFERENCE
+from verify.tasks.probe_inputs import probe_inputs
+from verify.tasks.recompute_step import recompute, share_out
+from verify.tasks.stage import Plan
+from verify.tasks.trace_loop import trace_loop
+from verify.trace.trace import Trace
+from verify.trace.window import Window
+from verify.verdict import Finding
+
+Traces = dict[str, list[Trace]]
+
+
+class Progress(Protocol):
+    """Whoever wants to follow a run: :class:`verify.report.progress.ProgressReport`."""
+
+    def start(self, name: str, total: int) -> None:
+        """A loop starts; it has ``total`` steps."""
+        ...
+
+    def update(self, name: str, done: int) -> None:
+        """The slowest rank has finished ``done`` steps."""
+        ...
+
+    def finish(self, name: str) -> None:
+        """The loop has ended."""
+        ...
+
+
+def trace_all(
+    job: Job, ranks: TaskRunner, deadline: float, progress: Progress | None, window: Window | None, kept: References
+) -> Traces:
+    """The traces of the reference and of each loop to be judged, one a rank, over one window of steps."""
+    key = (*reference_key(job), window)
+    traces: Traces = {}
+    spoilt = False
+    for plan in job.judged_plans() if job.reference == INDUCTIVE else job.plans():
+        name = plan.loop_name
+        if spoilt and not ranks.renew():
+            break  # What the next loop did would be blamed on it, whoever spoilt the state.
+        if plan.loop == REFERENCE and key in kept.traces:
+            traces[name] = kept.traces[key]
+            continue
+        results = ranks.run(
+            trace_loop,
+            replace(plan, window=window),
+            name=name,
+            timeout=max(0.1, deadline - time.monotonic()),
+            watch=_reporter(progress, plan),
+        )
+        if progress is not None:
+            progress.finish(name)
+        traces[name] = [trace for trace in results if trace is not None]
+        _require_contract(traces[name])
+        spoilt = any(trace.state is not None and trace.state.changes for trace in traces[name])
+        if plan.loop == REFERENCE:
+            kept.traces[key] = traces[name]
+    return traces
+
+
+def _require_contract(traces: Sequence[Trace]) -> None:
+    """Refuses a loop that breaks its contract alike on every rank: it is not a loop of this kind.
+
+    Raises:
+        BadInput: with what the loop did.
+    """
+    breaches = [trace.breach for trace in traces]
+    if breaches and all(breaches):
+        raise BadInput(breaches[0])
+
+
+def try_inputs(job: Job, ranks: TaskRunner, deadline: float, kept: References) -> list[Sensitivity]:
+    """For each CFG group, what a change of the network's inputs changes on its first rank."""
+    key = reference_key(job)
+    if key not in kept.sensitivities:
+        plan = job.plans()[0]
+        tried = ranks.run(probe_inputs, plan, name="trying inputs", timeout=max(0.1, deadline - time.monotonic()))
+        kept.sensitivities[key] = [found for found in tried if found is not None]
+    return kept.sensitivities[key]
+
+
+def recompute_each_step(job: Job, ranks: TaskRunner, deadline: float, traces: Traces) -> dict[str, Finding]:
+    """The inductive reference's finding on each loop: every step computed anew, on another rank than it came from."""
+    findings = {}
+    for plan in job.judged_plans():
+        if plan.loop_name not in traces:
+            continue
+        shares = share_out(traces[plan.loop_name])
+        results = ranks.run(
+            recompute,
+            plan,
+            each=[([share for share in shares if share.checker == rank],) for rank in range(job.ranks)],
+            name=f"each step of {plan.loop_name} anew",
+            timeout=max(0.1, deadline - time.monotonic()),
+        )
+        recomputed = [(check.step, check.ranks, x_t) for _, done in results for check, x_t in done]
+        findings[plan.loop_name] = each_step(traces[plan.loop_name], results[0][0], recomputed)
+    return findings
+
+
+def _reporter(progress: Progress | None, plan: Plan) -> Watcher | None:
+    """What tells ``progress`` where the slowest rank is; the reference runs on rank 0 alone."""
+    if progress is None:
+        return None
+    progress.start(plan.loop_name, plan.request.schedule.steps)
+
+    def watch(places: Sequence[RankStatus]) -> None:
+        running = places[:1] if plan.loop == REFERENCE else places
+        progress.update(plan.loop_name, min(p.step for p in running) + 1)
+
+    return watch

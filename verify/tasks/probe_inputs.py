@@ -1,0 +1,121 @@
+"""Tries whether the network's inputs matter: its branch, its ``x_t``, the caches that the target shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from verify.bits import same_bits
+from verify.checks.not_vacuous import Sensitivity
+from verify.protocols import Denoiser
+from verify.ranks.group import Alone
+from verify.ranks.rank import Rank
+from verify.schedule import Schedule
+from verify.tasks.stage import Plan, Stage
+from verify.trace.listener import HeardDenoiser, Listener
+from verify.trace.recorder import synchronise
+
+# Beyond so many seconds in all, the caches of a branch are changed together rather than one by one.
+_ONE_BY_ONE = 1.0
+
+
+def probe_inputs(rank: Rank, plan: Plan) -> Sensitivity | None:
+    """Runs on rank 0, on a stage of its own; the others help the target to prepare and return None.
+
+    ``plan`` names the reference. What the trial changes is put right, and the stage is not used again.
+    """
+    stage = Stage.of(rank, plan)
+    if not stage.takes_part:
+        return None
+    guided = stage.request.schedule.guided
+    step = guided.index(True) if True in guided else 0
+    rank.status.activity(f"trying what matters to the network in step {step}")
+    try:
+        with stage.arithmetic():
+            return _tried(stage, step)
+    except Exception as error:
+        return Sensitivity(step=step, failed=f"{type(error).__name__}: {error}")
+
+
+def _tried(stage: Stage, step: int) -> Sensitivity:
+    denoiser, x_t = stage.prepared.denoiser, stage.prepared.x_0.clone()
+    guided = stage.request.schedule.guided[step]
+    branches = tuple(dict.fromkeys(stage.request.branches if guided else stage.request.branches[:1]))
+
+    def velocity(branch: str, at: Tensor = x_t) -> Tensor:
+        return denoiser.velocity(at.clone(), step, branch).detach().clone()
+
+    began = time.monotonic()
+    plain = {branch: velocity(branch) for branch in branches}
+    synchronise(stage.rank.device)
+    seconds = (time.monotonic() - began) / len(branches)
+    other = x_t * 0.5 + 0.25 if x_t.is_floating_point() else x_t
+    deaf = tuple(branch for branch in branches if same_bits(velocity(branch, other), plain[branch]))
+    shown = [(branch, dict(stage.prepared.caches.get(branch, {}))) for branch in branches]
+    together = seconds * sum(len(tensors) for _, tensors in shown) > _ONE_BY_ONE
+    unread: list[str] = []
+    for branch, tensors in shown:
+        for names in _shares(tensors, together):
+            with_others = {name: tensors[name] for name in names}
+            if _unread(with_others, lambda branch=branch: velocity(branch), plain[branch]):
+                unread.append(f"{branch}: {', '.join(names[:3])}" + (" and more" if len(names) > 3 else ""))
+    # Last, since a denoiser that remembers would be found out by then.
+    unrepeated = tuple(branch for branch in branches if not same_bits(velocity(branch), plain[branch]))
+    return Sensitivity(
+        step=step,
+        equal_branches=tuple((a, b) for a, b in combinations(branches, 2) if same_bits(plain[a], plain[b])),
+        unrepeated=unrepeated,
+        deaf=deaf,
+        unread=tuple(unread),
+        guided=_guidance_matters(stage, step, x_t) if guided and len(branches) > 1 else None,
+        alike=stage.prepared.alike,
+    )
+
+
+def _shares(tensors: dict[str, Tensor], together: bool) -> Iterator[list[str]]:
+    """The caches to change at a time; only numbers that stay valid when they change."""
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
+    if together and names:
+        yield names
+    elif not together:
+        yield from ([name] for name in names)
+
+
+def _unread(tensors: dict[str, Tensor], velocity: object, plain: Tensor) -> bool:
+    assert callable(velocity)
+    kept = {name: tensor.clone() for name, tensor in tensors.items()}
+    # What was made in inference mode may only be written to in it.
+    with torch.inference_mode(any(tensor.is_inference() for tensor in tensors.values())):
+        for tensor in tensors.values():
+            tensor.mul_(-1.0).add_(0.5)
+    changed: Tensor = velocity()
+    with torch.inference_mode(any(tensor.is_inference() for tensor in tensors.values())):
+        for name, tensor in tensors.items():
+            tensor.copy_(kept[name])
+    return same_bits(changed, plain)
+
+
+class _FirstOnly(Listener):
+    """Answers for every branch as for the first."""
+
+    def __init__(self, branch: str) -> None:
+        self._branch = branch
+
+    def evaluate(self, denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
+        return denoiser.velocity(x_t, step, self._branch)
+
+
+def _guidance_matters(stage: Stage, step: int, x_t: Tensor) -> bool:
+    s, only = stage.request.schedule, slice(step, step + 1)
+    request = stage.request.resolved(Schedule(s.timesteps[only], s.dts[only], s.guided[only]))
+
+    def after(listener: Listener) -> Tensor:
+        denoiser = HeardDenoiser(stage.prepared.denoiser, listener, step)
+        found: Tensor = stage.loop(denoiser, request, x_t.clone(), Alone(), lambda step, x_t: None)
+        return found
+
+    return not same_bits(after(Listener()), after(_FirstOnly(stage.request.branches[0])))

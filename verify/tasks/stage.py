@@ -1,0 +1,150 @@
+"""All that is made ready on a rank before a loop runs. Every task that runs a loop, or a part of one, stands on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from verify.errors import BadInput
+from verify.protocols import Denoiser, Group, Loop, Observe
+from verify.ranks.group import Alone
+from verify.ranks.rank import Rank
+from verify.request import DenoiseRequest, ResolvedRequest
+from verify.schedule import Schedule
+from verify.targets.finding import find_target
+from verify.targets.loading import load_loop
+from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, even, understood
+from verify.trace.window import Window
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        request: what to denoise.
+        options: with which network.
+        target: whose loops; a name as given to ``--target``.
+        loop: one of the target's loops, or empty when ``loop_reference`` is given.
+        loop_reference: ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME`` of a loop of the user's own.
+        window: the steps whose ``x_t`` is kept; None for all.
+    """
+
+    request: DenoiseRequest
+    options: ModelOptions
+    target: str = "builtin"
+    loop: str = ""
+    loop_reference: str | None = None
+    window: Window | None = None
+
+    @property
+    def loop_name(self) -> str:
+        """What the loop is called in reports."""
+        return self.loop if self.loop_reference is None else self.loop_reference.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A loop and all that it is given on one rank.
+
+    Attributes:
+        rank: this rank.
+        plan: what is to be run.
+        prepared: the denoiser and initial latent, as the target made them.
+        request: the request with the schedule and branches of the target, on the rank's device.
+        group: what the loop sends over: nothing for the reference, else the target's group or the suite's.
+        loop: the loop itself.
+    """
+
+    rank: Rank
+    plan: Plan
+    prepared: Prepared
+    request: ResolvedRequest
+    group: Group
+    loop: Loop
+
+    @classmethod
+    def of(cls, rank: Rank, plan: Plan, again: bool = True) -> Stage:
+        """Makes everything ready, on every rank: also for the reference, since a target may make process groups.
+
+        ``again``: the target prepares the request anew, so that nothing which an earlier loop left in a denoiser, a
+        context or a scheduler meets this one. Without it, what was prepared for the same plan is used once more: for
+        benchmarks, which run one loop many times.
+
+        Raises:
+            BadInput: the plan cannot be carried out.
+        """
+        loop = _loop_of(plan)
+        rank.status.activity("building the model and its contexts")
+        prepared = _prepared(rank, plan, again)
+        target = find_target(plan.target)
+        request = understood(target, plan.request)
+        if prepared.followed is not None:
+            request = request.resolved(even(prepared.followed, target, "Prepared.followed"))
+        group: Group = Alone()
+        if plan.loop != REFERENCE:
+            group = rank.group if prepared.group is None else prepared.group
+        return cls(rank, plan, prepared, request.on(rank.device), group, loop)
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this rank runs the loop: the reference runs on rank 0 alone."""
+        return self.plan.loop != REFERENCE or self.rank.rank == 0
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """The modes that loops run in: without gradients, and under autocast where the options say so."""
+        options = self.plan.options
+        with torch.no_grad(), torch.autocast(
+            self.rank.device.type, dtype=options.torch_dtype, enabled=options.autocast
+        ):  # fmt: skip
+            yield
+
+    def play(self, denoiser: Denoiser, group: Group, observe: Observe, schedule: Schedule | None = None) -> Any:
+        """Runs the loop from this rank's initial latent, and returns what it returns.
+
+        Args:
+            denoiser: this stage's, or one in its place.
+            group: likewise.
+            observe: whoever is shown each step.
+            schedule: steps to take in place of the request's.
+        """
+        request = self.request if schedule is None else self.request.resolved(schedule)
+        # The loop may do as it likes with its x_0, but the next loop begins with the same.
+        return self.loop(denoiser, request, self.prepared.x_0.clone(), group, observe)
+
+
+def describe_options(options: ModelOptions) -> dict[str, object]:
+    """The part of a trace's environment that the options decide."""
+    return {"dtype": options.dtype, "autocast": options.autocast}
+
+
+def describe_rank(rank: Rank, options: ModelOptions) -> dict[str, object]:
+    """What this rank runs on and how, for documents without traces."""
+    return {"rank": rank.rank, **rank.environment(), **describe_options(options)}
+
+
+def _loop_of(plan: Plan) -> Loop:
+    if plan.loop_reference is not None:
+        return cast(Loop, load_loop(plan.loop_reference))
+    return find_target(plan.target).loops[plan.loop]
+
+
+def _prepared(rank: Rank, plan: Plan, again: bool) -> Prepared:
+    key = (plan.target, plan.request, plan.options)
+    kept = rank.memo.get("prepared")
+    if again or kept is None or kept[0] != key:
+        rank.memo.pop("prepared", None)
+        prepared = find_target(plan.target).prepare(plan.request, plan.options, rank.rank, rank.device)
+        if not isinstance(prepared, Prepared):
+            raise BadInput(
+                f"--target {plan.target}: prepare returned a {type(prepared).__name__}, expected a Prepared; return "
+                "verify.targets.protocol.Prepared(denoiser, x_0)"
+            )
+        rank.memo["prepared"] = kept = (key, prepared)
+    found: Prepared = kept[1]
+    return found

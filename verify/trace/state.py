@@ -1,0 +1,271 @@
+"""What a loop could spoil and must leave as it is: weights, buffers, contexts, random generators, hooks and functions.
+
+Bytes are digested before and after the loop. In between PyTorch's version counters tell of writes, also of those that
+are put right before the end. Writing through NumPy or a pointer moves no counter: it shows only if it lasts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from verify.trace.digest import digests
+from verify.trace.network import networks_of
+
+WEIGHTS, CONTEXTS, RANDOM, FUNCTIONS, HOOKS = "weights", "contexts", "random state", "functions", "hooks"
+_MOST_NAMES = 8
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+# Where a patch would change what judges: the suite's own code, and the functions that networks are written with.
+_PATCHABLE = ("torch", "torch.nn.functional", "torch.linalg", "torch.Tensor")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that the loop changed.
+
+    Attributes:
+        part: weights, contexts, random state, functions or hooks.
+        name: which of them, e.g. ``layers.1.mlp.weight``.
+        step: the step in which the change was seen; None if only the end shows it.
+        lasting: whether it is still there at the end.
+    """
+
+    part: str
+    name: str
+    step: int | None
+    lasting: bool
+
+
+@dataclass(frozen=True)
+class StateRecord:
+    """The state under one loop on one rank.
+
+    Attributes:
+        before: for each part, the digest of all of it before the loop.
+        changes: what the loop changed, earliest first.
+        elements: bytes digested.
+        differs: the parts that were other before this loop than before the first loop on this rank.
+    """
+
+    before: Mapping[str, str]
+    changes: tuple[Change, ...]
+    elements: int
+    differs: tuple[str, ...] = ()
+
+
+class StateWatch:
+    """Watches the state under a denoiser while a loop runs. Made before the loop, read after it."""
+
+    def __init__(self, denoiser: Any, device: torch.device, draws: bool = False) -> None:
+        """``draws``: the loops draw random numbers by design, so that generators move."""
+        self._denoiser, self._device, self._draws = denoiser, device, draws
+        self._tensors = dict(_weights(denoiser))
+        self._digests = dict(zip(self._tensors, digests(self._tensors.values()), strict=True))
+        self._hooks = dict(_hooks(denoiser))
+        self._functions = dict(_functions())
+        self._versions = {name: version_of(tensor) for name, tensor in self._tensors.items()}
+        self._random = _generators(device)
+        self._own = dict(_leaves(denoiser))
+        self._own_digests = _leaf_digests(self._own)
+        self._own_versions = _stamps(self._own)
+        self._seen: dict[tuple[str, str], int] = {}
+        self._step = 0
+
+    def before(self) -> dict[str, str]:
+        """For each part the digest of all of it before the loop."""
+        return {
+            WEIGHTS: _combined(self._digests),
+            CONTEXTS: _combined(self._own_digests),
+            HOOKS: _combined({name: str(count) for name, count in self._hooks.items()}),
+        }
+
+    def entering(self) -> None:
+        """The loop asks for a velocity: what was written to the denoiser since the last one is the loop's doing."""
+        now = dict(_leaves(self._denoiser))
+        stamps = _stamps(now)
+        for name in self._own_versions.keys() | stamps.keys():
+            if self._own_versions.get(name) != stamps.get(name):
+                self._seen.setdefault((CONTEXTS, name), self._step)
+        self._own_versions = stamps
+
+    def left(self) -> None:
+        """A velocity has been given: what the denoiser has done to itself meanwhile is its own affair."""
+        self._own_versions = _stamps(dict(_leaves(self._denoiser)))
+
+    def look(self, step: int) -> None:
+        """``step`` is done. Never waits for the device."""
+        for name, tensor in self._tensors.items():
+            version = version_of(tensor)
+            if version != self._versions[name]:
+                self._versions[name] = version
+                self._seen.setdefault((WEIGHTS, name), step)
+        if not self._draws and not _capturing(self._device):
+            for name, value in _generators(self._device).items():
+                if value != self._random[name]:
+                    self._seen.setdefault((RANDOM, name), step)
+        self._step = step + 1
+
+    def record(self, first: Mapping[str, str] | None = None) -> StateRecord:
+        """What became of the state. ``first``: :meth:`before` of the first loop on this rank."""
+        self.entering()
+        lasting = {(part, name) for part, names in self._lasting() for name in names}
+        # A denoiser may be handed things for the length of a call; weights and generators may not be touched at all.
+        changes = [
+            Change(part, name, step, (part, name) in lasting)
+            for (part, name), step in self._seen.items()
+            if part != CONTEXTS or (part, name) in lasting
+        ]
+        changes += [Change(*key, None, True) for key in sorted(lasting - self._seen.keys())]
+        changes.sort(key=lambda change: (change.step is None, change.step or 0, change.part != WEIGHTS))
+        before = self.before()
+        differs = () if first is None else tuple(part for part, value in before.items() if first.get(part) != value)
+        size = sum(tensor.nbytes for tensor in self._tensors.values())
+        size += sum(leaf.nbytes if isinstance(leaf, Tensor) else 1 for leaf in self._own.values())
+        return StateRecord(before, tuple(changes[:_MOST_NAMES]), size, differs)
+
+    def _lasting(self) -> Iterator[tuple[str, list[str]]]:
+        """What is other now than before the loop, part by part."""
+        now = dict(_weights(self._denoiser))
+        after = dict(zip(now, digests(now.values()), strict=True))
+        yield WEIGHTS, _unlike(self._digests, after)
+        yield HOOKS, _unlike(self._hooks, dict(_hooks(self._denoiser)))
+        functions = dict(_functions())
+        yield FUNCTIONS, [name for name, f in self._functions.items() if name in functions and functions[name] is not f]
+        if not self._draws:
+            yield RANDOM, _unlike(self._random, _generators(self._device))
+        # Of the denoiser's own fields only what the loop was seen to write: a denoiser may keep scratch memory.
+        own = _leaf_digests(dict(_leaves(self._denoiser)))
+        yield (
+            CONTEXTS,
+            [name for part, name in self._seen if part == CONTEXTS and own.get(name) != self._own_digests.get(name)],
+        )
+
+
+def version_of(tensor: Tensor) -> int:
+    """PyTorch's count of writes to a tensor; tensors made in inference mode have none."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _weights(denoiser: Any) -> Iterator[tuple[str, Tensor]]:
+    for number, network in enumerate(networks_of(denoiser)):
+        prefix = f"network {number}: " if number else ""
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            yield prefix + name, tensor
+
+
+def _hooks(denoiser: Any) -> Iterator[tuple[str, int]]:
+    for network in networks_of(denoiser):
+        for name, module in network.named_modules():
+            count = sum(len(getattr(module, kind, ())) for kind in _HOOKS)
+            if count:
+                yield name or type(module).__name__, count
+
+
+def _functions() -> Iterator[tuple[str, Any]]:
+    """Every function that a patch could replace under the reference."""
+    own = [name for name in sys.modules if name == "verify" or name.startswith("verify.")]
+    for where in (*_PATCHABLE, *own):
+        holder = torch.Tensor if where == "torch.Tensor" else sys.modules.get(where)
+        for name, value in list(vars(holder).items()) if holder is not None else ():
+            if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
+                yield f"{where}.{name}", value
+            elif isinstance(value, type) and value.__module__ == where and where.startswith("verify."):
+                for method, function in list(vars(value).items()):
+                    if isinstance(function, types.FunctionType):
+                        yield f"{where}.{name}.{method}", function
+
+
+def _generators(device: torch.device) -> dict[str, int]:
+    """A hash of each generator's state; for comparing within this process only."""
+    python = random.getstate()
+    by_numpy = numpy.random.get_state(legacy=False)
+    found = {
+        "Python's random": hash(python),
+        "NumPy's random": hash((by_numpy["state"]["key"].tobytes(), by_numpy["state"]["pos"])),
+        "PyTorch's CPU generator": hash(torch.get_rng_state().numpy().tobytes()),
+    }
+    if device.type == "cuda":
+        found[f"PyTorch's {device} generator"] = hash(torch.cuda.get_rng_state(device).numpy().tobytes())
+    return found
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _leaves(denoiser: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors and plain values in a denoiser's fields: within containers and data classes, and in denoisers that it
+    wraps. What other objects hold, a scheduler say, is theirs.
+    """
+    for name, value in list(getattr(denoiser, "__dict__", {}).items()):
+        if isinstance(value, nn.Module):
+            continue
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, (Mapping, list, tuple)) or dataclasses.is_dataclass(value):
+            yield from _within(name, value, 4)
+        elif hasattr(type(value), "velocity"):
+            yield from _leaves(value)
+
+
+def _within(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device)):
+        yield name, value
+    elif not depth:
+        return
+    elif isinstance(value, Mapping):
+        for key, item in list(value.items()):
+            yield from _within(f"{name}[{key!r}]", item, depth - 1)
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _within(f"{name}[{number}]", item, depth - 1)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _within(f"{name}.{field.name}", getattr(value, field.name, None), depth - 1)
+
+
+def _stamps(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes when a leaf is written to or replaced."""
+    return {
+        name: _Stamp(leaf, version_of(leaf)) if isinstance(leaf, Tensor) else repr(leaf)
+        for name, leaf in leaves.items()
+    }
+
+
+class _Stamp:
+    """A tensor and its count of writes."""
+
+    def __init__(self, tensor: Tensor, version: int) -> None:
+        self._tensor, self._version = tensor, version
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Stamp):
+            return False
+        same = self._tensor is other._tensor or self._tensor.data_ptr() == other._tensor.data_ptr()
+        return same and self._version == other._version
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _leaf_digests(leaves: Mapping[str, Any]) -> dict[str, str]:
+    tensors = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, Tensor)}
+    found = dict(zip(tensors, digests(tensors.values()), strict=True))
+    return found | {name: repr(leaf) for name, leaf in leaves.items() if name not in found}
+
+
+def _combined(values: Mapping[str, str]) -> str:
+    return hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()
+
+
+def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    return [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
