@@ -12,10 +12,10 @@ from torch import Tensor
 
 from verify.bits import bits_of
 from verify.checks.judging import Evidence, LoopRun, judge
-from verify.checks.not_vacuous import Sensitivity
 from verify.request import DenoiseRequest
 from verify.schedule import BROADCAST, expected_work
 from verify.trace.caches import CacheRecord
+from verify.trace.sensitivity import Sensitivity
 from verify.trace.state import StateRecord
 from verify.trace.trace import Collective, Trace
 from verify.verdict import Finding, Verdict

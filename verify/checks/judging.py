@@ -12,7 +12,7 @@ from verify.checks.environments_agree import environments_agree, with_conditions
 from verify.checks.finite import finite
 from verify.checks.loops_agree import loops_agree
 from verify.checks.matches_reference import matches_reference
-from verify.checks.not_vacuous import Sensitivity, not_vacuous
+from verify.checks.not_vacuous import not_vacuous
 from verify.checks.observed import observed
 from verify.checks.parallelism_engaged import parallelism_engaged
 from verify.checks.ranks_agree import ranks_agree
@@ -20,6 +20,7 @@ from verify.checks.schedule_followed import schedule_followed
 from verify.checks.state_frozen import state_frozen
 from verify.request import DenoiseRequest
 from verify.schedule import expected_work
+from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
 

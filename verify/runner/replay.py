@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verify.checks.not_vacuous import Sensitivity
 from verify.errors import BadInput
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
@@ -14,6 +13,7 @@ from verify.runner.job import Job
 from verify.runner.locate import Location, locate
 from verify.targets.protocol import REFERENCE
 from verify.tasks.probe_step import StepProbe, probe_step
+from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
 

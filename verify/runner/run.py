@@ -9,7 +9,6 @@ from typing import Any
 
 from verify.checks.judging import Evidence, LoopRun, guarded, judge, judge_finished
 from verify.checks.merging import over_replicas, over_windows
-from verify.checks.not_vacuous import Sensitivity
 from verify.checks.replicas_agree import replicas_agree
 from verify.checks.windows_agree import windows_agree
 from verify.errors import BadInput, Unjudged
@@ -25,6 +24,7 @@ from verify.runner.tracing import Progress, Traces, recompute_each_step, trace_a
 from verify.targets.finding import find_target
 from verify.targets.loading import reference_to
 from verify.targets.protocol import REFERENCE, ModelOptions, Target, explained
+from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict, merge
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Protocol
 
 from verify.checks.each_step import each_step
-from verify.checks.not_vacuous import Sensitivity
 from verify.errors import BadInput
 from verify.ranks.failure.status import RankStatus
 from verify.ranks.task_runner import TaskRunner, Watcher
@@ -19,6 +18,7 @@ from verify.tasks.probe_inputs import probe_inputs
 from verify.tasks.recompute_step import recompute, share_out
 from verify.tasks.stage import Plan
 from verify.tasks.trace_loop import trace_loop
+from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.trace.window import Window
 from verify.verdict import Finding

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from verify.bits import same_bits
-from verify.checks.not_vacuous import Sensitivity
 from verify.protocols import Denoiser
 from verify.ranks.group import Alone
 from verify.ranks.rank import Rank
@@ -18,6 +17,7 @@ from verify.schedule import Schedule
 from verify.tasks.stage import Plan, Stage
 from verify.trace.listener import HeardDenoiser, Listener
 from verify.trace.recorder import synchronise
+from verify.trace.sensitivity import Sensitivity
 
 # Beyond so many seconds in all, the caches of a branch are changed together rather than one by one.
 _ONE_BY_ONE = 1.0

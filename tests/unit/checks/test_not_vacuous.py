@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from traces import changed, clean, reference, small_request
 
-from verify.checks.not_vacuous import Sensitivity, not_vacuous
+from verify.checks.not_vacuous import not_vacuous
+from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
 
