@@ -1,8 +1,8 @@
 """How tasks and results travel between the controller and its ranks.
 
-Messages are pickled and go over a private socket pair, which no user's file ever reaches. Large tensors travel beside
-them in anonymous shared memory: one copy, straight from the device; the kernel frees it with its last user, so nothing
-is left behind whoever is killed.
+Messages are pickled and go over a private socket pair, which no user's file ever reaches. Large tensors are
+out-of-band buffers of the pickle, and travel beside it in anonymous shared memory: one copy, straight from the device.
+The kernel frees that memory with its last user, so nothing is left behind whoever is killed.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ import os
 import pickle
 import struct
 import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from types import TracebackType
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 # Tensors of so many bytes and more travel in shared memory.
 LARGE = 1 << 20
 _ALIGNMENT = 64
-# Where a message's large tensors are: nowhere, in memory that comes with it or came before it; or it only announces.
-_HEADER = struct.Struct("<BQ")
-_NONE, _OWN, _ANNOUNCED, _COMING = range(4)
+# What a frame is, bytes of shared memory that it names, and its number of out-of-band buffers; their sizes follow.
+_HEADER = struct.Struct("<BQI")
+# A message whose buffers, if any, are in the memory announced before; one whose memory follows; an announcement.
+_MESSAGE, _WITH_MEMORY, _COMING = range(3)
 # Of madvise(2), since Linux 5.14; Python has no name for it.
 _POPULATE_WRITE = 23
 
@@ -47,48 +49,30 @@ class Unreadable(Exception):
 
 
 class _Pickler(pickle.Pickler):
-    """Small tensors become bytes; those of ``large`` bytes and more become an offset into shared memory."""
+    """Pickles tensors as a buffer, a dtype and a shape; buffers of :data:`LARGE` bytes and more go out of band."""
 
-    def __init__(self, file: io.BytesIO, large: float = LARGE) -> None:
-        super().__init__(file, protocol=5)
-        self._least = large
-        self.large: list[tuple[int, Tensor]] = []
-        self.size = 0
+    def __init__(self, file: io.BytesIO, least: float = LARGE) -> None:
+        super().__init__(file, protocol=5, buffer_callback=lambda buffer: buffer.raw().nbytes < least)
+        self._least = least
+        self.large: list[Tensor] = []
 
     def reducer_override(self, obj: Any) -> Any:
         if not isinstance(obj, Tensor):
             return NotImplemented
         if obj.layout != torch.strided or obj.is_quantized or obj.device.type == "meta":
             raise TypeError(f"a {obj.layout} tensor on {obj.device} does not travel; send a dense one with values")
-        if obj.nbytes < self._least:
-            return _from_bytes, (_flat(obj).cpu().numpy().tobytes(), obj.dtype, tuple(obj.shape))
-        offset = self.size
-        self.large.append((offset, obj))
-        self.size += -(-obj.nbytes // _ALIGNMENT) * _ALIGNMENT
-        return _Placeholder, (offset, obj.nbytes, obj.dtype, tuple(obj.shape))
+        if obj.nbytes >= self._least:
+            self.large.append(obj)
+            data = numpy.empty(obj.nbytes, dtype=numpy.uint8)  # Never touched: the bytes go straight to shared memory.
+        else:
+            data = _flat(obj).cpu().numpy()
+        return _tensor, (pickle.PickleBuffer(data), obj.dtype, tuple(obj.shape))
 
 
-class _Unpickler(pickle.Unpickler):
-    """Turns offsets into views of the shared memory."""
-
-    def __init__(self, file: io.BytesIO, shared: mmap.mmap | None) -> None:
-        super().__init__(file)
-        self._shared = shared
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == (__name__, _Placeholder.__name__):
-            # No method: the unpickler would hold itself, and the memory, until the next garbage collection.
-            return partial(_view, self._shared)
-        return super().find_class(module, name)
-
-
-def _view(shared: mmap.mmap | None, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    assert shared is not None, "the memory of a tensor did not come"
-    return torch.frombuffer(shared, dtype=torch.uint8, count=size, offset=offset).view(dtype).view(shape)
-
-
-class _Placeholder:
-    """Named in a message where a large tensor belongs; never made."""
+def _tensor(data: bytearray | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    if not len(data):
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=torch.uint8).view(dtype).view(shape)
 
 
 @dataclass(frozen=True)
@@ -153,19 +137,20 @@ def pack(message: Any, announced: Memory | None = None) -> Packed:
     buffer = io.BytesIO()
     pickler = _Pickler(buffer)
     pickler.dump(message)
-    size = pickler.size
+    sizes = [tensor.nbytes for tensor in pickler.large]
+    size = sum(map(_aligned, sizes))
     if not size:
-        return Packed(_header(_NONE, 0) + buffer.getbuffer())
-    if announced is not None and size <= announced.size:
-        memory, packed = announced, Packed(_header(_ANNOUNCED, size) + buffer.getbuffer())
-    else:
-        memory = Memory.of(size)
-        packed = Packed(_header(_OWN, size) + buffer.getbuffer(), memory)
+        return Packed(_header(_MESSAGE) + buffer.getbuffer())
+    fits = announced is not None and size <= announced.size
+    memory = announced if announced is not None and fits else Memory.of(size)
+    data = _header(_MESSAGE if fits else _WITH_MEMORY, size, sizes) + buffer.getbuffer()
+    packed = Packed(data, None if fits else memory)
     try:
-        shared = memory.mapped()
-        for offset, tensor in pickler.large:
-            flat = _flat(tensor)
-            torch.frombuffer(shared, dtype=torch.uint8, count=len(flat), offset=offset).copy_(flat)
+        shared, offset = memory.mapped(), 0
+        for tensor in pickler.large:
+            target = torch.frombuffer(shared, dtype=torch.uint8, count=tensor.nbytes, offset=offset)
+            target.copy_(_flat(tensor))
+            offset += _aligned(tensor.nbytes)
     except BaseException:
         packed.__exit__(None, None, None)
         raise
@@ -181,7 +166,7 @@ def to_bytes(message: Any) -> bytes:
 
 def from_bytes(data: bytes) -> Any:
     """What :func:`to_bytes` was given, tensors on the CPU."""
-    return _Unpickler(io.BytesIO(data), None).load()
+    return pickle.loads(data)
 
 
 def send(connection: Connection, packed: Packed, receiver: int) -> None:
@@ -234,15 +219,17 @@ class Inbox:
             Unreadable: it came whole and could not be unpickled.
         """
         data = self.connection.recv_bytes()
-        where, size = _HEADER.unpack_from(data)
+        kind, size, count = _HEADER.unpack_from(data)
         shared, self._announced = self._announced, None
-        if where == _COMING:
+        if kind == _COMING:
             self._announced = self._memory(size)
             return COMING
-        if where == _OWN:
+        if kind == _WITH_MEMORY:
             shared = self._memory(size)
         try:
-            return _Unpickler(io.BytesIO(data[_HEADER.size :]), shared).load()
+            start = _HEADER.size + 8 * count
+            sizes = struct.unpack_from(f"<{count}Q", data, _HEADER.size)
+            return pickle.loads(memoryview(data)[start:], buffers=_buffers(shared, sizes))
         except (Exception, SystemExit):
             raise Unreadable(traceback.format_exc()) from None
 
@@ -260,16 +247,24 @@ class Inbox:
             memory.close()
 
 
-def _header(where: int, size: int) -> bytes:
-    return _HEADER.pack(where, size)
+def _header(kind: int, size: int = 0, sizes: Sequence[int] = ()) -> bytes:
+    return _HEADER.pack(kind, size, len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _buffers(shared: mmap.mmap | None, sizes: Sequence[int]) -> Iterator[memoryview]:
+    """The out-of-band buffers of a message, where they lie in ``shared``."""
+    offset = 0
+    for size in sizes:
+        if shared is None:
+            raise ValueError("the memory of a tensor did not come")
+        yield memoryview(shared)[offset : offset + size]
+        offset += _aligned(size)
 
 
 def _flat(tensor: Tensor) -> Tensor:
     """The tensor's bytes in row-major order; what a lazily conjugated or negated one stands for, not what it holds."""
     return tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
-
-
-def _from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    if not data:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype).view(shape)
