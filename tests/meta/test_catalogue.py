@@ -19,8 +19,10 @@ from verify.errors import BadInput
 from verify.faults import FAULTS, runner
 from verify.faults.registry import Fault, Wiring, fault
 from verify.faults.runner import Row, run_fault
+from verify.ranks.failure.awaited import awaited
 from verify.ranks.failure.calls import Calls, entry
-from verify.ranks.failure.failure import RankFailure, RankReport, awaited
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.failure.report import RankReport, RankState
 from verify.report.document import RunReport
 from verify.runner.job import Job
 from verify.runner.run import blank_report
@@ -127,16 +129,20 @@ def report_of(*ranks: RankReport) -> RunReport:
     return replace(blank_report(Job()), failure=RankFailure("a loop", list(ranks), 3.0).to_dict())
 
 
+def slow(step: int, activity: str) -> RankReport:
+    return RankReport(0, RankState.HUNG, "is slow", step, activity, "stack")
+
+
 def test_a_hang_whose_collective_is_not_named_is_not_placed() -> None:
     compiles = FAULTS["one_rank_compiles"]
-    busy, waits = RankReport(1, "hung", "did not finish in time", 2, trace="sleep"), "all_gather 1 of step 3"
-    row = runner._row(compiles, report_of(busy, RankReport(0, "hung", "is slow", 2, waits, "stack")), 3.0)
+    busy, waits = RankReport(1, RankState.HUNG, "did not finish in time", 2, trace="sleep"), "all_gather 1 of step 3"
+    row = runner._row(compiles, report_of(busy, slow(2, waits)), 3.0)
     assert (row.caught, row.placed, row.collective) == (True, True, waits)
     assert row.message.endswith("; rank 0 waits in all_gather 1 of step 3, which rank 1 never joined")
     for activity, named in (("all_gather 1 of step 4", "all_gather 1 of step 4"), ("velocity of gen", "")):
-        row = runner._row(compiles, report_of(busy, RankReport(0, "hung", "is slow", 2, activity, "stack")), 3.0)
+        row = runner._row(compiles, report_of(busy, slow(2, activity)), 3.0)
         assert (row.caught, row.placed, row.collective) == (True, False, named)
-    over_nccl = replace(report_of(busy, RankReport(0, "hung", "is slow", 5, "finishing", "stack")), backend="nccl")
+    over_nccl = replace(report_of(busy, slow(5, "finishing")), backend="nccl")
     assert not runner._row(compiles, over_nccl, 3.0).placed
 
 
@@ -148,12 +154,12 @@ def calls(gathers: int) -> Calls:
 
 def test_a_hang_is_placed_by_what_was_called_where_hosts_run_ahead() -> None:
     """As over NCCL: rank 0 of one fault stands seven steps further on, rank 1 of the other in the next velocity."""
-    busy = RankReport(1, "hung", "did not finish in time", 2, "velocity of text", "stack", calls=calls(3))
-    ahead = RankReport(0, "hung", "did not finish in time", 9, "velocity of gen", "stack", calls=calls(11))
+    busy = RankReport(1, RankState.HUNG, "did not finish in time", 2, "velocity of text", "stack", calls=calls(3))
+    ahead = RankReport(0, RankState.HUNG, "did not finish in time", 9, "velocity of gen", "stack", calls=calls(11))
     row = runner._row(FAULTS["one_rank_compiles"], report_of(busy, ahead), 3.0)
     assert (row.placed, row.step, row.rank, row.collective) == (True, 3, 1, "all_gather 1 of step 3")
-    alone = RankReport(1, "hung", "did not finish in time", 41, "velocity of gen", "stack", calls=calls(42))
-    done = RankReport(0, "finished", "finished its part", 48, "finishing", calls=calls(41))
+    alone = RankReport(1, RankState.HUNG, "did not finish in time", 41, "velocity of gen", "stack", calls=calls(42))
+    done = RankReport(0, RankState.FINISHED, "finished its part", 48, "finishing", calls=calls(41))
     row = runner._row(FAULTS["bound_rule_differs_on_one_rank"], report_of(alone, done), 3.0)
     assert (row.placed, row.step, row.rank, row.collective) == (True, 41, 1, "all_gather 1 of step 41")
     assert row.message == "rank 1 waits in all_gather 1 of step 41, which rank 0 never joined (rank 0 has finished)"
@@ -182,8 +188,8 @@ def test_where_a_loop_ends_all_the_same_a_check_must_fail_and_place_it() -> None
 
 
 def test_where_it_does_not_end_that_check_changes_nothing() -> None:
-    died = RankReport(1, "died", "was killed by SIGABRT", 7, "broadcast 2 of step 8")
-    row = runner._row(OTHER_DTYPE, report_of(died, RankReport(0, "raised", "raised RuntimeError", 8)), 3.0)
+    died = RankReport(1, RankState.DIED, "was killed by SIGABRT", 7, "broadcast 2 of step 8")
+    row = runner._row(OTHER_DTYPE, report_of(died, RankReport(0, RankState.RAISED, "raised RuntimeError", 8)), 3.0)
     assert (row.caught, row.placed, row.ended, row.fired) == (True, True, False, ("unknown",))
     assert OTHER_DTYPE.expected == "unknown, stuck in broadcast 2 of step 8; collectives where the loop ends"
 
@@ -203,17 +209,17 @@ def test_a_loop_that_ends_is_not_run_again(name: str, monkeypatch: pytest.Monkey
 
 
 def test_ranks_that_all_wait_in_one_collective_miss_nobody() -> None:
-    both = [RankReport(rank, "hung", "did not finish in time", 2, "all_gather 1 of step 3") for rank in (0, 1)]
+    both = [RankReport(rank, RankState.HUNG, "did not finish in time", 2, "all_gather 1 of step 3") for rank in (0, 1)]
     assert "awaited" not in RankFailure("a loop", both, 3.0).to_dict()
 
 
 def test_where_ranks_wait_in_several_collectives_the_first_is_told() -> None:
     said = awaited(
         [
-            RankReport(0, "hung", "", 4, "all_gather 1 of step 5"),
-            RankReport(1, "hung", "", 2, "broadcast 1 of step 3"),
-            RankReport(2, "finished", "", 48),
-            RankReport(3, "waiting", "", 2, "broadcast 1 of step 3"),
+            RankReport(0, RankState.HUNG, "", 4, "all_gather 1 of step 5"),
+            RankReport(1, RankState.HUNG, "", 2, "broadcast 1 of step 3"),
+            RankReport(2, RankState.FINISHED, "", 48),
+            RankReport(3, RankState.WAITING, "", 2, "broadcast 1 of step 3"),
         ]
     )
     assert str(said) == (

@@ -14,7 +14,8 @@ from patience import patient
 from pools import alive, shared_pool, wait_until
 
 from verify.errors import BadInput, Unjudged
-from verify.ranks.failure.failure import RankFailure, RankReport
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.failure.report import RankReport
 from verify.ranks.failure.status import RankStatus
 from verify.ranks.local.forkserver import ForkServer, fork_server
 from verify.ranks.local.pool import PoolSpec, RankPool
@@ -134,10 +135,11 @@ def test_a_rank_that_dies_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> No
 
     def and_kill(self: ForkServer, order: dict[str, Any], *others: Any) -> Any:
         # They wait for one rank more: none is up before it is killed, however late that is.
-        pids, connections = fork(self, order | {"devices": (*order["devices"], "cpu")}, *others)
+        one_more = {"devices": (*order["devices"], "cpu"), "group": (*order["group"], 2)}
+        workers = fork(self, order | one_more, *others)
         time.sleep(0.5)
-        os.kill(pids[1], signal.SIGKILL)
-        return pids, connections
+        os.kill(workers[1].pid, signal.SIGKILL)
+        return workers
 
     monkeypatch.setattr(ForkServer, "fork", and_kill)
     with pytest.raises(RankFailure) as caught:

@@ -10,10 +10,9 @@ from launches import FEW, LOOPS, stand_in, valid
 
 from verify.commands.cli import main
 from verify.errors import BadInput
-from verify.ranks.failure.diagnosis import Answer
 from verify.ranks.failure.failure import RankFailure
-from verify.ranks.failure.postmortem import report_of
-from verify.ranks.launched.heartbeat import SILENCE, SILENCE_IN_DOUBT, Word
+from verify.ranks.launched.heartbeat import SILENCE, SILENCE_IN_DOUBT, Heard
+from verify.ranks.launched.heartbeat_message import report_on
 from verify.ranks.launched.launch import Launch, launched, speaks
 from verify.ranks.launched.replica import described
 
@@ -155,11 +154,11 @@ def test_who_has_a_rank_that_cannot_be_says_so(
     assert line.startswith(f"verify: {name} is ")
 
 
-def test_seats() -> None:
+def test_coordinates() -> None:
     launches = [Launch("srun", rank, 6, None, "node-a", 1) for rank in range(6)]
-    assert [launch.seat(3) for launch in launches] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert [launch.coordinates(3) for launch in launches] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     with pytest.raises(BadInput, match=r"^srun started 6 processes, expected a multiple of 4, the ranks of one CFG"):
-        launches[0].seat(4)
+        launches[0].coordinates(4)
 
 
 def test_one_of_many_processes_tells_of_bad_usage(
@@ -193,9 +192,9 @@ def test_a_silent_process_is_the_cause_and_its_peers_error_the_effect() -> None:
     said = {"step": 6, "activity": "all_gather 1 of step 7", "host": "node-b"}
     lost = {**said, "answer": ["raised", "RuntimeError: Connection closed by peer", "Traceback"]}
     reports = [
-        report_of(0, said, "rank 0 of replica 0, on node-a", "stacks", None, others_failed=True),
-        report_of(2, lost, "rank 0 of replica 1, on node-b", "", None, others_failed=True),
-        report_of(3, said, "rank 1 of replica 1, on node-b", "", 6.0, others_failed=True),
+        report_on(0, said, "rank 0 of replica 0, on node-a", "stacks", None, others_failed=True),
+        report_on(2, lost, "rank 0 of replica 1, on node-b", "", None, others_failed=True),
+        report_on(3, said, "rank 1 of replica 1, on node-b", "", 6.0, others_failed=True),
     ]
     failure = RankFailure("local", reports, 1.0)
     assert [report.state for report in failure.reports] == ["died", "raised", "waiting"]
@@ -208,11 +207,11 @@ def test_a_silent_process_is_the_cause_and_its_peers_error_the_effect() -> None:
 
 
 def test_a_process_may_take_longer_to_say_its_first_word() -> None:
-    late = Word(heard=time.monotonic() - SILENCE - 1)
+    late = Heard(heard=time.monotonic() - SILENCE - 1)
     assert not late.is_silent(SILENCE)
     late.said = {"step": -1}
     assert late.is_silent(SILENCE) and late.is_silent(SILENCE_IN_DOUBT)
-    assert not Word({"step": -1}).is_silent(SILENCE_IN_DOUBT)
+    assert not Heard({"step": -1}).is_silent(SILENCE_IN_DOUBT)
 
 
 def test_replicas_are_described_by_their_ranks_and_hosts() -> None:
@@ -220,7 +219,6 @@ def test_replicas_are_described_by_their_ranks_and_hosts() -> None:
         {"replica": 0, "ranks": [0, 1], "hosts": ["a", "a"]},
         {"replica": 1, "ranks": [2, 3], "hosts": ["b", "b"]},
     ]
-    assert Answer(*["raised", "x", "y"]) == Answer("raised", "x", "y")
 
 
 # Forked stand-ins for srun: every process but the launcher is real.

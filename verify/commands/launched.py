@@ -103,12 +103,12 @@ def _run(job: Job, ranks: LaunchedRanks, progress: Progress) -> RunReport:
 def _follow(
     ranks: LaunchedRanks, arguments: argparse.Namespace, job_of: Callable[[argparse.Namespace], Job]
 ) -> tuple[int, str]:
-    from verify.ranks.failure.diagnosis import BAD_INPUT, UNJUDGED, Answer
+    from verify.ranks.failure.answer import Answer
 
     try:
         _prepared(job_of(arguments), ranks)
     except (BadInput, Unjudged) as error:
-        ranks.answer(Answer(BAD_INPUT if isinstance(error, BadInput) else UNJUDGED, str(error)))
+        ranks.answer(Answer.of_error(error))
     status, why = ranks.follow(arguments.timeout + _ALLOWANCE)
     return (_UNKNOWN if status is None else status), why
 

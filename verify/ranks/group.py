@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# Longer than any task may take: the controller bounds the wait and can say who was missing, the library cannot.
+LIBRARY_TIMEOUT = timedelta(days=1)
+
+
+def can_permute() -> bool:
+    """Whether this PyTorch can make a group whose ranks are not in the order of global ranks."""
+    return "sort_ranks" in inspect.signature(dist.new_group).parameters
+
+
+def new_group(members: Sequence[int]) -> dist.ProcessGroup:
+    """A group of ``members``, global ranks, in this order where PyTorch can. All processes must call it."""
+    options: dict[str, Any] = {"sort_ranks": False} if can_permute() else {}
+    group: dist.ProcessGroup = dist.new_group(list(members), timeout=LIBRARY_TIMEOUT, **options)
+    return group
 
 
 class ProcessGroup:

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from verify.ranks.failure.awaited import awaited
 from verify.ranks.failure.calls import KEPT, SAID, Calls, entry
-from verify.ranks.failure.failure import RankFailure, RankReport, awaited
-from verify.ranks.failure.postmortem import in_task, place_of, report_of, said_of
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.failure.report import RankReport, RankState
+from verify.ranks.launched.heartbeat_message import in_task, report_on, said_of, status_of
 from verify.schedule import ALL_GATHER, BROADCAST
 from verify.text import call_text, place_of_call
 
@@ -29,12 +31,12 @@ def up_to(step: int, made: Sequence[Call] = LOCAL) -> Calls:
 
 
 def hung(rank: int, step: int, activity: str, called: Calls | None, **changes: object) -> RankReport:
-    report = RankReport(rank, "hung", "did not finish in time", step, activity, "stack", calls=called)
+    report = RankReport(rank, RankState.HUNG, "did not finish in time", step, activity, "stack", calls=called)
     return replace(report, **changes)  # type: ignore[arg-type]
 
 
 def finished(rank: int, called: Calls) -> RankReport:
-    return RankReport(rank, "finished", "finished its part", 48, "finishing", calls=called)
+    return RankReport(rank, RankState.FINISHED, "finished its part", 48, "finishing", calls=called)
 
 
 def said(*reports: RankReport) -> str:
@@ -114,8 +116,8 @@ def test_ranks_ahead_by_different_counts_wait_in_the_same_collective() -> None:
 
 
 def test_a_rank_that_died_before_a_collective() -> None:
-    died = RankReport(1, "died", "exited with status 13", 11, "velocity of text", calls=up_to(11))
-    there = replace(hung(0, 14, "velocity of gen", up_to(15)), state="waiting")
+    died = RankReport(1, RankState.DIED, "exited with status 13", 11, "velocity of text", calls=up_to(11))
+    there = replace(hung(0, 14, "velocity of gen", up_to(15)), state=RankState.WAITING)
     assert said(died, there) == "rank 0 waits in or before all_gather 1 of step 12, which rank 1 never joined"
     stands_there = replace(there, step=11, activity="all_gather 1 of step 12", calls=up_to(12))
     assert said(died, stands_there) == "rank 0 waits in all_gather 1 of step 12, which rank 1 never joined"
@@ -149,8 +151,8 @@ def test_equal_counts_in_different_collectives_are_told_as_the_ranks_stand() -> 
 
 
 def test_a_rank_that_died_or_went_on_has_joined_what_it_called() -> None:
-    there = replace(hung(0, 7, "all_gather 1 of step 8", up_to(8)), state="waiting")
-    died = RankReport(1, "died", "was killed by SIGABRT", 7, "all_gather 1 of step 8", calls=up_to(8))
+    there = replace(hung(0, 7, "all_gather 1 of step 8", up_to(8)), state=RankState.WAITING)
+    died = RankReport(1, RankState.DIED, "was killed by SIGABRT", 7, "all_gather 1 of step 8", calls=up_to(8))
     assert awaited([there, died]) is None
     assert awaited([there, replace(died, activity="velocity of gen")]) is None
     ahead = replace(died, step=8, activity="all_gather 1 of step 9", calls=up_to(9))
@@ -202,21 +204,21 @@ def test_ranks_of_one_replica_do_not_wait_for_those_of_another() -> None:
 
 
 def test_what_a_process_says_of_its_calls() -> None:
-    place = place_of(json.loads(json.dumps(said_of(place_of({"task": "local", "calls": up_to(10).said()})))))
+    place = status_of(json.loads(json.dumps(said_of(status_of({"task": "local", "calls": up_to(10).said()})))))
     assert place.calls == up_to(10)
     said = said_of(place)
-    assert place_of(in_task(said, "local")).calls == up_to(10)
-    assert place_of(in_task(said, "another")).calls == Calls()
+    assert status_of(in_task(said, "local")).calls == up_to(10)
+    assert status_of(in_task(said, "another")).calls == Calls()
 
 
 def test_a_launched_process_is_placed_by_what_it_last_said() -> None:
-    ahead = said_of(place_of({"step": 9, "task": "local", "activity": "velocity of gen", "calls": up_to(10).said()}))
-    busy = said_of(place_of({"step": 2, "task": "local", "activity": "velocity of text", "calls": up_to(2).said()}))
+    ahead = said_of(status_of({"step": 9, "task": "local", "activity": "velocity of gen", "calls": up_to(10).said()}))
+    busy = said_of(status_of({"step": 2, "task": "local", "activity": "velocity of text", "calls": up_to(2).said()}))
 
     def reports(silence: float | None = None, moving: bool = False) -> list[RankReport]:
         return [
-            report_of(0, ahead, "", "stack", None, others_failed=silence is not None, moving=moving),
-            report_of(1, busy, "", "stack", silence, others_failed=False),
+            report_on(0, ahead, "", "stack", None, others_failed=silence is not None, moving=moving),
+            report_on(1, busy, "", "stack", silence, others_failed=False),
         ]
 
     assert said(*reports()) == "rank 0 waits in or before all_gather 1 of step 3, which rank 1 never joined"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from verify.ranks.failure.calls import KEPT, Calls
 from verify.ranks.failure.status import RankStatus, StatusPage, StatusWriter
-from verify.ranks.local.anonymous import AnonymousFile
+from verify.ranks.local.anonymous import AnonymousFile, path_of
 
 
 @pytest.fixture
@@ -116,9 +117,20 @@ def test_a_record_caught_half_written_reads_as_a_mixture(file: AnonymousFile) ->
 
 def test_an_anonymous_file_has_no_name_and_no_end(file: AnonymousFile) -> None:
     assert file.size == StatusPage.size(2)
-    file.clear()
-    assert (file.size, file.read(), file.tail(10)) == (0, b"", "")
     other = AnonymousFile("text", "aé".encode())
     assert (other.tail(3), other.tail(100), other.tail(1)) == ("aé", "aé", "�")
     other.close()
     other.close()
+
+
+def test_of_much_output_the_end_stays_and_the_beginning_takes_no_memory() -> None:
+    file = AnonymousFile("output")
+    kept, written = 1 << 20, b"".join(b"%07d\n" % number for number in range(1 << 19))
+    with open(path_of(file.descriptor), "wb") as stream:
+        for start in range(0, len(written), kept // 2):
+            stream.write(written[start : start + kept // 2])
+            stream.flush()
+            file.forget_all_but(kept)
+    assert file.tail(kept) == written[-kept:].decode()
+    assert os.fstat(file.descriptor).st_blocks * 512 <= 2 * kept
+    file.close()

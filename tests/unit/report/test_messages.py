@@ -19,7 +19,8 @@ from verify.bits import first_difference
 from verify.checks.each_step import each_step
 from verify.checks.judging import LoopRun, judge
 from verify.ranks.failure.calls import Calls, entry
-from verify.ranks.failure.failure import RankFailure, RankReport
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.failure.report import RankReport, RankState
 from verify.report.message import failure_text, rank_failure_text
 from verify.runner.locate import Location
 from verify.schedule import ALL_GATHER, BROADCAST
@@ -203,22 +204,22 @@ def ended(*ranks: RankReport) -> str:
 
 
 def rank_died() -> str:
-    killed = RankReport(1, "died", "was killed by SIGKILL: out of memory, or somebody killed it", 5, "velocity of text",
-                        output="loading\n")  # fmt: skip
-    return ended(killed, RankReport(0, "waiting", "was still waiting", 5, "all_gather 1 of step 6", STACK))
+    what = "was killed by SIGKILL: out of memory, or somebody killed it"
+    killed = RankReport(1, RankState.DIED, what, 5, "velocity of text", output="loading\n")
+    return ended(killed, RankReport(0, RankState.WAITING, "was still waiting", 5, "all_gather 1 of step 6", STACK))
 
 
 def dtype_in_a_broadcast() -> str:
-    aborted = RankReport(1, "died", "was killed by SIGABRT", 7, "broadcast 2 of step 8", output="512 vs 256\n")
+    aborted = RankReport(1, RankState.DIED, "was killed by SIGABRT", 7, "broadcast 2 of step 8", output="512 vs 256\n")
     lost = "raised RuntimeError: Connection closed by peer [127.0.0.1]:1"
-    return ended(aborted, RankReport(0, "raised", lost, 8, "all_gather 1 of step 9", STACK))
+    return ended(aborted, RankReport(0, RankState.RAISED, lost, 8, "all_gather 1 of step 9", STACK))
 
 
 def rank_skips_a_collective() -> str:
     return ended(
-        RankReport(0, "hung", "did not finish in time", 39, "all_gather 1 of step 40", STACK),
-        RankReport(1, "finished", "finished its part", 48, "finishing"),
-        RankReport(2, "hung", "did not finish in time", 39, "all_gather 1 of step 40", STACK),
+        RankReport(0, RankState.HUNG, "did not finish in time", 39, "all_gather 1 of step 40", STACK),
+        RankReport(1, RankState.FINISHED, "finished its part", 48, "finishing"),
+        RankReport(2, RankState.HUNG, "did not finish in time", 39, "all_gather 1 of step 40", STACK),
     )
 
 
@@ -226,21 +227,21 @@ def process_ran_ahead() -> str:
     """Over NCCL calls return before they are over: the process of rank 0 went on for seven steps."""
     made = [entry("all_gather", 1, step) for step in range(29)]
     return ended(
-        RankReport(0, "hung", "did not finish in time", 27, "all_gather 1 of step 28", STACK,
+        RankReport(0, RankState.HUNG, "did not finish in time", 27, "all_gather 1 of step 28", STACK,
                    calls=Calls(29, b"".join(made))),
-        RankReport(1, "finished", "finished its part", 20, "finishing", calls=Calls(21, b"".join(made[:21]))),
+        RankReport(1, RankState.FINISHED, "finished its part", 20, "finishing", calls=Calls(21, b"".join(made[:21]))),
     )  # fmt: skip
 
 
 def rank_is_busy() -> str:
-    busy = RankReport(1, "hung", "did not finish in time", 2, "velocity of text", STACK)
-    return ended(busy, RankReport(0, "hung", "did not finish in time", 2, "all_gather 1 of step 3", STACK))
+    busy = RankReport(1, RankState.HUNG, "did not finish in time", 2, "velocity of text", STACK)
+    return ended(busy, RankReport(0, RankState.HUNG, "did not finish in time", 2, "all_gather 1 of step 3", STACK))
 
 
 def loop_raised() -> str:
     trace = 'Traceback (most recent call last):\n  File "my_loop.py", line 9, in loop\nRuntimeError: no more steps'
-    raised = RankReport(1, "raised", "raised RuntimeError: no more steps", 5, "", trace)
-    return ended(raised, RankReport(0, "waiting", "was still waiting", 5, "all_gather 1 of step 6", STACK))
+    raised = RankReport(1, RankState.RAISED, "raised RuntimeError: no more steps", 5, "", trace)
+    return ended(raised, RankReport(0, RankState.WAITING, "was still waiting", 5, "all_gather 1 of step 6", STACK))
 
 
 CASES: dict[str, Callable[[], str]] = {

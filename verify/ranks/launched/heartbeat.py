@@ -33,11 +33,11 @@ _TRY = timedelta(seconds=3)
 
 
 @dataclass
-class Word:
+class Heard:
     """What a process last said, and when that was heard here.
 
     Attributes:
-        said: its state, step and activity; empty before the first word.
+        said: its state, step and activity; empty before the first heard.
         heard: seconds of this process's monotonic clock.
     """
 
@@ -50,28 +50,28 @@ class Word:
         return time.monotonic() - self.heard
 
     def is_silent(self, seconds: float) -> bool:
-        """Whether it has said nothing for so long; before its first word it may still be importing."""
+        """Whether it has said nothing for so long; before its first heard it may still be importing."""
         return self.age > (seconds if self.said else max(seconds, START))
 
 
-class Link(threading.Thread):
+class Heartbeat(threading.Thread):
     """One process's end: a thread of its own that speaks and listens until the process ends."""
 
-    def __init__(self, launch: Launch, place: Callable[[], dict[str, Any]]) -> None:
-        """Joins the store. ``place`` says where this process is, in JSON values; it is called by this thread.
+    def __init__(self, launch: Launch, say: Callable[[], dict[str, Any]]) -> None:
+        """Joins the store. ``say`` tells where this process is, in JSON values; it is called by this thread.
 
         Raises:
             Unjudged: the store cannot be reached.
         """
-        super().__init__(name="verify-link", daemon=True)
+        super().__init__(name="verify-heartbeat", daemon=True)
         self.launch = launch
-        self._place = place
+        self._say = say
         self._server = None
         if launch.rank == 0 and not launch.agent_store:
             self._server = self._connect(is_master=True)
-        self._store = self.store("link")
+        self._store = self.store("heartbeat")
         others = range(1, launch.world_size) if launch.rank == 0 else range(1)
-        self.words: dict[int, Word] = {rank: Word() for rank in others}
+        self.heard: dict[int, Heard] = {rank: Heard() for rank in others}
         self.exchanged = time.monotonic()
         self.broken = ""
         self.order: dict[str, Any] = {}
@@ -141,7 +141,7 @@ class Link(threading.Thread):
         said = self._said
         deadline = time.monotonic() + 4 * BEAT
         self.speak_soon()
-        # The word that is being said may have been made before the news.
+        # The heard that is being said may have been made before the news.
         while self._said < said + 2 and not self.broken and time.monotonic() < deadline:
             self.speak_soon()
             time.sleep(0.01)
@@ -152,46 +152,46 @@ class Link(threading.Thread):
             return f"the store at {self.launch.address}:{self.launch.port} is gone ({self.broken})"
         if time.monotonic() - self.exchanged > SILENCE:
             return f"the store at {self.launch.address}:{self.launch.port} does not answer"
-        if self.launch.rank and self.words[0].is_silent(SILENCE):
+        if self.launch.rank and self.heard[0].is_silent(SILENCE):
             return f"global rank 0 has said nothing for {SILENCE:.0f} s (dead, stopped or cut off)"
         return ""
 
     def silent(self, seconds: float) -> list[int]:
         """Who has said nothing for so long."""
-        return [rank for rank, word in self.words.items() if word.is_silent(seconds)]
+        return [rank for rank, heard in self.heard.items() if heard.is_silent(seconds)]
 
     def is_in_doubt(self) -> bool:
         """Whether some process may be dead, or only slow to speak."""
         return any(
-            word.age > 3 * BEAT and not word.is_silent(SILENCE_IN_DOUBT) and not word.said.get("answer")
-            for word in self.words.values()
+            heard.age > 3 * BEAT and not heard.is_silent(SILENCE_IN_DOUBT) and not heard.said.get("answer")
+            for heard in self.heard.values()
         )
 
     def _speak(self) -> None:
-        said = {**self._place(), "word": self._said + 1}
+        said = {**self._say(), "number": self._said + 1}
         if self.launch.rank == 0:
             said["order"] = self.order
-        self._store.set(f"word {self.launch.rank}", json.dumps(said))
+        self._store.set(f"heartbeat {self.launch.rank}", json.dumps(said))
         self._said += 1
         if self.order.get("show") and not self._shown:
             self._shown = True
             self._store.set(f"stacks {self.launch.rank}", stacks())
 
     def _listen(self) -> None:
-        known = [rank for rank, word in self.words.items() if word.said]
-        known += [rank for rank in self.words if rank not in known and self._store.check([f"word {rank}"])]
+        known = [rank for rank, heard in self.heard.items() if heard.said]
+        known += [rank for rank in self.heard if rank not in known and self._store.check([f"heartbeat {rank}"])]
         if known:
-            for rank, raw in zip(known, self._store.multi_get([f"word {rank}" for rank in known]), strict=True):
+            for rank, raw in zip(known, self._store.multi_get([f"heartbeat {rank}" for rank in known]), strict=True):
                 self._hear(rank, json.loads(raw))
         if self.launch.rank == 0 and self.order.get("show"):
-            for rank in self.words:
+            for rank in self.heard:
                 if rank not in self.stacks and self._store.check([f"stacks {rank}"]):
                     self.stacks[rank] = self._store.get(f"stacks {rank}").decode(errors="replace")
 
     def _hear(self, rank: int, said: dict[str, Any]) -> None:
-        if said["word"] == self.words[rank].said.get("word"):
+        if said["number"] == self.heard[rank].said.get("number"):
             return
-        self.words[rank] = Word(said)
+        self.heard[rank] = Heard(said)
         if self.launch.rank and said["order"] != self.order:
             self.order = said["order"]
             self.speak_soon()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -13,16 +12,14 @@ import torch.distributed as dist
 from verify.errors import Unjudged
 from verify.ranks import settings
 from verify.ranks.failure.status import StatusWriter
-from verify.ranks.group import ProcessGroup
+from verify.ranks.group import LIBRARY_TIMEOUT, ProcessGroup
 from verify.ranks.launched.launch import Launch
-from verify.ranks.launched.transfer import Mail
+from verify.ranks.launched.transfer import Transfer
 from verify.ranks.rank import Rank
-
-_LIBRARY_TIMEOUT = timedelta(days=1)
 
 
 @dataclass
-class Seated(Rank):
+class LaunchedRank(Rank):
     """A rank of one replica among several."""
 
     def environment(self) -> dict[str, Any]:
@@ -33,21 +30,23 @@ class Seated(Rank):
 
 
 @dataclass(frozen=True)
-class Seat:
+class Joined:
     """What a process has joined.
 
     Attributes:
         rank: what tasks are given.
-        mail: the way to all other processes.
+        transfer: the way to all other processes.
         notes: what a reader of the results must know.
     """
 
-    rank: Seated
-    mail: Mail
+    rank: LaunchedRank
+    transfer: Transfer
     notes: tuple[str, ...]
 
 
-def take_seat(launch: Launch, store: Any, status: StatusWriter, ranks: int, device: str, backend: str | None) -> Seat:
+def join_groups(
+    launch: Launch, store: Any, status: StatusWriter, ranks: int, device: str, backend: str | None
+) -> Joined:
     """Settings first, then the groups, as in a pool's rank. Waits for all processes; whoever watches bounds that.
 
     The default group holds the ranks of this replica and no others, which is what targets expect.
@@ -63,7 +62,7 @@ def take_seat(launch: Launch, store: Any, status: StatusWriter, ranks: int, devi
     Raises:
         Unjudged: this host has no GPU where one is asked for, or too few for NCCL.
     """
-    replica, rank = launch.seat(ranks)
+    replica, rank = launch.coordinates(ranks)
     settings.apply_environment(one_machine=launch.on_one_machine)
     # One unless the user says otherwise: hosts of different sizes must not come to split work differently.
     settings.apply_flags(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -77,17 +76,19 @@ def take_seat(launch: Launch, store: Any, status: StatusWriter, ranks: int, devi
         )
     chosen = backend or ("nccl" if gpus and not shared else "gloo")
     status.activity("joining its groups")
-    mail = Mail(_part(store, "all"), launch.rank, launch.world_size, _LIBRARY_TIMEOUT)
+    transfer = Transfer(_part(store, "all"), launch.rank, launch.world_size, LIBRARY_TIMEOUT)
     dist.init_process_group(
         chosen,
         store=_part(store, f"replica {replica}"),
         rank=rank,
         world_size=ranks,
-        timeout=_LIBRARY_TIMEOUT,
+        timeout=LIBRARY_TIMEOUT,
         device_id=own if chosen == "nccl" else None,
     )
     status.activity("")
-    return Seat(Seated(rank, ranks, own, chosen, ProcessGroup(), status, replica=replica), mail, _notes(gpus))
+    return Joined(
+        LaunchedRank(rank, ranks, own, chosen, ProcessGroup(), status, replica=replica), transfer, _notes(gpus)
+    )
 
 
 def _part(store: Any, name: str) -> Any:

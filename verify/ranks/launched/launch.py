@@ -54,7 +54,7 @@ class Launch:
     attempt: str = "0"
     shape: tuple[int, int] | None = None
 
-    def seat(self, ranks: int) -> tuple[int, int]:
+    def coordinates(self, ranks: int) -> tuple[int, int]:
         """This process's replica and its rank in it, where a replica is ``ranks`` consecutive processes.
 
         Raises:

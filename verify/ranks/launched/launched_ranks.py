@@ -14,19 +14,20 @@ import socket
 import threading
 import time
 import traceback
+from dataclasses import replace
 from typing import Any
 
-from verify.errors import BadInput, Unjudged
-from verify.ranks.failure.diagnosis import BAD_INPUT, DONE, UNJUDGED, Answer
-from verify.ranks.failure.failure import RankFailure, RankReport
-from verify.ranks.failure.postmortem import answer_of, in_task, place_of, report_of, said_of
+from verify.ranks.failure.answer import Answer, refusal
+from verify.ranks.failure.failure import RankFailure
+from verify.ranks.failure.report import RankReport, RankState
 from verify.ranks.failure.status import StatusPage, StatusWriter
-from verify.ranks.launched.heartbeat import SILENCE, SILENCE_IN_DOUBT, START, Link, stacks
-from verify.ranks.launched.joining import Seat, take_seat
+from verify.ranks.launched.heartbeat import SILENCE, SILENCE_IN_DOUBT, START, Heartbeat, stacks
+from verify.ranks.launched.heartbeat_message import answer_of, in_task, report_on, said_of, status_of
+from verify.ranks.launched.joining import Joined, join_groups
 from verify.ranks.launched.launch import Launch
 from verify.ranks.launched.replica import Replica, described, replicas_of
 from verify.ranks.local.anonymous import AnonymousFile
-from verify.ranks.local.worker import raised, run_task, seed
+from verify.ranks.rank import run_task, seed
 from verify.ranks.task_runner import TaskCall, TaskRunner
 
 _TICK = 0.1
@@ -54,9 +55,9 @@ class LaunchedRanks(TaskRunner):
         """
         self.launch = launch
         self._output = output
-        self._board = StatusPage(AnonymousFile("verify-board", bytes(StatusPage.size(1))).descriptor, 1)
-        self._marker = StatusWriter(self._board, 0)
-        self._marker.begin("starting")
+        self._page = StatusPage(AnonymousFile("verify-status", bytes(StatusPage.size(1))).descriptor, 1)
+        self._status = StatusWriter(self._page, 0)
+        self._status.begin("starting")
         self._answer: Answer | None = None
         self._failure: BaseException | None = None
         self._terminated = 0.0
@@ -64,9 +65,9 @@ class LaunchedRanks(TaskRunner):
         self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._ranks = 1
-        self._seat: Seat | None = None
-        self.link = Link(launch, self._say)
-        self.link.start()
+        self._joined: Joined | None = None
+        self.heartbeat = Heartbeat(launch, self._say)
+        self.heartbeat.start()
         if threading.current_thread() is threading.main_thread():
             # Launchers end the peers of a process that has failed; that is a finding, and not to be cut short.
             signal.signal(signal.SIGTERM, self._on_term)
@@ -79,12 +80,12 @@ class LaunchedRanks(TaskRunner):
     @property
     def backend(self) -> str:
         """Over what loops send: gloo or nccl; empty until the groups are made."""
-        return "" if self._seat is None else self._seat.rank.backend
+        return "" if self._joined is None else self._joined.rank.backend
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results must know."""
-        return () if self._seat is None else self._seat.notes
+        return () if self._joined is None else self._joined.notes
 
     @property
     def terminated(self) -> bool:
@@ -104,82 +105,83 @@ class LaunchedRanks(TaskRunner):
     def answer(self, answer: Answer) -> None:
         """This process cannot go on, for the reason in ``answer``."""
         self._answer = answer
-        self.link.speak_soon()
+        self.heartbeat.speak_soon()
 
     # The rank's own thread.
 
     def start(self, ranks: int, device: str, backend: str | None) -> None:
-        """Starts the rank, which takes its seat, as in :func:`take_seat`, and runs what global rank 0 hands out.
+        """Starts the rank, which joins its groups, as in :func:`join_groups`, and runs what global rank 0 hands out.
 
         Raises:
             BadInput: the processes do not make whole replicas of ``ranks``.
         """
-        self.launch.seat(ranks)
+        self.launch.coordinates(ranks)
         self._ranks = ranks
 
         def work() -> None:
             try:
-                store = self.link.store("groups")
-                self._seat = take_seat(self.launch, store, self._marker, ranks, device, backend)
-                while self._serve(self._seat):
+                store = self.heartbeat.store("groups")
+                self._joined = join_groups(self.launch, store, self._status, ranks, device, backend)
+                while self._serve(self._joined):
                     pass
-            except (BadInput, Unjudged) as error:
-                self.answer(Answer(BAD_INPUT if isinstance(error, BadInput) else UNJUDGED, str(error)))
             except BaseException as error:
-                self.answer(Answer(*raised(error, traceback.format_exc())))
+                self.answer(replace(Answer.of_error(error), trace=traceback.format_exc()))
 
         threading.Thread(target=work, name="verify-rank", daemon=True).start()
 
-    def _serve(self, seat: Seat) -> bool:
+    def _serve(self, joined: Joined) -> bool:
         """One task: handed out, run, collected. False once this process cannot go on."""
-        rank, mail, status = seat.rank, seat.mail, seat.rank.status
-        name, task, arguments, each = mail.to_all(self._orders.get() if self.launch.rank == 0 else None)
+        rank, transfer, status = joined.rank, joined.transfer, joined.rank.status
+        name, task, arguments, each = transfer.to_all(self._orders.get() if self.launch.rank == 0 else None)
         status.begin(name)
         seed(rank.rank)
-        kind, value, trace = run_task(task, rank, (*arguments, *(each[self.launch.rank] if each else ())))
-        if kind != DONE:
-            self.answer(Answer(kind, value, trace))
+        answer = run_task(task, rank, (*arguments, *(each[self.launch.rank] if each else ())))
+        if not answer.is_good:
+            self.answer(answer)
             return False
+        value = answer.value
         if self.launch.rank:
             status.activity("sending its result")
-            mail.to_first(value)
+            transfer.to_first(value)
         else:
-            results = [mail.as_sent(value)]
+            results = [transfer.as_sent(value)]
             for other in range(1, self.launch.world_size):
                 status.activity(f"collecting the result of global rank {other}")
-                results.append(mail.from_one(other))
+                results.append(transfer.from_one(other))
             self._results.put(results)
         status.activity("")
         return True
 
-    # The link's thread.
+    # The heartbeat's thread.
 
     def _say(self) -> dict[str, Any]:
-        place, answer = self._board.read()[0], self._answer
-        said: dict[str, Any] = said_of(place) | {
+        answer = self._answer
+        said: dict[str, Any] = said_of(self._page.read()[0]) | {
             "host": socket.gethostname(),
             "terminated": self.terminated,
             "ended": self._ended,
         }
         if answer is not None:
-            said["answer"] = [answer.kind, str(answer.value), answer.trace]
+            said["answer"] = [str(answer.kind), str(answer.value), answer.trace]
             said["output"] = self._output.tail(_OUTPUT_TAIL)
         return said
 
     def _on_term(self, number: int, frame: Any) -> None:
         del number, frame
         self._terminated = self._terminated or time.monotonic()
-        self.link.speak_soon()
+        self.heartbeat.speak_soon()
 
     def _said(self, rank: int) -> dict[str, Any]:
-        return self._say() if rank == self.launch.rank else self.link.words[rank].said
+        return self._say() if rank == self.launch.rank else self.heartbeat.heard[rank].said
 
     # The main thread of global rank 0.
 
     def wait_for_groups(self) -> None:
         """Returns once the groups are made, or cannot be: that is not the loops' time, and :meth:`run` says why."""
         deadline = time.monotonic() + START
-        while self._seat is None and time.monotonic() < deadline and not self._is_failing() and not self.link.lost():
+        while self._joined is None and time.monotonic() < deadline:
+            if self._is_failing() or self.heartbeat.lost():
+                return
             time.sleep(_TICK)
 
     def run_call(self, call: TaskCall) -> list[Any]:
@@ -194,40 +196,41 @@ class LaunchedRanks(TaskRunner):
             with contextlib.suppress(queue.Empty):
                 return self._results.get(timeout=_TICK)
             if watch is not None:
-                watch([place_of(in_task(self._said(rank), name)) for rank in everybody])
-            if lost := self.link.lost():
+                watch([status_of(in_task(self._said(rank), name)) for rank in everybody])
+            if lost := self.heartbeat.lost():
                 self._failure = RankFailure(name, [self._own_report(lost)], time.monotonic() - began)
                 raise self._failure
             failed = failed or (time.monotonic() if self._is_failing() else 0.0)
-            if failed and time.monotonic() - failed > _GRACE and not self.link.is_in_doubt():
+            if failed and time.monotonic() - failed > _GRACE and not self.heartbeat.is_in_doubt():
                 break
         self._failure = self._reason(name, began)
         raise self._failure
 
     def _is_failing(self) -> bool:
         said = [self._said(rank) for rank in range(self.launch.world_size)]
-        return bool(self.link.silent(SILENCE)) or any(s.get("answer") or s.get("terminated") for s in said)
+        return bool(self.heartbeat.silent(SILENCE)) or any(s.get("answer") or s.get("terminated") for s in said)
 
     def _reason(self, name: str, began: float) -> BaseException:
         """What ended the task, from what everybody said last."""
         everybody = range(self.launch.world_size)
-        silent = self.link.silent(SILENCE_IN_DOUBT)
+        silent = self.heartbeat.silent(SILENCE_IN_DOUBT)
         answers = {rank: answer for rank in everybody if (answer := answer_of(self._said(rank))) and rank not in silent}
-        for kind, error in ((BAD_INPUT, BadInput), (UNJUDGED, Unjudged)):
-            for rank, answer in answers.items():
-                if answer.kind == kind:  # What global rank 0 finds too says nothing about another host.
-                    return error(answer.value if not rank else f"rank {rank} ({self.where(rank)}): {answer.value}")
+        if (refused := refusal(answers)) is not None:
+            rank, error = refused
+            # What global rank 0 finds too says nothing about another host.
+            return error if not rank else type(error)(f"rank {rank} ({self.where(rank)}): {error}")
         if self._terminated and not answers and not silent:
             return KeyboardInterrupt()  # The launcher ends all, and nobody had failed: no verdict, as on one machine.
         marks = [self._said(rank).get("marks") for rank in everybody]
-        shown = self.link.ask_for_stacks([r for r in everybody if r not in silent and r not in answers], _SHOW_WAIT)
+        asked = [rank for rank in everybody if rank not in silent and rank not in answers]
+        shown = self.heartbeat.ask_for_stacks(asked, _SHOW_WAIT)
         reports = [
-            report_of(
+            report_on(
                 rank,
                 in_task(self._said(rank), name) if self._said(rank) else {},
                 self.where(rank),
                 shown.get(rank, ""),
-                self.link.words[rank].age if rank in silent else None,
+                self.heartbeat.heard[rank].age if rank in silent else None,
                 others_failed=bool(answers or silent),
                 replica=rank // self._ranks,
                 moving=self._said(rank).get("marks") != marks[rank],
@@ -237,21 +240,21 @@ class LaunchedRanks(TaskRunner):
         return RankFailure(name, reports, time.monotonic() - began)
 
     def _own_report(self, why: str) -> RankReport:
-        own, place, answer = self.launch.rank, self._board.read()[0], self._answer
+        own, status, answer = self.launch.rank, self._page.read()[0], self._answer
         what, trace = f"is cut off: {why}", stacks()
         if answer is not None:
             what, trace = f"{what}; before that it {answer.kind} {answer.value}", answer.trace or trace
-        return RankReport(own, "hung", what, place.step, place.activity, trace, where=self.where(own))
+        return RankReport(own, RankState.HUNG, what, status.step, status.activity, trace, where=self.where(own))
 
     def end(self, status: int) -> None:
         """Global rank 0: lets the others end with ``status``, and waits a while for them to say that they do."""
-        self.link.give({"end": status})
+        self.heartbeat.give({"end": status})
         began = time.monotonic()
-        while not self.link.lost():
-            words = self.link.words.values()
-            left = [word for word in words if not word.said.get("ended") and not word.is_silent(SILENCE_IN_DOUBT)]
+        while not self.heartbeat.lost():
+            others = self.heartbeat.heard.values()
+            left = [h for h in others if not h.said.get("ended") and not h.is_silent(SILENCE_IN_DOUBT)]
             # Whoever is still importing finds nobody to ask if the store ends with this process.
-            wait = _LATE_WAIT if any(not word.said for word in left) else _END_WAIT
+            wait = _LATE_WAIT if any(not heard.said for heard in left) else _END_WAIT
             if not left or time.monotonic() - began > wait:
                 return
             time.sleep(_TICK / 2)
@@ -266,16 +269,16 @@ class LaunchedRanks(TaskRunner):
         """
         deadline = time.monotonic() + timeout
         while True:
-            if "end" in self.link.order:
+            if "end" in self.heartbeat.order:
                 self._ended = True
-                self.link.say_last()
-                return int(self.link.order["end"]), ""
-            why = self.link.lost()
+                self.heartbeat.say_last()
+                return int(self.heartbeat.order["end"]), ""
+            why = self.heartbeat.lost()
             if not why and time.monotonic() > deadline:
                 why = f"global rank 0 gave no order within {timeout:.0f} s"
             if not why and self._terminated and time.monotonic() - self._terminated > _TERM_WAIT:
                 why = "the launcher ends this process, and global rank 0 gave no order"
             if why:
                 report = self._own_report(why)
-                return None, f"{RankFailure(place_of(self._say()).task, [report], 0.0).cause}\n{report.trace}"
+                return None, f"{RankFailure(status_of(self._say()).task, [report], 0.0).cause}\n{report.trace}"
             time.sleep(_TICK)

@@ -18,7 +18,7 @@ from verify.ranks.local import wire
 _SIZE, _BYTES = 1, 2
 
 
-class Mail:
+class Transfer:
     """The control group of all launched processes. Every wait in it is bounded by whoever watches from outside."""
 
     def __init__(self, store: Any, rank: int, world_size: int, timeout: timedelta) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from pathlib import Path
 
@@ -17,6 +19,7 @@ class AnonymousFile:
     def __init__(self, name: str, content: bytes = b"") -> None:
         """``name`` shows up in /proc and nowhere else."""
         self.descriptor = os.memfd_create(name)
+        self._forgotten = 0
         os.truncate(self.descriptor, len(content))
         with open(path_of(self.descriptor), "wb") as file:
             file.write(content)
@@ -35,12 +38,21 @@ class AnonymousFile:
         start = max(0, self.size - length)
         return os.pread(self.descriptor, length, start).decode(errors="replace")
 
-    def clear(self) -> None:
-        """Forgets what has been written."""
-        os.truncate(self.descriptor, 0)
+    def forget_all_but(self, length: int) -> None:
+        """Frees the memory of what was written first: of the last ``length`` bytes and more, all stays."""
+        # Not at every line, and by whole pages: between two calls the file may hold twice as much.
+        if (size := self.size) > 2 * length + self._forgotten:
+            self._forgotten = (size - length) // mmap.PAGESIZE * mmap.PAGESIZE
+            _punch_hole(self.descriptor, self._forgotten)
 
     def close(self) -> None:
         """Closes this process's descriptor; closing it again does nothing."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def _punch_hole(descriptor: int, length: int) -> None:
+    """Gives back the memory of the first ``length`` bytes, which then read as zeros."""
+    keep_size, punch_hole = 0x01, 0x02  # Of fallocate(2), for whose modes Python has no function.
+    ctypes.CDLL(None).fallocate(descriptor, keep_size | punch_hole, ctypes.c_long(0), ctypes.c_long(length))

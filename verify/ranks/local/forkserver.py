@@ -29,6 +29,8 @@ _RANK_END_TIMEOUT = 30.0
 # A rank that stops in the middle of a message must not stop its controller for longer.
 _MESSAGE_TIMEOUT = 3
 
+_DEAD = "ranks could not be started: the process that starts them has died or does not answer"
+
 _PROGRAM = """import sys
 sys.path[:] = sys.argv[3:]
 from verify.ranks.local.forkserver_process import start
@@ -36,16 +38,27 @@ start(int(sys.argv[1]), int(sys.argv[2]))"""
 
 
 @dataclass(frozen=True)
-class RankFiles:
-    """The files that a rank is born with.
+class Worker:
+    """The controller's end of one worker.
 
     Attributes:
+        rank: its global number.
+        pid: its process.
+        connection: the way to it and back.
         output: what it prints.
         stacks: where its stacks go when it is asked for them.
     """
 
+    rank: int
+    pid: int
+    connection: Connection
     output: AnonymousFile
     stacks: AnonymousFile
+
+    def close(self) -> None:
+        """Lets go of it; its process must have ended."""
+        for closable in (self.connection, self.output, self.stacks):
+            closable.close()
 
 
 class ForkServer:
@@ -92,41 +105,55 @@ class ForkServer:
         with contextlib.suppress(OSError):  # Without a fork server there is nothing to warm; the next fork says so.
             self._control.sendall(json.dumps({"warm_up": function}).encode())
 
-    def fork(
-        self, order: dict[str, Any], shared: Sequence[AnonymousFile], files: Sequence[RankFiles]
-    ) -> tuple[list[int], list[Connection]]:
-        """Forks a rank for each of ``files``; returns their process ids and connections in rank order.
+    def fork(self, order: dict[str, Any], shared: Sequence[AnonymousFile], count: int) -> list[Worker]:
+        """Starts ``count`` workers, numbered from 0.
+
+        Args:
+            order: what they are told, JSON values only: see :meth:`verify.ranks.local.pool.RankPool.start`.
+            shared: the files that all of them have: the status page and the rendezvous.
+            count: how many.
 
         Raises:
             Unjudged: the fork server has died or does not answer.
         """
         self.wait_ready()
         self._pools += 1
-        pairs = [socket.socketpair() for _ in files]
-        for ours, _ in pairs:
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _MESSAGE_TIMEOUT, 0))
-        paper = AnonymousFile("verify-order", json.dumps(order).encode())
-        descriptors = [paper.descriptor, *(file.descriptor for file in shared)]
-        for (_, theirs), file in zip(pairs, files, strict=True):
-            descriptors += [theirs.fileno(), file.output.descriptor, file.stacks.descriptor]
-        try:
-            socket.send_fds(self._control, [json.dumps({"pool": self._pools}).encode()], descriptors)
-        except OSError:
-            raise Unjudged("ranks could not be forked: the process they are forked from has died") from None
-        finally:
-            paper.close()
-            for _, theirs in pairs:
-                theirs.close()
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            order_file = AnonymousFile("verify-order", json.dumps(order).encode())
+            theirs.callback(order_file.close)
+            descriptors = [order_file.descriptor, *(file.descriptor for file in shared)]
+            ends = []
+            for rank in range(count):
+                output, stacks = AnonymousFile(f"verify-output-{rank}"), AnonymousFile(f"verify-stacks-{rank}")
+                near, far = socket.socketpair()
+                for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                    near.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _MESSAGE_TIMEOUT, 0))
+                connection = Connection(near.detach())
+                ours.callback(connection.close)
+                ours.callback(output.close)
+                ours.callback(stacks.close)
+                theirs.callback(far.close)
+                descriptors += [far.fileno(), output.descriptor, stacks.descriptor]
+                ends.append((connection, output, stacks))
+            try:
+                socket.send_fds(self._control, [json.dumps({"pool": self._pools}).encode()], descriptors)
+            except OSError:
+                raise Unjudged(_DEAD) from None
+            pids = self._pids_of(self._pools, count)
+            ours.pop_all()
+        return [Worker(rank, pid, *end) for (rank, pid), end in zip(enumerate(pids), ends, strict=True)]
+
+    def _pids_of(self, pool: int, count: int) -> list[int]:
+        """The processes of a pool that has been ordered."""
         deadline = time.monotonic() + _START_TIMEOUT
-        mine: dict[int, int] = {}
-        while len(mine) < len(files):
+        pids: dict[int, int] = {}
+        while len(pids) < count:
             if time.monotonic() > deadline or not self.alive:
-                raise Unjudged("ranks could not be forked: the process they are forked from has died")
+                raise Unjudged(_DEAD)
             self._listen(max(0.0, deadline - time.monotonic()))
-            mine = {said["rank"]: said["forked"] for said in self._forked if said["pool"] == self._pools}
+            pids = {said["rank"]: said["forked"] for said in self._forked if said["pool"] == pool}
         self._forked.clear()
-        return [mine[rank] for rank in range(len(files))], [Connection(ours.detach()) for ours, _ in pairs]
+        return [pids[rank] for rank in range(count)]
 
     def signal(self, pids: Sequence[int], number: int) -> None:
         """Sends signal ``number`` to those of ``pids`` that still live."""

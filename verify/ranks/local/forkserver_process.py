@@ -9,8 +9,13 @@ controller closes; the kernel wakes it with SIGCONT when the controller ends, sh
 open by a child of the controller. The fork server adopts what ranks leave behind (processes that a loop started) and
 kills it.
 
-One thing forked ranks cannot show: they share Python's hash seed, so a loop whose result depends on the order of a set
-of strings agrees here and may not between processes started one by one.
+Forked ranks share Python's hash seed, so that a loop whose result depends on the order of a set of strings agrees on
+them and may not on processes started one by one. A pool may therefore ask for fresh interpreters.
+
+Why not multiprocessing's fork server, which can preload modules too: it does not end the processes that a killed rank
+has started, nor its own children when it is stopped or killed with its controller. It runs the user's main script anew
+in each child, so that a script without a main guard would start ranks in ranks. There is one a process, which the
+user's own code may have started first, and it can import nothing more once it runs.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 import traceback
 import warnings
@@ -31,7 +37,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from verify.ranks.failure.processes import children
-from verify.ranks.local.anonymous import path_of
+from verify.ranks.local.anonymous import AnonymousFile, path_of
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -40,6 +46,10 @@ MOST_DESCRIPTORS = 253
 _END_TIMEOUT = 5.0
 # Imported here once, and not by each rank again. By name: ranks do not depend on what they run.
 _NEEDED_BY_TASKS = ("verify.tasks.trace_loop", "verify.targets.builtin", "torch.utils._device")
+_FRESH_RANK = """import sys
+sys.path[:] = sys.argv[2:]
+from verify.ranks.local.worker import main_by_order
+main_by_order(int(sys.argv[1]))"""
 
 
 def signal_at_parents_end(parent: int, number: int) -> None:
@@ -125,24 +135,21 @@ class _Nursery:
         gc.freeze()
 
     def _fork(self, pool: int, order: int, *descriptors: int) -> None:
-        """Forks ranks; each inherits what all share (board, rendezvous) and three descriptors of its own."""
-        # Descriptors come in order: order, board, rendezvous, then (socket, output, stacks) of each rank.
-        told: dict[str, Any] = json.loads(Path(path_of(order)).read_bytes())
+        """Starts ranks; each inherits what all share (status page, rendezvous) and three descriptors of its own."""
+        # Descriptors come in order: order, status page, rendezvous, then (socket, output, stacks) of each rank.
         shared, own = descriptors[:2], descriptors[2:]
+        server = os.getpid()
         for rank in range(len(own) // 3):
             kept = (*shared, *own[3 * rank : 3 * rank + 3])
-            server = os.getpid()
             pid = os.fork()
             if pid == 0:
-                self._become_rank(rank, server, kept, [order, *(d for d in own if d not in kept)], told)
+                self._become_rank(rank, server, order, kept, [d for d in own if d not in kept])
             self._ranks.add(pid)
             self._tell({"forked": pid, "rank": rank, "pool": pool})
         for descriptor in (order, *descriptors):
             os.close(descriptor)
 
-    def _become_rank(
-        self, rank: int, server: int, kept: tuple[int, ...], foreign: list[int], told: dict[str, Any]
-    ) -> NoReturn:
+    def _become_rank(self, rank: int, server: int, order: int, kept: tuple[int, ...], foreign: list[int]) -> NoReturn:
         """In the forked child: drops all that is not its own, so that a dead peer's socket is seen to close."""
         try:
             signal.set_wakeup_fd(-1)
@@ -150,6 +157,10 @@ class _Nursery:
                 signal.signal(number, signal.SIG_DFL)
             for descriptor in (self._control.fileno(), self._wakeup, self._wakeup_write, *foreign):
                 os.close(descriptor)
+            told: dict[str, Any] = json.loads(Path(path_of(order)).read_bytes())
+            os.close(order)
+            if told["fresh_interpreters"]:
+                _exec_interpreter(rank, server, kept, told)
             from verify.ranks.local import worker
 
             worker.main(rank, server, kept, told)
@@ -185,6 +196,20 @@ class _Nursery:
 
     def _tell(self, message: dict[str, Any]) -> None:
         self._control.sendall(json.dumps(message).encode())
+
+
+def _exec_interpreter(rank: int, server: int, kept: tuple[int, ...], told: dict[str, Any]) -> NoReturn:
+    """Becomes a Python of its own, as a launcher starts one, with a hash seed of its own unless the user sets one."""
+    signal_at_parents_end(server, signal.SIGKILL)  # Holds beyond the exec.
+    for descriptor in kept:
+        os.set_inheritable(descriptor, True)
+    output = kept[3]
+    os.dup2(output, 1)  # What is printed while torch is being imported is the rank's too.
+    os.dup2(output, 2)
+    order = AnonymousFile("verify-order", json.dumps([rank, server, kept, told]).encode()).descriptor
+    os.set_inheritable(order, True)
+    words = [sys.executable, "-c", _FRESH_RANK, str(order), *told["path"]]
+    os.execve(sys.executable, words, {"PYTHONHASHSEED": str(rank + 1), **told["variables"]})
 
 
 def _prctl(option: int, value: int) -> None:

@@ -1,20 +1,21 @@
-"""A pool of persistent ranks: started once, reused by every run and test, replaced when one fails."""
+"""A pool of persistent workers: started once, reused by every run and test, replaced when one fails."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from verify.errors import BadInput, Unjudged
-from verify.ranks.failure.diagnosis import BAD_INPUT, DIED, GOOD, RAISED, STUCK, UNJUDGED, Answer, diagnose
+from verify.ranks.failure.answer import Answer, AnswerKind, refusal
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.failure.status import RankStatus, StatusPage
 from verify.ranks.local import wire
 from verify.ranks.local.anonymous import AnonymousFile
-from verify.ranks.local.forkserver import ForkServer, RankFiles, fork_server, import_path, variables
+from verify.ranks.local.diagnosis import diagnose
+from verify.ranks.local.forkserver import ForkServer, Worker, fork_server, import_path, variables
 from verify.ranks.local.lease import lease
 from verify.ranks.task_runner import TaskCall, TaskRunner, Watcher
 
@@ -30,21 +31,31 @@ class PoolSpec:
     """How a pool's ranks are set up.
 
     Attributes:
-        devices: one a rank: ``cpu``, ``cuda:0``.
+        devices: one for each process: ``cpu``, ``cuda:0``.
         backend: gloo or nccl.
-        threads: CPU threads a rank.
+        threads: CPU threads of each rank.
         variables: environment variables set in every rank before it joins its group, beside the controller's.
+        group: the global ranks that make the CFG group, in the order of its ranks; None for all in their order. The
+            processes outside it join the world and are given no task.
+        fresh_interpreters: whether each rank is a Python started anew, with a hash seed of its own, and not a fork.
     """
 
     devices: tuple[str, ...]
     backend: str = "gloo"
     threads: int = 1
     variables: tuple[tuple[str, str], ...] = ()
+    group: tuple[int, ...] | None = None
+    fresh_interpreters: bool = False
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """The global rank of each rank of the CFG group."""
+        return tuple(range(len(self.devices))) if self.group is None else self.group
 
     @property
     def world_size(self) -> int:
-        """How many ranks."""
-        return len(self.devices)
+        """How many ranks the CFG group has."""
+        return len(self.members)
 
     @property
     def gpus(self) -> list[int]:
@@ -53,7 +64,7 @@ class PoolSpec:
 
 
 class RankPool(TaskRunner):
-    """Persistent rank processes. Use it as a context manager, or let the controller's end end it.
+    """Persistent workers. Use it as a context manager, or let the controller's end end it.
 
     Ranks get the controller's environment variables and import path as they are when the pool starts, and its working
     directory as it is when a task starts. One thread may use a pool at a time.
@@ -63,11 +74,10 @@ class RankPool(TaskRunner):
         self.spec = spec
         self._lease_timeout = lease_timeout
         self._server: ForkServer | None = None
-        self._pids: list[int] = []
+        self._workers: list[Worker] = []
         self._inboxes: list[wire.Inbox] = []
-        self._births: list[RankFiles] = []
         self._shared: list[AnonymousFile] = []
-        self._board: StatusPage | None = None
+        self._page: StatusPage | None = None
 
     def __enter__(self) -> RankPool:
         return self
@@ -77,40 +87,39 @@ class RankPool(TaskRunner):
 
     @property
     def pids(self) -> list[int]:
-        """The ranks' process ids in rank order; empty while the pool is down."""
-        return list(self._pids)
+        """The processes by global rank; empty while the pool is down."""
+        return [worker.pid for worker in self._workers]
 
     def start(self, timeout: float = 120.0) -> None:
         """Starts the ranks unless they are up.
 
         Raises:
             RankFailure: a rank did not come up within ``timeout`` seconds.
-            Unjudged: the process that ranks are forked from did not come up.
+            Unjudged: the process that starts ranks did not come up.
         """
-        if self._pids and not self._is_usable():
+        if self._workers and not self._is_usable():
             self.stop()
-        if self._pids:
+        if self._workers:
             return
         self._server = fork_server()
-        world_size = self.spec.world_size
+        processes = len(self.spec.devices)
+        order = {
+            "devices": self.spec.devices,
+            "backend": self.spec.backend,
+            "threads": self.spec.threads,
+            "variables": variables() | dict(self.spec.variables),
+            "group": self.spec.members,
+            "fresh_interpreters": self.spec.fresh_interpreters,
+            "controller": os.getpid(),
+            "path": import_path(),
+        }
         try:
-            board = AnonymousFile("verify-board", bytes(StatusPage.size(world_size)))
-            self._shared = [board, AnonymousFile("verify-rendezvous")]
-            self._board = StatusPage(board.descriptor, world_size)
-            for rank in range(world_size):
-                names = (f"verify-output-{rank}", f"verify-stacks-{rank}")
-                self._births.append(RankFiles(*map(AnonymousFile, names)))
-            order = {
-                "devices": self.spec.devices,
-                "backend": self.spec.backend,
-                "threads": self.spec.threads,
-                "variables": variables() | dict(self.spec.variables),
-                "controller": os.getpid(),
-                "path": import_path(),
-            }
-            self._pids, connections = self._server.fork(order, self._shared, self._births)
-            self._inboxes = [wire.Inbox(connection) for connection in connections]
-            self._collect("starting", time.monotonic() + timeout, None)
+            page = AnonymousFile("verify-status", bytes(StatusPage.size(processes)))
+            self._shared = [page, AnonymousFile("verify-rendezvous")]
+            self._page = StatusPage(page.descriptor, processes)
+            self._workers = self._server.fork(order, self._shared, processes)
+            self._inboxes = [wire.Inbox(worker.connection) for worker in self._workers]
+            self._collect("starting", range(processes), time.monotonic() + timeout, None, {})
         except BaseException:
             self.stop()
             raise
@@ -126,58 +135,69 @@ class RankPool(TaskRunner):
             self.start()
             deadline = time.monotonic() + call.timeout
             try:
-                return self._collect(call.name, deadline, call.watch, self._hand_out(call))
+                answers = self._collect(call.name, self.spec.members, deadline, call.watch, self._hand_out(call))
             except BaseException:
                 self.stop()
                 raise
+            if any(answer.spent for answer in answers):
+                self.stop()  # The next task gets fresh ranks.
+            return [answer.value for answer in answers]
 
     def stop(self) -> None:
         """Ends the ranks, if any. The next :meth:`run` starts new ones."""
-        pids, self._pids = self._pids, []
-        if pids and self._server is not None and self._server.alive:
-            self._server.end_ranks(pids)
-        connections = [inbox.connection for inbox in self._inboxes]
-        for closable in (*connections, *self._shared, *((self._board,) if self._board else ())):
+        workers, self._workers = self._workers, []
+        if workers and self._server is not None and self._server.alive:
+            self._server.end_ranks([worker.pid for worker in workers])
+        for closable in (*workers, *self._shared, *((self._page,) if self._page else ())):
             closable.close()
-        for file in self._births:
-            file.output.close()
-            file.stacks.close()
-        self._inboxes, self._shared, self._births, self._board = [], [], [], None
+        self._inboxes, self._shared, self._page = [], [], None
 
     def output(self, rank: int) -> str:
-        """The end of what rank ``rank`` has printed since the pool started."""
-        return self._births[rank].output.tail(_MOST_OUTPUT) if self._births else ""
+        """The end of what global rank ``rank`` has printed since the pool started."""
+        return self._workers[rank].output.tail(_MOST_OUTPUT) if self._workers else ""
+
+    def where(self, rank: int) -> str:
+        """A global rank's coordinates in words; empty where they are its number."""
+        if self.spec.group is None:
+            return ""
+        if rank not in self.spec.group:
+            return "outside the CFG group"
+        return f"rank {self.spec.group.index(rank)} of the CFG group"
 
     def _is_usable(self) -> bool:
         """Whether every rank lives, as far as can be seen. One that died between two tasks has failed neither."""
-        return self._server is not None and self._server.alive and not any(i.connection.poll() for i in self._inboxes)
+        hung_up = any(inbox.connection.poll() for inbox in self._inboxes)
+        return self._server is not None and self._server.alive and not hung_up
 
     def _hand_out(self, call: TaskCall) -> dict[int, Answer]:
         """Sends each rank its task; returns the answers of those that did not take it."""
-        assert self._board is not None
+        assert self._page is not None
         folder = _working_directory()
-        for rank, inbox in enumerate(self._inboxes):
-            self._board.write(rank, RankStatus(task=call.name))
-            with wire.pack((call.name, folder, call.task, call.arguments_of(rank))) as packed:
+        for own, rank in enumerate(self.spec.members):
+            self._page.write(rank, RankStatus(task=call.name))
+            with wire.pack((call.name, folder, call.task, call.arguments_of(own))) as packed:
                 try:
-                    wire.send(inbox.connection, packed, self._pids[rank])
+                    wire.send(self._inboxes[rank].connection, packed, self._workers[rank].pid)
                 except BlockingIOError:
-                    return {rank: Answer(STUCK)}
+                    return {rank: Answer(AnswerKind.STUCK)}
                 except OSError:
-                    return {rank: Answer(DIED)}
+                    return {rank: Answer(AnswerKind.DIED)}
         return {}
 
     def _collect(
-        self, name: str, deadline: float, watch: Watcher | None, answers: dict[int, Answer] | None = None
-    ) -> list[Any]:
-        """Waits for every rank's answer; all of them are drained before anything is raised."""
-        assert self._board is not None
-        assert self._server is not None
+        self,
+        name: str,
+        ranks: Sequence[int],
+        deadline: float,
+        watch: Watcher | None,
+        answers: dict[int, Answer],
+    ) -> list[Answer]:
+        """Waits for the answer of each of ``ranks``; all of them are drained before anything is raised."""
+        assert self._page is not None
         began = time.monotonic()
-        answers = {} if answers is None else answers
         if answers:
             deadline = min(deadline, began + _GRACE)
-        pending = {inbox.connection: rank for rank, inbox in enumerate(self._inboxes) if rank not in answers}
+        pending = {self._workers[rank].connection: rank for rank in ranks if rank not in answers}
         while pending and time.monotonic() < deadline:
             for connection in wait(list(pending), min(_TICK, max(0.0, deadline - time.monotonic()))):
                 assert isinstance(connection, Connection)
@@ -187,37 +207,45 @@ class RankPool(TaskRunner):
                     continue
                 answers[rank] = answer
                 del pending[connection]
-                if answer.kind not in GOOD:
+                if not answer.is_good:
                     deadline = min(deadline, time.monotonic() + _GRACE)
-            for file in self._births:
-                if file.output.size > _MOST_OUTPUT:
-                    file.output.clear()
+            for worker in self._workers:
+                worker.output.forget_all_but(_MOST_OUTPUT)
             if watch is not None:
-                watch(self._board.read())
-        if not pending and all(answer.kind in GOOD for answer in answers.values()):
-            return [answers[rank].value for rank in range(self.spec.world_size)]
-        for _, answer in sorted(answers.items()):
-            if answer.kind == BAD_INPUT:
-                raise BadInput(answer.value)
-            if answer.kind == UNJUDGED:
-                raise Unjudged(answer.value)
-        reports = diagnose(self._server, self._pids, self._births, self._board.read, answers)
-        finished = {rank: answer.value for rank, answer in answers.items() if answer.kind in GOOD}
-        raise RankFailure(name, reports, time.monotonic() - began, finished)
+                watch(self._statuses(ranks))
+        if not pending and all(answer.is_good for answer in answers.values()):
+            return [answers[rank] for rank in ranks]
+        raise self._failure(name, ranks, answers, time.monotonic() - began)
+
+    def _statuses(self, ranks: Sequence[int]) -> list[RankStatus]:
+        assert self._page is not None
+        read = self._page.read()
+        return [read[rank] for rank in ranks]
+
+    def _failure(self, name: str, ranks: Sequence[int], answers: dict[int, Answer], seconds: float) -> Exception:
+        """Why a task did not end well on each of ``ranks``."""
+        if (refused := refusal(answers)) is not None:
+            return refused[1]
+        assert self._server is not None
+        in_order = {at: answers[rank] for at, rank in enumerate(ranks) if rank in answers}
+        workers = [self._workers[rank] for rank in ranks]
+        reports = diagnose(self._server, workers, lambda: self._statuses(ranks), in_order, self.where)
+        results = {rank: answer.value for rank, answer in answers.items() if answer.is_good}
+        return RankFailure(name, reports, seconds, results)
 
 
 def _receive(inbox: wire.Inbox) -> Answer | None:
     """A rank's answer; None if it only announced one."""
     try:
         message = inbox.receive()
-        return None if message is wire.COMING else Answer(*message)
+        return None if message is wire.COMING else message
     except wire.Unreadable as error:
         text = str(error)
-        return Answer(RAISED, f"{text.strip().splitlines()[-1]} (its result could not be read)", text)
+        return Answer(AnswerKind.RAISED, f"{text.strip().splitlines()[-1]} (its result could not be read)", text)
     except BlockingIOError:
-        return Answer(STUCK)
+        return Answer(AnswerKind.STUCK)
     except (EOFError, OSError):
-        return Answer(DIED)
+        return Answer(AnswerKind.DIED)
 
 
 def _working_directory() -> str:

@@ -66,7 +66,7 @@ class _Pickler(pickle.Pickler):
             data = numpy.empty(obj.nbytes, dtype=numpy.uint8)  # Never touched: the bytes go straight to shared memory.
         else:
             data = _flat(obj).cpu().numpy()
-        return _tensor, (pickle.PickleBuffer(data), obj.dtype, tuple(obj.shape))
+        return _tensor, (pickle.PickleBuffer(data.data), obj.dtype, tuple(obj.shape))
 
 
 def _tensor(data: bytearray | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
