@@ -101,6 +101,13 @@ def weights_digest(directory: Path, weights: str | None = None) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
+def weights_told(directory: Path, weights: str | None = None) -> str:
+    """Folder, files and digest of a checkpoint, in one line."""
+    files = ", ".join(readable(name) for name in survey(directory, weights).files)
+    digest = weights_digest(directory, weights)
+    return f"weights: {readable(str(directory.resolve()))}, {files}; SHA-256 of the tensors used {digest}"
+
+
 def load_model(directory: Path, dtype: torch.dtype, device: torch.device, weights: str | None = None) -> BagelModel:
     """The model of a checkpoint, its weights cast to ``dtype`` and made where they stay, on ``device``.
 

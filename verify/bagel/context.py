@@ -1,16 +1,22 @@
 """Contexts: the frozen conditioning of each branch, made by a real prefill.
 
-As in Bagel's ``inferencer.py``: a request with image guidance conditions on an image and then on a prompt (``gen``);
-its ``text`` branch lacks the prompt, its ``img`` branch lacks the image. Without image guidance there is only the
-prompt, and the ``text`` branch's cache is empty.
+As in Bagel's ``inferencer.py``: ``gen`` reads the system text, the condition images, the prompt and the thought;
+``text`` reads what comes before the prompt; ``img`` reads the system text and the prompt. So without images and
+thought ``img`` equals ``gen``, bit for bit. A condition image is read twice: as latents, and as the tokens that the
+image encoder makes of it. The encoder is not part of this package, so its tokens come with the image or are left out.
+
+Where the user gives nothing, prompt and image are seeded, and there is an image only with image guidance.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from verify.bagel.conditioning import ConditionImage, Conditioning
 from verify.bagel.model import BagelModel, Context, latent_places
 from verify.bagel.weights import seeded_uniform
 from verify.request import DenoiseRequest
@@ -46,6 +52,14 @@ def prefill_image(
     return _extended(context, keys, values, 1)
 
 
+def prefill_vit(model: BagelModel, context: Context, tokens: Float[Tensor, "n hidden"]) -> Context:
+    """``context`` followed by an image encoder's tokens: understanding expert, no mask, one position for all."""
+    position = torch.full((1,), context.position, device=model.device)
+    start, end = model.markers()[:1], model.markers()[1:]
+    _, keys, values = model.decode([torch.cat([start, tokens.to(start), end])], position, context)
+    return _extended(context, keys, values, 1)
+
+
 def _extended(context: Context, keys: list[Tensor], values: list[Tensor], positions: int) -> Context:
     return Context(
         torch.cat([context.keys, torch.stack(keys)], 2),
@@ -54,20 +68,36 @@ def _extended(context: Context, keys: list[Tensor], values: list[Tensor], positi
     )
 
 
-def build_contexts(model: BagelModel, request: DenoiseRequest) -> dict[str, Context]:
+def build_contexts(
+    model: BagelModel, request: DenoiseRequest, conditioning: Conditioning | None = None
+) -> dict[str, Context]:
     """One frozen context for each branch of the request."""
-    nothing = empty_context(model)
-    tokens = prompt_tokens(model, request.seed)
-    if "img" not in request.branches:
-        contexts = {"gen": prefill_text(model, nothing, tokens), "text": nothing}
-    else:
-        image = prefill_image(model, nothing, condition_latents(model, request), request.grid)
-        contexts = {
-            "gen": prefill_text(model, image, tokens),
-            "text": image,
-            "img": prefill_text(model, nothing, tokens),
-        }
+    given = Conditioning() if conditioning is None else conditioning
+    before = empty_context(model)
+    if given.system is not None:
+        before = prefill_text(model, before, marked(model, given.system))
+    prompt = prompt_tokens(model, request.seed) if given.prompt is None else marked(model, given.prompt)
+    images = given.images
+    if images is None:
+        seeded = ConditionImage(condition_latents(model, request), request.grid)
+        images = (seeded,) if "img" in request.branches else ()
+    shown = before
+    for image in images:
+        shown = prefill_image(model, shown, image.latents.to(model.device), image.grid)
+        if image.vit_tokens is not None:
+            shown = prefill_vit(model, shown, image.vit_tokens)
+    gen = prefill_text(model, shown, prompt)
+    if given.thought is not None:
+        gen = prefill_text(model, gen, marked(model, given.thought))
+    contexts = {"gen": gen, "text": shown}
+    if "img" in request.branches:
+        contexts["img"] = prefill_text(model, before, prompt)
     return {branch: contexts[branch] for branch in request.branches}
+
+
+def marked(model: BagelModel, ids: Sequence[int]) -> Int[Tensor, " n"]:
+    """Begin, the text's token ids, end."""
+    return torch.tensor([model.config.bos, *ids, model.config.eos], device=model.device)
 
 
 def prompt_tokens(model: BagelModel, seed: int) -> Int[Tensor, " n"]:

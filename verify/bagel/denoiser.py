@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verify.bagel.conditioning import Conditioning
 from verify.bagel.context import build_contexts
 from verify.bagel.model import BagelModel, Context, latent_places
 from verify.errors import BadInput
@@ -24,7 +25,12 @@ class BagelDenoiser:
         contexts: each branch's frozen context, in rank order.
     """
 
-    def __init__(self, model: BagelModel, request: DenoiseRequest) -> None:
+    def __init__(self, model: BagelModel, request: DenoiseRequest, conditioning: Conditioning | None = None) -> None:
+        """``conditioning``: what the contexts are made from; seeded if left out.
+
+        Raises:
+            BadInput: the image has more latent tokens a side than the model has positions.
+        """
         self.model = model
         side = model.config.latent_side
         if max(request.grid) > side:
@@ -35,7 +41,7 @@ class BagelDenoiser:
                 "ask for a smaller image or another preset",
             )
         with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            self.contexts: Mapping[str, Context] = build_contexts(model, request)
+            self.contexts: Mapping[str, Context] = build_contexts(model, request, conditioning)
             # All steps at once and ahead of the loop: a host float copied to the GPU inside it would be a sync.
             times = torch.tensor(request.schedule.timesteps, device=model.device, dtype=model.exact_dtype)
             self._time_embeddings = model.time_embedder(times)

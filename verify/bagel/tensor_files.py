@@ -32,6 +32,8 @@ _MAX_JSON_BYTES = 1 << 24
 class TensorFiles:
     """The tensors of several safetensors files, open for as long as ``stack`` is; opening reads headers only.
 
+    ``what``: what the files are to the user.
+
     Attributes:
         shapes: of every tensor, by name.
         dtypes: of every tensor, by name, as safetensors spells them (``BF16``).
@@ -40,12 +42,12 @@ class TensorFiles:
         BadInput: a file is no whole safetensors file, or two files hold one name.
     """
 
-    def __init__(self, files: Iterable[Path], stack: ExitStack) -> None:
+    def __init__(self, files: Iterable[Path], stack: ExitStack, what: str = "checkpoint") -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self._data: dict[str, memoryview] = {}
         for path in files:
-            header, data = _opened(path, stack)
+            header, data = _opened(path, stack, what)
             for name, told in header.items():
                 if name in self._data:
                     raise BadInput.of(
@@ -67,7 +69,7 @@ class TensorFiles:
         return self._data[name]
 
 
-def _opened(path: Path, stack: ExitStack) -> tuple[dict[str, Any], memoryview]:
+def _opened(path: Path, stack: ExitStack, what: str) -> tuple[dict[str, Any], memoryview]:
     """What a file's header says of each tensor, and the file's data, mapped for as long as anybody looks at it."""
     try:
         # NumPy's reader maps read-only, and only opens the file: that its header is right is the library's to judge.
@@ -78,7 +80,7 @@ def _opened(path: Path, stack: ExitStack) -> tuple[dict[str, Any], memoryview]:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (SafetensorError, OSError, ValueError) as error:
         raise BadInput.of(
-            "checkpoint", str(path), "a whole safetensors file", f"{readable(str(error))}; fetch it again"
+            what, str(path), "a whole safetensors file", f"{readable(str(error))}; fetch it again"
         ) from None
     header.pop("__metadata__", None)
     return header, memoryview(mapped)[8 + length :]
@@ -96,7 +98,7 @@ def folder(path: Path, expected: str) -> list[str]:
         raise BadInput.of("checkpoint", str(path), expected, f"{_reason(error)}; check the path") from None
 
 
-def regular_file(path: Path) -> Path:
+def regular_file(path: Path, what: str = "checkpoint") -> Path:
     """``path``, if a regular file is there; opening a pipe would wait for ever.
 
     Raises:
@@ -108,7 +110,7 @@ def regular_file(path: Path) -> Path:
             return path
     except (OSError, ValueError) as error:
         reason = _reason(error)
-    raise BadInput.of("checkpoint", str(path.parent), f"a folder with the file {readable(path.name)}", reason)
+    raise BadInput.of(what, str(path.parent), f"a folder with the file {readable(path.name)}", reason)
 
 
 def json_object(path: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from verify.bagel.denoiser import BagelDenoiser
+from verify.bagel.graphs import GraphedDenoiser, unlike
 from verify.bench.ceiling import forward_flops, matmul_rate, median_seconds
-from verify.bench.graphs import GraphedDenoiser, unlike
 from verify.bench.stopwatch import Stopwatch, Timed
 from verify.protocols import Denoiser
 from verify.ranks.rank import Rank

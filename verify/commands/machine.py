@@ -32,6 +32,7 @@ PACKAGES = {
     "jaxtyping": "everything",
     "rich": "every command",
     "safetensors": "--checkpoint",
+    "tokenizers": "--prompt, --system and --think",
     "jsonschema": "checking JSON documents",
     "hypothesis": "verify fuzz and the tests",
     "matplotlib": "plots",

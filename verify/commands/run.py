@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verify.commands.report import check_outputs, write_outputs
@@ -23,19 +24,28 @@ def job_of(arguments: argparse.Namespace) -> Job:
     Raises:
         BadInput: options that contradict each other, or a request that cannot be one.
     """
+    from verify.bagel.checkpoint import config_of
     from verify.bagel.config import preset
+    from verify.bagel.options import BagelOptions
+    from verify.bagel.published import size_of
     from verify.errors import BadInput
     from verify.request import DenoiseRequest
     from verify.runner.job import Job
     from verify.targets.protocol import ModelOptions
 
     given = COMMANDS[arguments.command].fields(vars(arguments))
-    request, options, job = given["request"], given["options"], given[""]
+    request, options, bagel, job = given["request"], given["options"], given["options.bagel"], given[""]
     if job.get("loop_reference") and job.get("loops"):
         raise BadInput("--loops and --loop were both given, expected one of them; leave one out")
     # As the engines run it: autocast matters on CUDA, and only to a half-precision network.
     autocast = job["device"] == "cuda" and "16" in options["dtype"] and not arguments.no_autocast
+    if options.get("checkpoint") is not None:  # Its size is its own, and so is the name of that size.
+        options["preset"] = size_of(config_of(Path(options["checkpoint"]), bagel.get("weights")))
+    if arguments.command != "run" and job["device"] == "cuda":
+        # A benchmark times eager passes and graphs side by side, and a fault in a pass must not be recorded away.
+        bagel["cuda_graph"] = False
     side = preset(options["preset"]).side
+    options |= {"bagel": BagelOptions(**bagel)} if bagel else {}
     return Job(
         DenoiseRequest(**{"height": side, "width": side} | request), ModelOptions(autocast=autocast, **options), **job
     )

@@ -24,6 +24,7 @@ class Option:
         metavar: what help calls the value.
         nargs, const: as argparse has them.
         switch: whether it takes no value.
+        negatable: whether it is a switch that ``--no-...`` turns off, and is left open where neither is given.
         repeated: whether it may be given several times.
         always: whether a reproducing command names it even at its default.
         reproduces: whether it decides what is computed; where output goes and how much is printed do not.
@@ -42,6 +43,7 @@ class Option:
     nargs: int | str | None = None
     const: Any = None
     switch: bool = False
+    negatable: bool = False
     repeated: bool = False
     always: bool = False
     reproduces: bool = True
@@ -66,6 +68,8 @@ class Option:
         settings: dict[str, Any] = {"help": self.told, "default": self.default}
         if self.switch:
             settings |= {"action": "store_true", "default": False}
+        elif self.negatable:
+            settings |= {"action": argparse.BooleanOptionalAction}
         else:
             settings |= {"type": self.type, "metavar": self.metavar, "nargs": self.nargs, "const": self.const}
             settings |= {"action": "append"} if self.repeated else {}
@@ -85,11 +89,13 @@ class Option:
 
     def words(self, value: Any) -> list[str]:
         """What a reproducing command line says; nothing where the value is the default's and need not be named."""
-        absent = value is None or value is False or value in ("", (), [])
+        absent = value is None or (value is False and not self.negatable) or value in ("", (), [])
         if not self.reproduces or absent or (not self.always and _plain(value) == _plain(self.default)):
             return []
         if self.repeated:
             return [word for each in value for word in (self.flag, *self.words_of(each))]
+        if self.negatable:
+            return [self.flag if value else f"--no-{self.flag.removeprefix('--')}"]
         flag = [self.flag] if self.flag.startswith("--") else []
         return flag if self.switch or (self.const is not None and value == self.const) else flag + self.words_of(value)
 
@@ -138,8 +144,8 @@ class Command:
                 option.add_to(exclusive[key] if key else shown)
 
     def fields(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """The fields given, by part of a job: ``request``, ``options``, and under the empty word the rest."""
-        found: dict[str, dict[str, Any]] = {"request": {}, "options": {}, "": {}}
+        """The fields given, by part of a job: ``request``, ``options``, ``options.bagel``, and the rest under ''."""
+        found: dict[str, dict[str, Any]] = {"request": {}, "options": {}, "options.bagel": {}, "": {}}
         for option in self.options:
             value = given[option.name]
             if option.field and value is not None:
@@ -166,5 +172,5 @@ def _value(option: Option, job: Any) -> Any:
         return option.shown(job)
     value = job
     for name in option.field.split("."):
-        value = getattr(value, name) if name else None
+        value = getattr(value, name) if name and value is not None else None
     return value

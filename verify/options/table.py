@@ -17,6 +17,19 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
+def _ids(text: str) -> tuple[int, ...]:
+    from verify.errors import BadInput
+
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise BadInput.of("--prompt-ids", text, "whole numbers, separated by commas", "correct it") from None
+
+
+def _listed(ids: tuple[int, ...] | None) -> str | None:
+    return None if ids is None else ",".join(map(str, ids))
+
+
 TARGET = Option("--target", f"whose loops: {TARGETS}", "target", default="builtin", metavar="NAME", always=True)
 LOOPS = Option("--loops", "the target's loops; if not given, broadcast,local or all of another target's",
                "loops", into=_names, shown=lambda job: ",".join(job.judged), metavar="A,B", always=True)  # fmt: skip
@@ -38,6 +51,23 @@ PLACEMENT = Group("where and with what", (
            shown=lambda job: job.device == "cuda" and not job.options.autocast),
     Option("--checkpoint", "weights in BAGEL-7B-MoT's layout instead of seeded ones", "options.checkpoint",
            metavar="DIR"),
+    Option("--weights", "of a checkpoint that holds several files of weights", "options.bagel.weights",
+           metavar="FILE"),
+    Option("--step-sizes", "device, as Bagel's evaluation has them, or host, as its app", "options.step_sizes",
+           default="device", metavar="WHERE"),
+))  # fmt: skip
+
+BAGEL = Group("what Bagel's image is conditioned on", (
+    Option("--prompt", "text; seeded token ids if not given", "options.bagel.prompt", metavar="TEXT"),
+    Option("--prompt-ids", "the prompt's token ids instead", "options.bagel.prompt_ids", into=_ids,
+           shown=lambda job: _listed(job.options.bagel and job.options.bagel.prompt_ids), metavar="N,...",
+           instead_of="--prompt"),
+    Option("--system", "text in front of everything", "options.bagel.system", metavar="TEXT"),
+    Option("--think", "text that was thought before drawing; only the gen branch reads it", "options.bagel.think",
+           metavar="TEXT"),
+    Option("--condition", "a condition image's latents, once for each; or none, or seeded; none with a prompt, else "
+           "seeded where the img branch is evaluated", "options.bagel.condition", into=tuple, repeated=True,
+           metavar="FILE.safetensors"),
 ))  # fmt: skip
 
 REQUEST = Group("the request", (
@@ -83,6 +113,11 @@ RUN = Command(
                    type=int, metavar="K"),
         )),
         PLACEMENT,
+        Group("how forward passes run", (
+            Option("--cuda-graph", "replay them from CUDA graphs; on a GPU at the size of 7b if not given",
+                   "options.bagel.cuda_graph", negatable=True),
+        )),
+        BAGEL,
         REQUEST,
         Group("how long", (TIMEOUT,)),
         OUTPUT,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from verify.bagel.checkpoint import survey
+from verify.bagel.conditioning import read_conditioning
 from verify.bagel.config import preset
+from verify.bagel.options import BagelOptions
 from verify.checks.judging import ANY
 from verify.errors import BadInput
 from verify.options.option import reproducing, values_of
@@ -15,7 +17,7 @@ from verify.options.table import COMMANDS
 from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import LOOP_KINDS
 from verify.targets.finding import find_target
-from verify.targets.protocol import REFERENCE, ModelOptions, default_loops, understood
+from verify.targets.protocol import REFERENCE, STEP_SIZES, ModelOptions, default_loops, understood
 from verify.tasks.stage import Plan
 from verify.trace.window import Window, windows_of
 
@@ -95,10 +97,22 @@ class Job:
         Raises:
             BadInput: it cannot, whatever the machine.
         """
+        bagel = self.options.bagel or BagelOptions()
         if self.options.checkpoint is None:
-            preset(self.options.preset)
+            config = preset(self.options.preset).config
         else:
-            survey(Path(self.options.checkpoint))  # Headers only: a bad folder is refused before any rank starts.
+            # Headers only: a bad folder is refused before any rank starts.
+            config = survey(Path(self.options.checkpoint), bagel.weights).config
+        served = getattr(find_target(self.target), "bagel_options", ())
+        for name in bagel.given():
+            if name not in served:
+                flag = f"--{name.replace('_', '-')}"
+                raise BadInput.of(
+                    flag, bagel.given()[name], f"target builtin, since {self.target} does not read it", "leave it out"
+                )
+        read_conditioning(bagel, self.options.checkpoint, config)
+        if self.options.step_sizes not in STEP_SIZES:
+            raise BadInput.of("step sizes", self.options.step_sizes, f"one of {', '.join(STEP_SIZES)}", "choose one")
         if self.options.dtype not in DTYPES:
             raise BadInput.of("dtype", self.options.dtype, f"one of {', '.join(DTYPES)}", "choose one")
         if not 0 < self.timeout <= 86400:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
+from verify.bagel.options import BagelOptions
 from verify.checks.judging import Evidence, LoopRun, guarded, judge, judge_finished
 from verify.checks.merging import over_replicas, over_windows
 from verify.checks.replicas_agree import replicas_agree
@@ -176,7 +177,7 @@ def blank_report(job: Job) -> RunReport:
     return RunReport(
         verdict=Verdict.UNKNOWN,
         target=job.target,
-        request=job.request.to_dict() | asdict(job.options),
+        request=job.request.to_dict() | job.options.to_dict(),
         steps=schedule.steps,
         guided_steps=schedule.guided_steps,
         world_size=job.ranks,
@@ -233,6 +234,10 @@ def job_for(job: Job, **changes: Any) -> Job:
         BadInput: a name that is none, or a loop that ranks cannot import.
     """
     options = {name: changes.pop(name) for name in ModelOptions.__dataclass_fields__ if name in changes}
+    bagel = {name: changes.pop(name) for name in BagelOptions.__dataclass_fields__ if name in changes}
+    if bagel:
+        before = options.get("bagel", job.options.bagel)
+        options["bagel"] = replace(before or BagelOptions(), **bagel)
     if options:
         changes["options"] = replace(changes.get("options", job.options), **options)
     if "loop" in changes:
@@ -240,6 +245,7 @@ def job_for(job: Job, **changes: Any) -> Job:
         changes["loop_reference"] = loop if isinstance(loop, str) else reference_to(loop)
     for name in changes:
         if name not in Job.__dataclass_fields__:
-            known = ["loop", *Job.__dataclass_fields__, *ModelOptions.__dataclass_fields__]
+            fields_of = (Job, ModelOptions, BagelOptions)
+            known = ["loop", *(field for of in fields_of for field in of.__dataclass_fields__)]
             raise BadInput.of("an argument of verify.run", name, f"one of {', '.join(known)}", "choose one")
     return replace(job, **changes)

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from verify.bagel import fused
-from verify.bagel.checkpoint import load_model
+from verify.bagel.checkpoint import load_model, weights_told
+from verify.bagel.conditioning import read_conditioning
 from verify.bagel.config import preset
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
+from verify.bagel.graphs import graphed_if_equal
 from verify.bagel.model import BagelModel, Context
+from verify.bagel.options import BagelOptions
+from verify.bagel.published import size_of
 from verify.bagel.weights import build_model
 from verify.loops import LOOPS
-from verify.protocols import Loop
+from verify.protocols import Denoiser, Loop
 from verify.request import DenoiseRequest
 from verify.targets.protocol import ModelOptions, Prepared
 
@@ -29,26 +33,48 @@ class BuiltinTarget:
     name = "builtin"
     loops: Mapping[str, Loop] = LOOPS
     expects: Mapping[str, str] = {name: name for name in LOOPS}
+    bagel_options = tuple(BagelOptions.__dataclass_fields__)
     default = ("broadcast", "local")  # The two that engines had; round_robin is for other world sizes.
 
     def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
         """The denoiser of this request; the network under it is kept for the next one."""
-        model = _model(options.preset, options.dtype, options.checkpoint, device)
-        denoiser = BagelDenoiser(model, request)
+        asked = options.bagel or BagelOptions()
+        model, weights = _model(options.preset, options.dtype, options.checkpoint, asked.weights, device)
+        conditioning = read_conditioning(asked, options.checkpoint, model.config)
+        denoiser = BagelDenoiser(model, request, conditioning)
+        # Latents are float32, whatever the network's half format; a float64 network keeps them in float64.
+        x_0 = initial_noise(request, model.config.latent_channels, rank).to(device, model.exact_dtype)
+        notes = (*weights, *conditioning.notes())
+        evaluated: Denoiser = denoiser
+        if _uses_graphs(asked, model):
+            evaluated, told = graphed_if_equal(denoiser, x_0, request.schedule.steps)
+            notes = (*notes, told)
         return Prepared(
-            denoiser,
-            # Latents are float32, whatever the network's half format; a float64 network keeps them in float64.
-            initial_noise(request, model.config.latent_channels, rank).to(device, model.exact_dtype),
+            evaluated,
+            x_0,
             {branch: _by_layer(context) for branch, context in denoiser.contexts.items()},
+            notes,
+            # Without an image and a thought both have read the prompt alone.
+            alike=(("gen", "img"),) if conditioning.images == () and conditioning.thought is None else (),
             environment={"norm_and_rope": fused.state(device, model.dtype)} if device.type == "cuda" else {},
         )
 
 
+def _uses_graphs(asked: BagelOptions, model: BagelModel) -> bool:
+    """Asked for, or left open at the size where a pass waits for its launches and recording pays."""
+    on_gpu = model.device.type == "cuda"
+    return on_gpu and (size_of(model.config) == "7b" if asked.cuda_graph is None else asked.cuda_graph)
+
+
 @lru_cache(maxsize=1)
-def _model(preset_name: str, dtype: str, checkpoint: str | None, device: torch.device) -> BagelModel:
-    if checkpoint is not None:
-        return load_model(Path(checkpoint), getattr(torch, dtype), device)
-    return build_model(preset(preset_name).config, getattr(torch, dtype), device, WEIGHTS_SEED)
+def _model(
+    preset_name: str, dtype: str, checkpoint: str | None, weights: str | None, device: torch.device
+) -> tuple[BagelModel, tuple[str, ...]]:
+    """The network, and what a report says of its weights where they are a checkpoint's."""
+    if checkpoint is None:
+        return build_model(preset(preset_name).config, getattr(torch, dtype), device, WEIGHTS_SEED), ()
+    model = load_model(Path(checkpoint), getattr(torch, dtype), device, weights)
+    return model, (weights_told(Path(checkpoint), weights),)
 
 
 def _by_layer(context: Context) -> dict[str, Tensor]:

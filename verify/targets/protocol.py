@@ -6,8 +6,8 @@ A target of your own is any object with the attributes of :class:`Target`; nothi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,11 @@ from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import Schedule
 from verify.verdict import Finding
 
+if TYPE_CHECKING:
+    from verify.bagel.options import BagelOptions
+
 REFERENCE = "reference"
+ON_DEVICE, ON_HOST = STEP_SIZES = ("device", "host")
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,22 @@ class ModelOptions:
         dtype: the network's dtype, as torch spells it.
         autocast: whether the loop runs under autocast to that dtype.
         checkpoint: a folder in BAGEL-7B-MoT's layout; None for seeded weights.
+        step_sizes: ``device``, as Bagel's evaluation has them: a half-precision velocity rounds a step size on the GPU
+            to its own dtype; or ``host``, as its app has them: in float32.
+        bagel: what only Bagel is asked; None for nothing.
     """
 
     preset: str = "tiny"
     dtype: str = "bfloat16"
     autocast: bool = False
     checkpoint: str | None = None
+    step_sizes: str = ON_DEVICE
+    bagel: BagelOptions | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values; of Bagel's only those that were given."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "bagel"}
+        return own | ({} if self.bagel is None else self.bagel.given())
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -156,7 +156,8 @@ class _Probe(Listener):
             if each not in found.velocities or each == branch:
                 operators: list[Operator] = []
                 with logged(operators, next(networks_of(denoiser), None)):
-                    velocity = denoiser.velocity(x_t, step, each)
+                    # What replays a recorded pass shows no operators; what it was recorded from has the same bits.
+                    velocity = getattr(denoiser, "eager", denoiser).velocity(x_t, step, each)
                 if each == branch:
                     result = velocity
                 found.velocities[each], found.operators[each] = velocity.detach().clone(), operators

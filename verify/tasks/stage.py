@@ -17,7 +17,7 @@ from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import Schedule
 from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
-from verify.targets.protocol import REFERENCE, ModelOptions, Prepared, even, understood
+from verify.targets.protocol import ON_DEVICE, REFERENCE, ModelOptions, Prepared, even, understood
 from verify.trace.window import Window
 
 
@@ -88,7 +88,9 @@ class Stage:
         group: Group = Alone()
         if plan.loop != REFERENCE:
             group = rank.group if prepared.group is None else prepared.group
-        return cls(rank, plan, prepared, request.on(rank.device), group, loop)
+        if plan.options.step_sizes == ON_DEVICE:
+            request = request.on(rank.device)
+        return cls(rank, plan, prepared, request, group, loop)
 
     @property
     def takes_part(self) -> bool:

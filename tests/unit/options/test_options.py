@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from verify.bagel.options import BagelOptions
 from verify.commands.cli import _parse, main
 from verify.envelope.envelope import EnvelopeJob, EnvelopeReport
 from verify.fuzz.mutation import MutantReport
@@ -22,7 +23,7 @@ from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.targets.protocol import ModelOptions
 
-PARTS = {"request": DenoiseRequest, "options": ModelOptions, "": Job}
+PARTS = {"request": DenoiseRequest, "options": ModelOptions, "options.bagel": BagelOptions, "": Job}
 # Each says what a preset, a branch or a device makes of it.
 WITHOUT_DEFAULT = {"request.height", "request.width", "options.autocast"}
 
@@ -45,7 +46,7 @@ def test_every_field_has_one_option() -> None:
     wanted = {f"{part}.{f.name}".lstrip(".") for part, kind in PARTS.items() for f in fields(kind)}
     named = [option.field for option in RUN.options if option.field]
     assert len(named) == len(set(named))
-    assert wanted - set(named) == {"request", "options", "options.autocast"}
+    assert wanted - set(named) == {"request", "options", "options.autocast", "options.bagel"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -97,6 +98,17 @@ def test_jobs_of_the_other_commands_come_back() -> None:
     assert line == "verify fuzz --envelope --device cuda --preset small --timeout 60"
     line = MutantReport("fast", 2, "cpu", [], [], 0.0).to_dict()["command"]
     assert line == "verify fuzz --profile fast --seed 2 --mutants --device cpu"
+
+
+def test_a_switch_that_can_be_turned_off() -> None:
+    option = Option("--graph", "", "graph", negatable=True)
+    command = Command("", (Group("", (option,)),))
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    for words, value, line in (([], None, ""), (["--graph"], True, " --graph"), (["--no-graph"], False, " --no-graph")):
+        given = vars(parser.parse_args(words))
+        assert command.fields(given)[""] == ({} if value is None else {"graph": value})
+        assert reproducing("x", command, given) == f"verify x{line}"
 
 
 def test_an_option_given_several_times() -> None:

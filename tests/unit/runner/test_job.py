@@ -6,6 +6,7 @@ import importlib
 import math
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verify.bagel.config import preset
+from verify.bagel.options import BagelOptions
 from verify.commands.cli import _parse, main
 from verify.commands.run import job_of
 from verify.errors import BadInput
@@ -21,6 +23,7 @@ from verify.request import RENORM_TYPES, DenoiseRequest
 from verify.runner.job import DTYPES, Job
 from verify.targets.protocol import ModelOptions
 
+FIXTURE = Path(__file__).parents[3] / "fixtures" / "tiny_checkpoint"
 THREE_BRANCHES = DenoiseRequest(cfg_img_scale=1.5)
 
 
@@ -64,6 +67,19 @@ def test_dtypes(dtype: str) -> None:
 
 def test_presets() -> None:
     assert refusal(options=ModelOptions("huge")) == "preset is 'huge', expected one of tiny, small, 7b; choose one"
+
+
+def test_step_sizes() -> None:
+    said = refusal(options=ModelOptions(step_sizes="gpu"))
+    assert said == "step sizes is 'gpu', expected one of device, host; choose one"
+
+
+def test_what_another_target_does_not_read_is_refused() -> None:
+    asked = ModelOptions(bagel=BagelOptions(think="so"))
+    said = refusal(options=asked, target="tests/examples/toy_target.py:ToyTarget")
+    assert said.startswith(
+        "--think is 'so', expected target builtin, since tests/examples/toy_target.py:ToyTarget does not"
+    )
 
 
 def test_what_a_loop_may_be_held_to() -> None:
@@ -141,7 +157,11 @@ def test_the_default_command() -> None:
         Job(loop_reference="a folder/it's mine.py:loop", expect="any"),
         Job(loop_reference="pkg.loops:mine", expect="round_robin", world_size=4),
         Job(options=ModelOptions("small", "float32")),
-        Job(options=ModelOptions(checkpoint="some folder/of weights")),
+        Job(options=ModelOptions(checkpoint=str(FIXTURE), step_sizes="host")),
+        Job(options=ModelOptions(checkpoint=str(FIXTURE), bagel=BagelOptions(weights="ema.safetensors"))),
+        Job(options=ModelOptions(bagel=BagelOptions(prompt_ids=(3, 4), think="a b", system="c"))),
+        Job(options=ModelOptions(bagel=BagelOptions(prompt="it's a cat", condition=("a.safetensors", "b c")))),
+        Job(device="cuda", options=ModelOptions(autocast=True, bagel=BagelOptions(cuda_graph=False))),
         Job(device="cuda", backend="nccl", options=ModelOptions(autocast=True)),
         Job(device="cuda", options=ModelOptions(dtype="float16", autocast=False)),
         Job(device="cuda", options=ModelOptions(dtype="float32")),

@@ -52,6 +52,7 @@ class VllmOmniTarget:
     name = "vllm_omni"
     loops: Mapping[str, Loop] = {REFERENCE: reference, _LOOP: generate_image}
     expects: Mapping[str, str] = {REFERENCE: REFERENCE, _LOOP: "local"}
+    bagel_options = ("weights",)
 
     def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
         """The denoiser of this request; the network under it is kept for the next one."""
@@ -61,7 +62,7 @@ class VllmOmniTarget:
         doing = "building its Bagel"
         try:
             dtype = stand_ins.generation_dtype(options.torch_dtype)
-            config, model = _model(options.preset, options.checkpoint, options.torch_dtype, device)
+            config, model = _model(options, device)
             doing = "preparing a request"
             denoiser = UpstreamDenoiser(model, config, here.version, request, device)
             doing = "running its loop without a network, to see its schedule"
@@ -134,19 +135,20 @@ def _environment(here: World, model: Any) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _model(
-    preset_name: str, checkpoint: str | None, dtype: torch.dtype, device: torch.device
-) -> tuple[BagelConfig, Any]:
-    config = preset(preset_name).config if checkpoint is None else config_of(Path(checkpoint))
-    return config, build_upstream(config, _weights(config, checkpoint, dtype, device), dtype, device)
+def _model(options: ModelOptions, device: torch.device) -> tuple[BagelConfig, Any]:
+    named = None if options.bagel is None else options.bagel.weights
+    checkpoint = options.checkpoint
+    config = preset(options.preset).config if checkpoint is None else config_of(Path(checkpoint), named)
+    weights = _weights(config, options, named, device)
+    return config, build_upstream(config, weights, options.torch_dtype, device)
 
 
 def _weights(
-    config: BagelConfig, checkpoint: str | None, dtype: torch.dtype, device: torch.device
+    config: BagelConfig, options: ModelOptions, named: str | None, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     """Every weight in the published layout: the built-in target's seeded ones, or a checkpoint's."""
-    if checkpoint is not None:
-        yield from checkpoint_tensors(Path(checkpoint))
+    if options.checkpoint is not None:
+        yield from checkpoint_tensors(Path(options.checkpoint), named)
         return
-    for name, tensor in seeded_parameters(config, dtype, device, WEIGHTS_SEED):
+    for name, tensor in seeded_parameters(config, options.torch_dtype, device, WEIGHTS_SEED):
         yield published_name(name), tensor

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from verify.bagel.config import preset
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
+from verify.bagel.graphs import GraphedDenoiser, Replay, Work, unlike
 from verify.bagel.weights import build_model
-from verify.bench.graphs import GraphedDenoiser, Replay, Work, unlike
 from verify.bits import same_bits
 from verify.loops import reference
 from verify.ranks.group import Alone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,10 @@ class GraphedDenoiser:
 
     A graph reads and writes fixed memory, so ``x_t`` and the embedding of the step's time are copied into place before
     a replay, and the velocity is copied out after it. Contexts are frozen: the graphs read them where they are.
+
+    Attributes:
+        eager: the denoiser whose forward passes were recorded, for whoever wants to see their operators. Everything
+            but :meth:`velocity` is its own.
     """
 
     def __init__(
@@ -47,21 +51,29 @@ class GraphedDenoiser:
             x_0: a latent of the shape, dtype and device that the loop will hand over.
             capture: what records; :func:`captured` if left out.
         """
-        self._denoiser = denoiser
+        self.eager = denoiser
         self._x_t = x_0.clone()
         self._time = denoiser.time_embedding(0).clone()
         record = captured if capture is None else capture
         self._replays = {branch: record(self._work(branch)) for branch in denoiser.contexts}
 
     def _work(self, branch: str) -> Work:
-        return lambda: self._denoiser.velocity_at(self._x_t, self._time, branch)
+        return lambda: self.eager.velocity_at(self._x_t, self._time, branch)
+
+    def forget(self) -> None:
+        """Clears its memory: what a rank's own noise left there would look like a difference between ranks."""
+        self._x_t.zero_()
+        self._time.zero_()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["eager"], name)
 
     def velocity(
         self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str
     ) -> Float[Tensor, "tokens channels"]:
         """As :meth:`BagelDenoiser.velocity`."""
         self._x_t.copy_(x_t)
-        self._time.copy_(self._denoiser.time_embedding(step))
+        self._time.copy_(self.eager.time_embedding(step))
         return self._replays[branch]().clone()
 
 
@@ -87,6 +99,22 @@ def captured(work: Work) -> Replay:
         return output
 
     return replay
+
+
+def graphed_if_equal(
+    denoiser: BagelDenoiser, x_0: Float[Tensor, "tokens channels"], steps: int
+) -> tuple[BagelDenoiser | GraphedDenoiser, str]:
+    """The denoiser replayed from graphs, or as it is where it cannot be recorded or a bit differs; and what to tell."""
+    try:
+        with torch.no_grad():
+            graphed = GraphedDenoiser(denoiser, x_0)
+            others = unlike(denoiser, graphed, x_0, steps)
+    except RuntimeError as error:
+        return denoiser, f"forward passes run eagerly: no CUDA graph was recorded: {error}"[:300]
+    if others:
+        return denoiser, f"forward passes run eagerly: CUDA graphs gave other bits for {', '.join(others)}"
+    graphed.forget()
+    return graphed, "forward passes are replayed from CUDA graphs, whose bits were compared with eager ones"
 
 
 def unlike(

@@ -1,0 +1,65 @@
+"""The real job in small: a checkpoint with a tokenizer, a prompt, a thought, an image to edit; on 2 and 3 ranks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers_made import write_tokenizer
+
+from verify import run
+from verify.bagel.config import PRESETS
+from verify.request import DenoiseRequest
+from verify.verdict import Verdict
+
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "tiny_checkpoint"
+TINY = PRESETS["tiny"].config
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The tiny checkpoint with a tokenizer and an image encoder's tensors, and the latents of an image to edit."""
+    copied = Path(shutil.copytree(FIXTURE, tmp_path / "checkpoint"))
+    write_tokenizer(copied)
+    encoder = {"vit_model.vision_model.post_layernorm.weight": torch.ones(8), "connector.fc1.bias": torch.ones(4)}
+    save_file(load_file(copied / "ema.safetensors") | encoder, tmp_path / "ema.safetensors")
+    shutil.move(tmp_path / "ema.safetensors", copied / "ema.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    shown = {
+        "latents": torch.randn(3, 5, TINY.latent_channels, generator=generator),
+        "vit_tokens": torch.randn(7, TINY.hidden, generator=generator),
+    }
+    save_file(shown, copied / "shown.safetensors")
+    return copied
+
+
+@pytest.mark.parametrize("img_scale", [1.0, 1.5], ids=["2 ranks", "3 ranks"])
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"prompt": "a cat on the moon"}, "prompt of 5 tokens"),
+        (
+            {"prompt": "paint it red", "condition": ("shown.safetensors",)},
+            "prompt of 3 tokens, condition image of 3 x 5 latent tokens and 7 ViT tokens",
+        ),
+        ({"prompt": "a cat", "think": "first think"}, "prompt of 2 tokens, thought of 2 tokens"),
+    ],
+    ids=["prompt", "edit", "thought"],
+)
+def test_a_job_of_a_checkpoint(folder: Path, asked: dict[str, Any], told: str, img_scale: float) -> None:
+    if "condition" in asked:
+        asked = asked | {"condition": tuple(str(folder / name) for name in asked["condition"])}
+    report = run(
+        DenoiseRequest(num_timesteps=5, cfg_interval=(0.0, 1.0), cfg_img_scale=img_scale),
+        checkpoint=str(folder),
+        **asked,
+    )
+    assert {(f.loop, f.name): f.summary for f in report.findings if f.verdict is Verdict.FAIL} == {}
+    assert report.verdict is Verdict.PASS, [f.summary for f in report.findings if f.verdict is not Verdict.PASS]
+    assert report.world_size == (2 if img_scale == 1.0 else 3)
+    assert report.notes[0].startswith(f"weights: {folder}, ema.safetensors; SHA-256 of the tensors used ")
+    assert report.notes[1] == f"conditioned on {told}"
