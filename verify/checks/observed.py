@@ -12,7 +12,10 @@ NAME = "observed"
 
 
 def observed(traces: Sequence[Trace]) -> Finding:
-    """The ``x_t`` that branches were evaluated at is the one observed before; the result is the last one observed."""
+    """The ``x_t`` that branches were evaluated at is the one observed before; the result is the last one observed.
+
+    The network runs only as it is asked to through the denoiser, and for the step that the loop is in.
+    """
     loop = traces[0].loop
     for trace in traces:
         if trace.breach:
@@ -34,6 +37,11 @@ def observed(traces: Sequence[Trace]) -> Finding:
                 )
                 divergence = Divergence(step, (trace.rank, trace.rank), "x_t evaluated", ("observed", "evaluated"))
                 return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
+        found = _unseen_use(traces, step)
+        if found is not None:
+            trace, what, tensor = found
+            divergence = Divergence(step, (trace.rank, trace.rank), tensor, ("observed", "evaluated"))
+            return Finding(NAME, loop, Verdict.FAIL, f"rank {trace.rank} {what}", compared, divergence)
     for trace in traces:
         last = trace.after(trace.steps - 1) if trace.steps - 1 in trace.kept else trace.final
         if not same_bits(last, trace.final):
@@ -47,3 +55,16 @@ def observed(traces: Sequence[Trace]) -> Finding:
             )
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
     return Finding(NAME, loop, Verdict.PASS, "the x_t observed is the x_t evaluated and returned", compared)
+
+
+def _unseen_use(traces: Sequence[Trace], step: int) -> tuple[Trace, str, str] | None:
+    """A rank that had the network compute something else than it asked for openly in ``step``."""
+    for trace in traces:
+        if step < len(trace.beside) and trace.beside[step]:
+            what = f"ran the network in step {step} without asking its denoiser, so that what it computed was not seen"
+            return trace, what, "evaluations beside the denoiser"
+        asked = trace.asked[step] if step < len(trace.asked) else ()
+        other = next((number for number in asked if number != step), None)
+        if other is not None:
+            return trace, f"asked for the velocity of step {other} in step {step}", "step evaluated"
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -12,6 +12,14 @@ from torch import Tensor
 
 from verify.bits import same_bits
 from verify.tasks.probe_step import Operator, StepProbe, hash_of
+
+NOISE = "noise drawn by the rank for itself"
+AFTER_THE_COMBINE = "x_t after the combine"
+_RANDOM = re.compile(r"aten::(rand|normal|uniform|bernoulli|native_dropout|dropout|multinomial|exponential|poisson)")
+_TIED = (
+    "the reference ran in rank 0's process, so that of two ranks it cannot be told whether rank 0's network is the one "
+    "at fault"
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,12 @@ class Location:
         step: the step.
         rank: the rank at fault.
         tensor: the first tensor that differs: ``x_t before the step``, ``velocity of text``, ``velocity of text as sent
-            into all_gather``, ``gathered slot 1 (text)``, ``combined velocity``, ``step size``, ``x_t``.
+            into all_gather``, ``gathered slot 1 (text)``, ``combined velocity``, ``step size``, ``x_t after the
+            combine``, ``noise drawn by the rank for itself``, ``x_t``.
         operator: the first operator whose inputs agree and whose output does not; empty if none was logged.
         module: the module it runs in, as the model names it.
         layer: the decoder layer, where there is one.
+        caveat: what the probes cannot tell.
     """
 
     step: int
@@ -34,6 +44,7 @@ class Location:
     operator: str = ""
     module: str = ""
     layer: int | None = None
+    caveat: str = ""
 
     def __str__(self) -> str:
         where = f"located: the first tensor that differs in step {self.step} is {self.tensor}, on rank {self.rank}"
@@ -41,17 +52,20 @@ class Location:
             where += f"; the first operator is {self.operator}"
         if self.module:
             where += f" in {self.module}"
-        return where
+        return f"{where}; {self.caveat}" if self.caveat else where
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "caveat"}
 
 
 def locate(
     step: int, rank: int, reference: StepProbe, probes: Sequence[StepProbe], branches: Sequence[str]
 ) -> Location:
     """Compares what the ranks did in ``step`` with what the reference did, in the order in which it happened.
+
+    The reference ran in rank 0's process. With three ranks or more, a network that is wrong on rank 0 alone is
+    outvoted. With two it cannot be told from one that is wrong on rank 1, and the location says so.
 
     Args:
         step: where ``rank`` was first seen to hold another ``x_t`` than the reference.
@@ -63,11 +77,23 @@ def locate(
     Raises:
         AssertionError: nothing differs, although the ``x_t`` after the step was seen to.
     """
+    found = _first(step, rank, reference, probes, branches)
+    if len(probes) == 2 and found.rank == 1 and found.tensor.startswith("velocity of"):
+        return replace(found, caveat=_TIED)
+    return found
+
+
+def _first(
+    step: int, rank: int, reference: StepProbe, probes: Sequence[StepProbe], branches: Sequence[str]
+) -> Location:
     seen = probes[rank]
     if seen.x_t is not None and reference.x_t is not None and not same_bits(seen.x_t, reference.x_t):
         return Location(step, rank, "x_t before the step")
     # Whoever's velocity is wrong, the gather has handed it to all: ask its owners first.
     order = sorted(range(len(probes)), key=lambda r: (r != rank, r))
+    outvoted = _outvoted(step, reference, probes)
+    if outvoted is not None:
+        return outvoted
     for owned_only in (True, False):
         for r in order:
             for branch, velocity in probes[r].velocities.items():
@@ -91,11 +117,24 @@ def locate(
         found, counterpart = _first_difference(seen.rest, reference.rest)
         if found is not None:
             foreign = ", which the reference does not call" if counterpart is None else ""
-            tensor = _in_combine(seen, reference, branches)
+            tensor = NOISE if _RANDOM.match(found.name) else _in_combine(seen, reference, branches)
             return Location(step, rank, tensor, found.name + foreign)
     if seen.after is not None and reference.after is not None and not same_bits(seen.after, reference.after):
         return Location(step, rank, "x_t")
     raise AssertionError(f"rank {rank} held another x_t after step {step}, and the step run again shows no difference")
+
+
+def _outvoted(step: int, reference: StepProbe, probes: Sequence[StepProbe]) -> Location | None:
+    """Rank 0, where a majority of at least three ranks has one velocity and rank 0 and its reference another."""
+    for branch, right in reference.velocities.items():
+        asked = [r for r, probe in enumerate(probes) if branch in probe.velocities]
+        if len(asked) < 3 or 0 not in asked or not same_bits(probes[0].velocities[branch], right):
+            continue
+        others = [r for r in asked if not same_bits(probes[r].velocities[branch], right)]
+        agree = all(same_bits(probes[r].velocities[branch], probes[others[0]].velocities[branch]) for r in others)
+        if agree and 2 * len(others) > len(asked):
+            return _in_forward(step, 0, branch, probes[0].operators[branch], probes[others[0]].operators[branch])
+    return None
 
 
 def _after_broadcast(
@@ -114,7 +153,7 @@ def _after_broadcast(
     after = probes[rank].after
     if after is not None and not same_bits(after, received):
         return Location(step, rank, "x_t")
-    return locate(step, source, reference, probes, branches)
+    return _first(step, source, reference, probes, branches)
 
 
 def _in_combine(seen: StepProbe, reference: StepProbe, branches: Sequence[str]) -> str:
@@ -124,8 +163,10 @@ def _in_combine(seen: StepProbe, reference: StepProbe, branches: Sequence[str]) 
     ours, theirs = list(seen.rest), list(reference.rest)
     while True:
         found, counterpart = _first_difference(ours, theirs)
-        if found is None or counterpart is None:
+        if found is None:
             return "x_t"
+        if counterpart is None:
+            break
         alike = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if (a, b) == (found, counterpart))
         # What came between may have changed what the reference's operator reads: look at that one, not at this.
         reader = next((i for i in range(alike, len(ours)) if ours[i].name == counterpart.name), None)
@@ -142,7 +183,16 @@ def _in_combine(seen: StepProbe, reference: StepProbe, branches: Sequence[str]) 
                 holds = f", which holds the velocity of {velocities[mine]}" if mine in velocities else ""
                 return inputs[right] + holds
         break
-    return "x_t" if found is seen.rest[-1] else "combined velocity"
+    if found is seen.rest[-1]:
+        return "x_t"
+    # Whatever comes after the operator that reads the step size works on x_t, not on the velocity.
+    steps = [
+        i
+        for i, operator in enumerate(seen.rest)
+        if reference.dt is not None and hash_of(reference.dt) in operator.inputs
+    ]
+    stepped = counterpart is None or (steps and seen.rest.index(found) > steps[0])
+    return AFTER_THE_COMBINE if stepped else "combined velocity"
 
 
 def _known_inputs(reference: StepProbe, branches: Sequence[str]) -> dict[int, str]:
@@ -157,6 +207,8 @@ def _known_inputs(reference: StepProbe, branches: Sequence[str]) -> dict[int, st
 def _in_forward(step: int, rank: int, branch: str, ours: list[Operator], theirs: list[Operator]) -> Location:
     found, _ = _first_difference(ours, theirs)
     tensor = f"velocity of {branch}"
+    if found is not None and _RANDOM.match(found.name):
+        tensor += f", in which there is {NOISE}"
     if found is None:
         return Location(step, rank, tensor)
     layer = re.search(r"layers\.(\d+)", found.module)

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from verify.checks.agreement import FINAL
 from verify.errors import BadInput
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
@@ -53,6 +54,10 @@ def located(job: Job, ranks: TaskRunner, findings: list[Finding], deadline: floa
         if finding.name != "matches_reference" or first is None or first.step is None or first.step < 0:
             continue
         replica = first.replicas[1] if first.replicas else 0
+        if first.tensor == FINAL:
+            changed = "the latent that the loop returned, which was changed after it was shown"
+            places[finding.loop] = Location(first.step, first.ranks[1], changed)
+            continue
         key, group = (*reference_key(job), replica, first.step), ranks.groups[replica]
 
         def probes(loop: str, step: int = first.step, group: TaskRunner = group) -> list[StepProbe]:

@@ -294,3 +294,16 @@ def test_variables_are_compared_one_by_one() -> None:
         "NCCL_ALGO: 'Ring' on rank 0, 'Tree' on rank 1",
         "NCCL_PROTO: None on rank 0, 'LL' on rank 1",
     )
+
+
+def test_a_network_that_runs_unasked_is_told() -> None:
+    finding = observed(changed(clean(TWO), 1, beside=(0, 0, 2, 0, 0, 0, 0)))
+    assert (finding.verdict, finding.summary) == (
+        Verdict.FAIL,
+        "rank 1 ran the network in step 2 without asking its denoiser, so that what it computed was not seen",
+    )
+
+
+def test_a_velocity_of_another_step_is_told() -> None:
+    finding = observed(changed(clean(TWO), 1, asked=((0,), (1,), (2,), (2,), (4,), (5,), (6,))))
+    assert finding.summary == "rank 1 asked for the velocity of step 2 in step 3"

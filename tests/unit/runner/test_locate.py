@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from verify.runner.locate import Location, locate
+from verify.runner.locate import NOISE, Location, locate
 from verify.tasks.probe_step import Operator, StepProbe, hash_of
 
 BRANCHES = ("gen", "text")
@@ -56,6 +56,8 @@ def where(probe: StepProbe, at: int = 1, other: StepProbe | None = None) -> Loca
     return locate(4, at, reference(), probes, BRANCHES)
 
 
+CLAMP, LAST = Operator("aten::clamp", "", (40,), (41,)), Operator("aten::add.Tensor", "", (41,), (42,))
+DRAWN = Operator("aten::randn", "", (), (77,))
 ELSE = torch.full((2, 2), 9.0)
 ZEROED = Operator("aten::zero_", "", (hash_of(TEXT),), (1,))
 
@@ -67,11 +69,26 @@ def test_the_step_before() -> None:
 def test_a_velocity_is_blamed_on_its_owner() -> None:
     """Rank 0 is seen to differ, because it was handed what rank 1 got wrong."""
     wrong = replace(rank(1), velocities={"gen": GEN, "text": ELSE}, operators={"gen": forward(), "text": forward(8)})
-    assert where(rank(0), 0, wrong) == Location(4, 1, "velocity of text", "aten::mm", "layers.3.mlp.up", 3)
+    found = where(rank(0), 0, wrong)
+    assert replace(found, caveat="") == Location(4, 1, "velocity of text", "aten::mm", "layers.3.mlp.up", 3)
+    assert str(found).endswith("of two ranks it cannot be told whether rank 0's network is the one at fault")
+
+
+def test_three_ranks_outvote_the_one_that_the_reference_ran_on() -> None:
+    """Rank 0's network is wrong, and so is the reference, which ran in its process."""
+    wrong = {"gen": GEN, "text": ELSE}
+    operators = {"gen": forward(), "text": forward(8)}
+    right = rank(1)
+    probes = [replace(rank(0), velocities=wrong, operators=operators), right, replace(right, own=["gen"], sent=[GEN])]
+    judged_by = replace(reference(), velocities=wrong, operators=operators)
+    for seen in range(3):
+        found = locate(4, seen, judged_by, probes, BRANCHES)
+        assert found == Location(4, 0, "velocity of text", "aten::mm", "layers.3.mlp.up", 3)
 
 
 def test_a_velocity_changed_on_its_way() -> None:
-    assert where(replace(rank(1), sent=[ELSE])) == Location(4, 1, "velocity of text as sent into all_gather")
+    found = where(replace(rank(1), sent=[ELSE]))
+    assert replace(found, caveat="") == Location(4, 1, "velocity of text as sent into all_gather")
 
 
 def test_a_slot_that_is_not_what_was_sent() -> None:
@@ -90,6 +107,9 @@ def test_a_slot_that_is_not_what_was_sent() -> None:
         (rest(dt=ELSE), "step size", "aten::mul.Tensor"),
         (rest(after=41), "x_t", "aten::sub.Tensor"),
         ([*rest(), Operator("aten::clone", "", (40,), (41,))], "x_t", "aten::clone, which the reference does not call"),
+        ([*rest(), CLAMP, LAST], "x_t after the combine", "aten::clamp, which the reference does not call"),
+        ([*rest()[:3], CLAMP, LAST], "x_t after the combine", "aten::clamp"),
+        ([*rest(), DRAWN, LAST], NOISE, "aten::randn, which the reference does not call"),
     ],
 )  # fmt: skip
 def test_what_happens_after_the_gather(ours: list[Operator], tensor: str, operator: str) -> None:
