@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 import verify.combine
-from verify.bits import Difference
 from verify.errors import BadInput
 from verify.fuzz.case import Case
 from verify.fuzz.layouts import dense, tensor_of
@@ -24,6 +23,7 @@ from verify.fuzz.subject import SILENT, Combine, CombineRaised, Outcome, Subject
 from verify.ranks.rank import Rank
 from verify.targets.finding import find_target
 from verify.targets.loading import load_object
+from verify.verdict import Difference
 
 OWN = "verify.combine:combine_cfg"
 MUTANT = "mutant:"
