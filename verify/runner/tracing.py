@@ -48,11 +48,8 @@ def trace_all(
     """The traces of the reference and of each loop to be judged, one a rank, over one window of steps."""
     key = (*reference_key(job), window)
     traces: Traces = {}
-    spoilt = False
     for plan in job.judged_plans() if job.reference == INDUCTIVE else job.plans():
         name = plan.loop_name
-        if spoilt and not ranks.renew():
-            break  # What the next loop did would be blamed on it, whoever spoilt the state.
         if plan.loop == REFERENCE and key in kept.traces:
             traces[name] = kept.traces[key]
             continue
@@ -67,9 +64,10 @@ def trace_all(
             progress.finish(name)
         traces[name] = [trace for trace in results if trace is not None]
         _require_contract(traces[name])
-        spoilt = any(trace.state is not None and trace.state.changes for trace in traces[name])
-        if plan.loop == REFERENCE:
+        if plan.loop == REFERENCE and window is None:  # Of windows none is kept: that is what they are for.
             kept.traces[key] = traces[name]
+        if any(trace.state is not None and trace.state.changes for trace in traces[name]) and not ranks.renew():
+            break  # What the next loop did would be blamed on it, whoever spoilt the state.
     return traces
 
 
