@@ -13,7 +13,7 @@ from verify.bagel.denoiser import BagelDenoiser
 from verify.bits import same_bits
 
 Work = Callable[[], Tensor]
-_WARM_UP = 3
+_WARM_UP = 1
 
 
 class Replay(Protocol):
