@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from decoders import write_decoder
 from safetensors.torch import load_file, save_file
 from tokenizers_made import write_tokenizer
 
 from verify import run
 from verify.bagel.config import PRESETS
+from verify.errors import BadInput
 from verify.request import DenoiseRequest
 from verify.verdict import Verdict
 
@@ -25,6 +28,7 @@ def folder(tmp_path: Path) -> Path:
     """The tiny checkpoint with a tokenizer and an image encoder's tensors, and the latents of an image to edit."""
     copied = Path(shutil.copytree(FIXTURE, tmp_path / "checkpoint"))
     write_tokenizer(copied)
+    write_decoder(copied)
     encoder = {"vit_model.vision_model.post_layernorm.weight": torch.ones(8), "connector.fc1.bias": torch.ones(4)}
     save_file(load_file(copied / "ema.safetensors") | encoder, tmp_path / "ema.safetensors")
     shutil.move(tmp_path / "ema.safetensors", copied / "ema.safetensors")
@@ -53,13 +57,35 @@ def folder(tmp_path: Path) -> Path:
 def test_a_job_of_a_checkpoint(folder: Path, asked: dict[str, Any], told: str, img_scale: float) -> None:
     if "condition" in asked:
         asked = asked | {"condition": tuple(str(folder / name) for name in asked["condition"])}
-    report = run(
-        DenoiseRequest(num_timesteps=5, cfg_interval=(0.0, 1.0), cfg_img_scale=img_scale),
-        checkpoint=str(folder),
-        **asked,
-    )
+    request = DenoiseRequest(num_timesteps=5, cfg_interval=(0.0, 1.0), cfg_img_scale=img_scale)
+    picture = folder / "picture.png"
+    report = run(request, checkpoint=str(folder), image=str(picture), **asked)
     assert {(f.loop, f.name): f.summary for f in report.findings if f.verdict is Verdict.FAIL} == {}
     assert report.verdict is Verdict.PASS, [f.summary for f in report.findings if f.verdict is not Verdict.PASS]
     assert report.world_size == (2 if img_scale == 1.0 else 3)
-    assert report.notes[0].startswith(f"weights: {folder}, ema.safetensors; SHA-256 of the tensors used ")
-    assert report.notes[1] == f"conditioned on {told}"
+    digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+    ranks = report.world_size
+    drawn = f"picture of broadcast in {picture}: the same file on all {ranks} ranks, SHA-256 {digest}"
+    assert report.notes[0] == drawn
+    assert report.notes[1].startswith(f"weights: {folder}, ema.safetensors; SHA-256 of the tensors used ")
+    assert report.notes[2] == f"conditioned on {told}"
+
+
+def test_the_picture_of_seeded_weights_is_noise_and_says_so(tmp_path: Path) -> None:
+    report = run(DenoiseRequest(num_timesteps=3), image=str(tmp_path / "noise.png"))
+    assert any("seeded, so the picture is noise" in note for note in report.notes)
+    assert (tmp_path / "noise.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ranks_that_end_apart_draw_other_pictures(tmp_path: Path) -> None:
+    """A loop without the broadcast of the noise."""
+    loop = f"{Path(__file__).parents[1] / 'meta' / 'broken_loops.py'}:no_initial_broadcast"
+    report = run(DenoiseRequest(num_timesteps=3), loop=loop, image=str(tmp_path / "a.png"), expect="any")
+    assert report.verdict is Verdict.FAIL
+    assert any("rank 0's; another file on rank 1" in note for note in report.notes), report.notes
+
+
+@pytest.mark.parametrize("place", ["absent/a.png", "\0.png"])
+def test_a_picture_that_cannot_be_written_is_refused_first(tmp_path: Path, place: str) -> None:
+    with pytest.raises(BadInput, match="--image is"):
+        run(DenoiseRequest(num_timesteps=3), image=str(tmp_path / place))

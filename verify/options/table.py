@@ -120,7 +120,11 @@ RUN = Command(
         BAGEL,
         REQUEST,
         Group("how long", (TIMEOUT,)),
-        OUTPUT,
+        replace(OUTPUT, options=(
+            *OUTPUT.options,
+            Option("--image", "draw rank 0's final latent to FILE.png, by the checkpoint's decoder", "image",
+                   metavar="FILE.png", reproduces=False),
+        )),
     ),
     ("verify run", "verify run --loop my_loop.py:loop --html report.html", "verify run --preset 7b --device cuda"),
 )  # fmt: skip

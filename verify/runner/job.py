@@ -10,6 +10,7 @@ from verify.bagel.checkpoint import survey
 from verify.bagel.conditioning import read_conditioning
 from verify.bagel.config import preset
 from verify.bagel.options import BagelOptions
+from verify.bagel.picture import require_decoder
 from verify.checks.judging import ANY
 from verify.errors import BadInput
 from verify.options.option import reproducing, values_of
@@ -44,6 +45,7 @@ class Job:
         timeout: seconds for all loops together.
         reference: ``full``: the reference is one loop from the noise on; ``inductive``: each step of it starts from the
             ``x_t`` recorded before it, so that several wrong steps are all told.
+        image: where the picture of rank 0's final latent is written, a PNG file; None for no picture.
         window: how many steps' ``x_t`` are kept at a time; None for all. See :attr:`windows`.
     """
 
@@ -59,6 +61,7 @@ class Job:
     timeout: float = DEFAULT_TIMEOUT
     reference: str = FULL
     window: int | None = None
+    image: str | None = None
 
     @property
     def ranks(self) -> int:
@@ -110,6 +113,10 @@ class Job:
                 raise BadInput.of(
                     flag, bagel.given()[name], f"target builtin, since {self.target} does not read it", "leave it out"
                 )
+        if self.image is not None and not hasattr(find_target(self.target), "picture"):
+            raise BadInput.of("--image", self.image, f"a target that draws, not {self.target}", "leave it out")
+        if self.image is not None and self.options.checkpoint is not None:
+            require_decoder(Path(self.options.checkpoint), config)
         read_conditioning(bagel, self.options.checkpoint, config)
         if self.options.step_sizes not in STEP_SIZES:
             raise BadInput.of("step sizes", self.options.step_sizes, f"one of {', '.join(STEP_SIZES)}", "choose one")

@@ -20,6 +20,7 @@ from verify.ranks.task_runner import TaskRunner
 from verify.report.document import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import INDUCTIVE, Job
+from verify.runner.picture import picture_notes, require_place
 from verify.runner.replay import References, located
 from verify.runner.tracing import Progress, Traces, recompute_each_step, trace_all, try_inputs
 from verify.targets.finding import find_target
@@ -75,6 +76,7 @@ def run_on(
     kept: References | None = None,
 ) -> tuple[RunReport, Traces]:
     """Runs a checked job's loops on ``ranks``, judges them and completes ``report``; also the last pass's traces."""
+    require_place(job)
     deadline = began + job.timeout
     kept = References() if kept is None else kept
     traces: Traces = {}
@@ -115,6 +117,7 @@ def run_on(
     judged = time.monotonic()
     findings = located(job, ranks, findings, deadline, kept)
     findings = [_with_explanation(finding, find_target(job.target)) for finding in findings]
+    report = replace(report, notes=(*report.notes, *picture_notes(job, ranks, deadline, traces)))
     ended = time.monotonic()
     timings = {"judging": judging, "locating": ended - judged, "total": ended - began}
     left_out = [loop for loop in job.kinds() if loop not in traces]

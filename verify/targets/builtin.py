@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from verify.bagel import fused
-from verify.bagel.checkpoint import load_model, weights_told
+from verify.bagel.checkpoint import config_of, load_model, weights_told
 from verify.bagel.conditioning import read_conditioning
 from verify.bagel.config import preset
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
 from verify.bagel.graphs import graphed_if_equal
 from verify.bagel.model import BagelModel, Context
 from verify.bagel.options import BagelOptions
+from verify.bagel.picture import picture_of
 from verify.bagel.published import size_of
 from verify.bagel.weights import build_model
 from verify.loops import LOOPS
@@ -58,6 +59,15 @@ class BuiltinTarget:
             alike=(("gen", "img"),) if conditioning.images == () and conditioning.thought is None else (),
             environment={"norm_and_rope": fused.state(device, model.dtype)} if device.type == "cuda" else {},
         )
+
+    def picture(self, request: DenoiseRequest, options: ModelOptions, latent: Tensor) -> tuple[bytes, str]:
+        """A final latent as a PNG file, and what a reader must know of it."""
+        asked = options.bagel or BagelOptions()
+        if options.checkpoint is None:
+            config = preset(options.preset).config
+        else:
+            config = config_of(Path(options.checkpoint), asked.weights)
+        return picture_of(latent, request.grid, options.checkpoint, config)
 
 
 def _uses_graphs(asked: BagelOptions, model: BagelModel) -> bool:

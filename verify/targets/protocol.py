@@ -96,10 +96,11 @@ class Prepared:
 class Target(Protocol):
     """Whose loops are under test.
 
-    Three more methods are looked for, and done without where they are missing:
+    Four more methods are looked for, and done without where they are missing:
 
     - ``branches(request) -> tuple of names``, in rank order, where they are not Bagel's;
     - ``schedule(request) -> Schedule`` that the loops are held to, where it is not Bagel's;
+    - ``picture(request, options, latent) -> (PNG file as bytes, note)`` of a final latent, for ``--image``;
     - ``explain(finding) -> tuple of lines`` to add to a failing finding: a public report of the fault, say.
 
     They are called in the controlling process too, so whatever takes long to import belongs in ``prepare``.
