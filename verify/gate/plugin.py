@@ -6,6 +6,7 @@ nor anything that does, adds no mark, and touches no test that is not its own.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("verify", "judge a denoising loop on real ranks: pytest --pyargs verify.gate")
     for option in GATE_OPTIONS:
         settings: dict[str, Any] = {"dest": f"verify_{option.name}", "default": None, "help": option.told}
-        settings |= {"type": option.type, "metavar": option.metavar}
+        settings |= {"action": "store_true"} if option.switch else {"type": option.type, "metavar": option.metavar}
         settings |= {"action": "append"} if option.repeated else {}
         group.addoption(f"--verify-{option.flag[2:]}", **settings)
     group.addoption("--verify-require-gpus", type=int, metavar="N", help="fail, not skip, what needs up to N GPUs")
@@ -61,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
     from verify.errors import BadInput
     from verify.ranks.local.forkserver import fork_server
 
+    worker = getattr(config, "workerinput", {}).get("workerid", "gw0").removeprefix("gw")
+    os.environ.setdefault("VERIFY_CONTROLLER", worker)  # The sessions of pytest -n begin at different GPUs.
     runs = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
     if runs and not config.option.collectonly:  # The controller of pytest -n runs no test itself.
         fork_server()  # Imports torch for the ranks while tests are collected.

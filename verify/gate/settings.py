@@ -96,7 +96,7 @@ def settings_of(config: pytest.Config) -> Settings:
 
 
 def _read(option: Any) -> Settings:
-    defaults = {each.name: each.default for each in RUN.options if not each.switch}
+    defaults = {each.name: each.default for each in RUN.options if each.field or not each.switch}
     given = {each.name: getattr(option, f"verify_{each.name}", None) for each in GATE_OPTIONS}
     found = {name: value for name, value in given.items() if value is not None}
     named = "target" in found or "loop" in found

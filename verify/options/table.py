@@ -113,6 +113,12 @@ RUN = Command(
                    type=int, metavar="K"),
         )),
         PLACEMENT,
+        Group("how ranks are started", (
+            Option("--larger-world", "make the CFG group a part of a larger world, in another order", "larger_world",
+                   switch=True),
+            Option("--fresh-interpreters", "start each rank as a Python of its own, with a hash seed of its own",
+                   "fresh_interpreters", switch=True),
+        )),
         Group("how forward passes run", (
             Option("--cuda-graph", "replay them from CUDA graphs; on a GPU at the size of 7b if not given",
                    "options.bagel.cuda_graph", negatable=True),

@@ -34,16 +34,18 @@ class ProcessGroup:
         """Wraps ``group``, or the default group of this process."""
         self._group = group
         self._ranks = dist.get_process_group_ranks(group) if group is not None else list(range(dist.get_world_size()))
+        # A loop may end torch.distributed, and what it has done is still told.
+        self._rank, self._world_size = dist.get_rank(group), dist.get_world_size(group)
 
     @property
     def rank(self) -> int:
-        """This process's place in the group."""
-        return dist.get_rank(self._group)
+        """This process's number in the group."""
+        return self._rank
 
     @property
     def world_size(self) -> int:
         """How many processes there are."""
-        return dist.get_world_size(self._group)
+        return self._world_size
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Every rank's ``tensor``, in rank order, in fresh contiguous memory.

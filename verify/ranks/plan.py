@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from verify.errors import BadInput, Unjudged
+from verify.ranks.group import can_permute
 from verify.ranks.local.pool import PoolSpec
 from verify.surroundings import check_gpus, check_network
 
@@ -25,11 +26,29 @@ class Placement:
     notes: tuple[str, ...] = ()
 
 
-def place(world_size: int, device: str, backend: str | None = None, threads: int | None = None) -> Placement:
+def place(
+    world_size: int,
+    device: str,
+    backend: str | None = None,
+    threads: int | None = None,
+    *,
+    larger_world: bool = False,
+    fresh_interpreters: bool = False,
+) -> Placement:
     """Decides devices and backend for ``world_size`` ranks.
 
     Over NCCL every rank needs a GPU of its own. With fewer GPUs than ranks, ranks share them over gloo, and the notes
-    say so. Workers of one pytest run begin at different GPUs.
+    say so. The variable ``VERIFY_CONTROLLER`` says which of several controllers on a host this is, from 0:
+    they begin at different GPUs.
+
+    Args:
+        world_size: ranks of the CFG group.
+        device: ``cpu`` or ``cuda``.
+        backend: gloo or nccl; None for what fits.
+        threads: CPU threads of each rank; None for its share of the cores.
+        larger_world: whether the CFG group is a part of a larger world, and its ranks in another order than that of
+            the world. A loop that takes the world for its group then fails.
+        fresh_interpreters: as in :class:`PoolSpec`.
 
     Raises:
         BadInput: a world size, device or backend that does not exist or does not fit the others.
@@ -40,9 +59,17 @@ def place(world_size: int, device: str, backend: str | None = None, threads: int
     require_fitting(device, backend)
     if backend != "nccl":
         check_network()
+    group = _group_in_larger_world(world_size) if larger_world else None
+    processes = world_size if group is None else max(*group, world_size + 1) + 1
     if device == "cpu":
-        cores = len(os.sched_getaffinity(0))
-        return Placement(PoolSpec(("cpu",) * world_size, "gloo", threads or max(1, cores // world_size)))
+        spec = PoolSpec(("cpu",) * processes, "gloo", threads or max(1, usable_cores() // world_size))
+    else:
+        spec = _on_gpus(processes, backend, threads)
+    notes = (*_sharing(spec), *_in_world(group, processes))
+    return Placement(replace(spec, group=group, fresh_interpreters=fresh_interpreters), notes)
+
+
+def _on_gpus(processes: int, backend: str | None, threads: int | None) -> PoolSpec:
     check_gpus()
     gpus = torch.cuda.device_count()
     if gpus == 0:
@@ -51,21 +78,37 @@ def place(world_size: int, device: str, backend: str | None = None, threads: int
         raise Unjudged(
             f"device is 'cuda' and this machine shows no GPU{among}; use --device cpu or a machine that has one"
         )
-    if backend == "nccl" and gpus < world_size:
+    if backend == "nccl" and gpus < processes:
         raise Unjudged(
-            f"NCCL needs a GPU for each of {world_size} ranks and this machine has {gpus}; "
+            f"NCCL needs a GPU for each of {processes} ranks and this machine has {gpus}; "
             "use --backend gloo to share them or a larger machine"
         )
-    first = _worker_number() * world_size % gpus
-    devices = tuple(f"cuda:{(first + rank) % gpus}" for rank in range(world_size))
-    chosen = backend or ("nccl" if gpus >= world_size else "gloo")
-    notes: tuple[str, ...] = ()
-    if gpus < world_size:
-        notes = (
-            f"{world_size} ranks share {gpus} GPU{'s' * (gpus > 1)} over gloo: bits are judged as on separate GPUs, "
-            "but times say nothing about them",
-        )
-    return Placement(PoolSpec(devices, chosen, threads or 1), notes)
+    first = _controller() * processes % gpus
+    devices = tuple(f"cuda:{(first + rank) % gpus}" for rank in range(processes))
+    return PoolSpec(devices, backend or ("nccl" if gpus >= processes else "gloo"), threads or 1)
+
+
+def _sharing(spec: PoolSpec) -> tuple[str, ...]:
+    processes, gpus = len(spec.devices), len(spec.gpus)
+    if not gpus or gpus == processes:
+        return ()
+    return (
+        f"{processes} ranks share {gpus} GPU{'s' * (gpus > 1)} over gloo: bits are judged as on separate GPUs, "
+        "but times say nothing about them",
+    )
+
+
+def _group_in_larger_world(world_size: int) -> tuple[int, ...]:
+    """Global ranks of a CFG group that begins after rank 0, leaves out rank 2, and is not in their order."""
+    group = (3, 1, *range(4, world_size + 2))[:world_size]
+    return group if can_permute() else tuple(sorted(group))
+
+
+def _in_world(group: tuple[int, ...] | None, processes: int) -> tuple[str, ...]:
+    if group is None:
+        return ()
+    named = ", ".join(map(str, group))
+    return (f"the CFG group is made of ranks {named} of {processes}, in this order; ranks are named by that number",)
 
 
 def require_fitting(device: str, backend: str | None) -> None:
@@ -82,7 +125,13 @@ def require_fitting(device: str, backend: str | None) -> None:
         raise BadInput.of("backend", backend, "gloo on the cpu, since NCCL moves GPU memory", "use --device cuda")
 
 
-def _worker_number() -> int:
-    """Which worker of ``pytest -n`` this is, from 0."""
-    digits = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    return int(digits) if digits.isdigit() else 0
+def _controller() -> int:
+    value = os.environ.get("VERIFY_CONTROLLER", "0")
+    if not (value.isascii() and value.isdigit()):
+        raise BadInput.of("VERIFY_CONTROLLER", value, "a number from 0", "correct or unset it")
+    return int(value)
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))

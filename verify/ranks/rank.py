@@ -57,7 +57,7 @@ class Rank:
         if self.world is None or dist.group.WORLD is self.world:
             return ""
         replaced = dist.is_initialized()
-        return f"torch.distributed's default group was {'replaced' if replaced else 'destroyed'}"
+        return f"the default group, which it {'replaced' if replaced else 'destroyed'}"
 
     def environment(self) -> dict[str, Any]:
         """What this rank runs on."""

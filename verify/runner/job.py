@@ -47,6 +47,8 @@ class Job:
             ``x_t`` recorded before it, so that several wrong steps are all told.
         image: where the picture of rank 0's final latent is written, a PNG file; None for no picture.
         window: how many steps' ``x_t`` are kept at a time; None for all. See :attr:`windows`.
+        larger_world: whether the CFG group is a part of a larger world, as where tensor parallelism is used beside it.
+        fresh_interpreters: whether each rank is a Python started anew, with a hash seed of its own, and not a fork.
     """
 
     request: DenoiseRequest = field(default_factory=DenoiseRequest)
@@ -62,6 +64,8 @@ class Job:
     reference: str = FULL
     window: int | None = None
     image: str | None = None
+    larger_world: bool = False
+    fresh_interpreters: bool = False
 
     @property
     def ranks(self) -> int:

@@ -23,6 +23,7 @@ from verify.runner.job import INDUCTIVE, Job
 from verify.runner.picture import picture_notes, require_place
 from verify.runner.replay import References, located
 from verify.runner.tracing import Progress, Traces, recompute_each_step, trace_all, try_inputs
+from verify.runner.world_names import in_world, world_names
 from verify.targets.finding import find_target
 from verify.targets.loading import reference_to
 from verify.targets.protocol import REFERENCE, ModelOptions, Target, explained
@@ -55,7 +56,13 @@ def run_job(job: Job, progress: Progress | None = None, kept: References | None 
     began = time.monotonic()
     blank = blank_report(job)
     try:
-        placement = place(job.ranks, job.device, job.backend)
+        placement = place(
+            job.ranks,
+            job.device,
+            job.backend,
+            larger_world=job.larger_world,
+            fresh_interpreters=job.fresh_interpreters,
+        )
     except Unjudged as reason:
         return replace(blank, notes=(str(reason),), timings={"total": time.monotonic() - began})
     report = replace(blank, backend=placement.spec.backend, notes=placement.notes)
@@ -118,6 +125,9 @@ def run_on(
     findings = located(job, ranks, findings, deadline, kept)
     findings = [_with_explanation(finding, find_target(job.target)) for finding in findings]
     report = replace(report, notes=(*report.notes, *picture_notes(job, ranks, deadline, traces)))
+    if len(ranks.groups) == 1:  # Of several groups, ranks are named by replica.
+        names = world_names(_first_loop(traces))
+        findings = [in_world(finding, names) for finding in findings]
     ended = time.monotonic()
     timings = {"judging": judging, "locating": ended - judged, "total": ended - began}
     left_out = [loop for loop in job.kinds() if loop not in traces]
@@ -200,17 +210,22 @@ def _judged(
     report: RunReport, findings: list[Finding], verdict: Verdict, traces: Traces, timings: dict[str, float]
 ) -> RunReport:
     loops = {loop: of_loop for loop, of_loop in traces.items() if loop != REFERENCE}
-    first = next(iter(loops.values()))
+    first = _first_loop(traces)
+    of_world = world_names(first)
     names = sorted({c.name for of_loop in loops.values() for t in of_loop for step in t.collectives for c in step})
     return replace(
         report,
         verdict=verdict,
         findings=findings,
         notes=(*report.notes, *first[0].notes),
-        environment=[{"rank": number, **trace.environment} for number, trace in enumerate(first)],
+        environment=[{"rank": of_world.get(own, own), **trace.environment} for own, trace in enumerate(first)],
         collectives={loop: {name: of_loop[0].count(name) for name in names} for loop, of_loop in loops.items()},
         timings={loop: max(trace.seconds for trace in of_loop) for loop, of_loop in traces.items()} | timings,
     )
+
+
+def _first_loop(traces: Traces) -> list[Trace]:
+    return next((of_loop for loop, of_loop in traces.items() if loop != REFERENCE), [])
 
 
 def run(request: DenoiseRequest | None = None, **job: Any) -> RunReport:

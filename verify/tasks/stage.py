@@ -87,7 +87,7 @@ class Stage:
             request = request.resolved(even(prepared.followed, target, "Prepared.followed"))
         group: Group = Alone()
         if plan.loop != REFERENCE:
-            group = rank.group if prepared.group is None else prepared.group
+            group = rank.group if prepared.group is None else _whole(prepared.group, rank, plan)
         if plan.options.step_sizes == ON_DEVICE:
             request = request.on(rank.device)
         return cls(rank, plan, prepared, request, group, loop)
@@ -118,6 +118,22 @@ class Stage:
         request = self.request if schedule is None else self.request.resolved(schedule)
         # The loop may do as it likes with its x_0, but the next loop begins with the same.
         return self.loop(denoiser, request, self.prepared.x_0.clone(), group, observe)
+
+
+def _whole(group: Group, rank: Rank, plan: Plan) -> Group:
+    """A target's own group, if all ranks of the run are in it.
+
+    Raises:
+        BadInput: they are not: several groups would each have a rank 0, and nothing would compare them.
+    """
+    if group.world_size != rank.world_size:
+        raise BadInput.of(
+            f"the world size of the group that target {plan.target} prepared",
+            group.world_size,
+            f"{rank.world_size}, all ranks of the run",
+            "choose --world-size so, or start several CFG groups with a launcher",
+        )
+    return group
 
 
 def describe_options(options: ModelOptions) -> dict[str, object]:

@@ -12,7 +12,7 @@ from verify.targets.finding import find_target
 from verify.tasks.stage import Plan, Stage, describe_options
 from verify.trace.caches import CacheWatch
 from verify.trace.recorder import Recorder
-from verify.trace.state import StateWatch
+from verify.trace.state import GROUPS, Change, StateWatch
 from verify.trace.trace import Trace
 from verify.trace.window import trace_bytes
 
@@ -46,7 +46,10 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
     rank.held.restore()  # What follows is computed as before the loop.
     environment = rank.environment() | describe_options(plan.options) | dict(prepared.environment)
     trace = recorder.trace(plan.loop_name, final, seconds, environment, prepared.followed, prepared.notes, rank.replica)
-    return replace(trace, identity=identity(_modules(plan)))
+    if rank.damage and trace.state is not None:
+        lost = Change(GROUPS, rank.damage, None, lasting=True)
+        trace = replace(trace, state=replace(trace.state, changes=(lost, *trace.state.changes)))
+    return replace(trace, identity=identity(_modules(plan)), global_rank=rank.global_rank)
 
 
 def _modules(plan: Plan) -> list[str]:

@@ -23,6 +23,8 @@ from verify.trace.digest import digests
 from verify.trace.network import networks_of
 
 WEIGHTS, CONTEXTS, RANDOM, FUNCTIONS, HOOKS = "weights", "contexts", "random state", "functions", "hooks"
+# Looked at by whoever knows what the rank has joined.
+GROUPS = "process groups"
 _MOST_NAMES = 8
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 # Where a patch would change what judges: the suite's own code, and the functions that networks are written with.
@@ -34,7 +36,7 @@ class Change:
     """Something that the loop changed.
 
     Attributes:
-        part: weights, contexts, random state, functions or hooks.
+        part: weights, contexts, random state, functions, hooks or process groups.
         name: which of them, e.g. ``layers.1.mlp.weight``.
         step: the step in which the change was seen; None if only the end shows it.
         lasting: whether it is still there at the end.

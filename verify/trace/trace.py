@@ -53,6 +53,7 @@ class Trace:
         first: the step that ``x_t`` begins with.
         taken: steps observed, where ``x_t`` holds a window of them; None where it holds all.
         replica: which group of several the rank belongs to; None where there is one.
+        global_rank: the rank's number among all processes; None if that is not known.
         breach: how the loop broke its contract with the suite on this rank; empty if it did not.
         asked: for each step, the steps that the network was asked for, one an evaluation, in order.
         beside: for each step, how often the network ran without having been asked through the denoiser.
@@ -80,6 +81,7 @@ class Trace:
     first: int = 0
     taken: int | None = None
     replica: int | None = None
+    global_rank: int | None = None
     breach: str = ""
     asked: tuple[tuple[int, ...], ...] = ()
     beside: tuple[int, ...] = ()

@@ -12,14 +12,14 @@ from verify.ranks.plan import place
 
 
 @pytest.fixture(autouse=True)
-def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+def _one_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERIFY_CONTROLLER", raising=False)
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int, worker: str | None = None) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     if worker is not None:
-        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        monkeypatch.setenv("VERIFY_CONTROLLER", worker)
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_on_gpus(
 @pytest.mark.parametrize(
     ("gpus", "world_size", "expected"),
     [
-        (4, 2, {"gw0": (0, 1), "gw1": (2, 3), "gw2": (0, 1), "gw15": (2, 3), "master": (0, 1)}),
-        (3, 2, {"gw0": (0, 1), "gw1": (2, 0), "gw2": (1, 2)}),
-        (1, 2, {"gw0": (0, 0), "gw1": (0, 0)}),
+        (4, 2, {"0": (0, 1), "1": (2, 3), "2": (0, 1), "15": (2, 3)}),
+        (3, 2, {"0": (0, 1), "1": (2, 0), "2": (1, 2)}),
+        (1, 2, {"0": (0, 0), "1": (0, 0)}),
     ],
 )
-def test_workers_begin_at_different_gpus(
+def test_controllers_begin_at_different_gpus(
     monkeypatch: pytest.MonkeyPatch, gpus: int, world_size: int, expected: dict[str, tuple[int, ...]]
 ) -> None:
     for worker, devices in expected.items():
@@ -131,3 +131,17 @@ def test_nccl_needs_a_gpu_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
         "NCCL needs a GPU for each of 3 ranks and this machine has 2; "
         "use --backend gloo to share them or a larger machine"
     )
+
+
+@pytest.mark.parametrize(("world_size", "group", "processes"), [(1, (3,), 4), (2, (3, 1), 4), (3, (3, 1, 4), 5)])
+def test_a_group_in_a_larger_world(world_size: int, group: tuple[int, ...], processes: int) -> None:
+    placement = place(world_size, "cpu", larger_world=True, fresh_interpreters=True)
+    assert (placement.spec.members, len(placement.spec.devices)) == (group, processes)
+    assert placement.spec.fresh_interpreters
+    assert placement.notes[0].startswith("the CFG group is made of ranks 3")
+
+
+def test_who_is_which_controller_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, 2, "gw1")
+    with pytest.raises(BadInput, match="VERIFY_CONTROLLER is 'gw1', expected a number from 0"):
+        place(2, "cuda")
