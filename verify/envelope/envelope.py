@@ -19,13 +19,13 @@ from verify.envelope.measure import BITWISE, DIFFERS, UNKNOWN, WITHIN, Measured,
 from verify.errors import BadInput, Unjudged
 from verify.fuzz.case import FLOATS
 from verify.fuzz.console import say
-from verify.fuzz.session import Progress
 from verify.fuzz.tasks import describe
 from verify.options.option import reproducing
 from verify.options.table import COMMANDS
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
+from verify.runner.run import Progress
 from verify.verdict import EXIT_STATUS, Verdict
 
 _LIMIT, _COMPILE_LIMIT = 60.0, 150.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,18 +37,18 @@ class Measured:
         condition: one of ``CONDITIONS``.
         dtype: of the velocities, or of the network.
         verdict: ``bitwise``; ``within`` (``max_ulp`` units in the last place, less than a binade); ``differs`` (more,
-            or another dtype, or a NaN); ``unknown``. The worst of all settings and variants.
-        worst: the setting and variant that it comes from.
-        affected: variants that are not bitwise, each with its settings.
+            or another dtype, or a NaN); ``unknown``. The worst over all settings and variants.
+        worst: the setting and variant with that verdict; the other fields are about it.
+        affected: the variants that are not bitwise, each with its settings.
         variants: how many were measured.
-        max_ulp: of the worst; None where no distance in ULPs says anything.
-        mismatched: elements of it that differ.
-        of: elements of it.
-        max_abs: its greatest absolute difference.
-        relative: that over the greatest element of the baseline.
-        note: why it is unknown, or what else to know.
+        max_ulp: the greatest distance in ULPs; None where such a distance means nothing.
+        mismatched: how many elements differ.
+        of: how many elements there are.
+        max_abs: the greatest absolute difference.
+        relative: ``max_abs`` over the greatest element of the baseline.
+        note: why the verdict is ``unknown``, or what else to know.
         applies: False where the machine lacks what the condition needs.
-        seconds: it took.
+        seconds: how long it took.
     """
 
     subject: str
@@ -72,13 +72,13 @@ class Measured:
         return asdict(self) | {"affected": list(self.affected)}
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """How bad it is, for sorting."""
+    def badness(self) -> tuple[int, int]:
+        """For sorting: the verdict, then the distance."""
         return _ORDER.index(self.verdict), self.max_ulp or 0
 
 
 def measure(rank: Rank, condition: str, subject: str, dtype: str, preset_name: str) -> Measured | None:
-    """On rank 0: every setting of a condition on every variant of a subject. Nothing it raises leaves this function."""
+    """Measures on rank 0 every setting of a condition on every variant of a subject. It never raises."""
     if rank.rank:
         return None
     blank = Measured(subject, condition, dtype, UNKNOWN)
@@ -93,19 +93,19 @@ def measure(rank: Rank, condition: str, subject: str, dtype: str, preset_name: s
                     found = compare(blank, result, baseline)
                     if found.verdict != BITWISE:
                         affected.setdefault(variant, []).append(setting)
-                    if worst is None or found.rank > worst.rank:
-                        worst = Measured(**(asdict(found) | {"worst": f"{setting}, {variant}"}))
+                    if worst is None or found.badness > worst.badness:
+                        worst = replace(found, worst=f"{setting}, {variant}")
     except Inapplicable as lacking:
-        return Measured(**(asdict(blank) | {"note": str(lacking), "applies": False}))
+        return replace(blank, note=str(lacking), applies=False)
     except Exception as error:  # One condition that cannot be brought about must not end the others.
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
         if worst is None:
-            return Measured(**(asdict(blank) | {"note": reason}))
-        worst = Measured(**(asdict(worst) | {"note": f"stopped early: {reason}"}))
+            return replace(blank, note=reason)
+        worst = replace(worst, note=f"stopped early: {reason}")
     if worst is None:
-        return Measured(**(asdict(blank) | {"note": "no setting of it could be measured"}))
+        return replace(blank, note="no setting of it could be measured")
     names = tuple(f"{variant}: {', '.join(settings)}" for variant, settings in affected.items())
-    return Measured(**(asdict(worst) | {"affected": names, "variants": variants}))
+    return replace(worst, affected=names, variants=variants)
 
 
 def compare(blank: Measured, result: Tensor, baseline: Tensor) -> Measured:
@@ -113,27 +113,23 @@ def compare(blank: Measured, result: Tensor, baseline: Tensor) -> Measured:
     if (result.shape, result.dtype) != (baseline.shape, baseline.dtype):
         note = f"{describe(result)} instead of {describe(baseline)}"
         gap = _gap(result, baseline) if result.shape == baseline.shape else (None, None)
-        return _as(blank, DIFFERS, note=note, of=baseline.numel(), max_abs=gap[0], relative=gap[1])
+        return replace(blank, verdict=DIFFERS, note=note, of=baseline.numel(), max_abs=gap[0], relative=gap[1])
     if same_bits(result, baseline):
-        return _as(blank, BITWISE, of=baseline.numel(), max_ulp=0)
+        return replace(blank, verdict=BITWISE, of=baseline.numel(), max_ulp=0)
     difference = first_difference(result, baseline)
     assert difference is not None
     max_abs, relative = _gap(result, baseline)
     binade = 1 << FLOATS[str(baseline.dtype).removeprefix("torch.")].mantissa
     within = difference.max_ulp is not None and difference.max_ulp < binade
-    return _as(
+    return replace(
         blank,
-        WITHIN if within else DIFFERS,
+        verdict=WITHIN if within else DIFFERS,
         max_ulp=difference.max_ulp,
         mismatched=difference.mismatched,
         of=difference.of,
         max_abs=max_abs,
         relative=relative,
     )
-
-
-def _as(blank: Measured, verdict: str, **values: Any) -> Measured:
-    return Measured(**(asdict(blank) | {"verdict": verdict} | values))
 
 
 def _gap(result: Tensor, baseline: Tensor) -> tuple[float | None, float | None]:

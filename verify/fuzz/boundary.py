@@ -1,9 +1,9 @@
 """Which steps are guided, when a step falls on a bound of the interval.
 
 A guided step gathers; an unguided one does not. So two ranks that disagree about one step wait for each other for ever.
-Two rules are in use: Bagel's, and this package's, compares a float32 tensor with the bound, and PyTorch then rounds the
-bound to float32; vllm-omni 0.30 compares host floats, in float64. Wherever a bound is no float32 number and a step is
-its nearest one, they differ. Each rule is safe as long as every rank follows the same one.
+Two rules are in use. Bagel and this package compare a float32 tensor with the bound, and PyTorch rounds the bound to
+float32. vllm-omni 0.30 compares host floats in float64. The rules differ where a bound is no float32 number and a step
+is its nearest one. Each rule is safe as long as every rank follows the same one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HOST_ON_ONE_RANK = "host rule on one rank"
 
 @dataclass(frozen=True)
 class Bounds:
-    """What decides the guided steps, as a request has it."""
+    """The fields of a request that decide which steps are guided."""
 
     num_timesteps: int
     timestep_shift: float
@@ -35,7 +35,7 @@ class Bounds:
     hi: float
 
     def request(self) -> DenoiseRequest:
-        """A request with these fields; it checks them."""
+        """A request with these fields, which it validates."""
         return DenoiseRequest(
             num_timesteps=self.num_timesteps, timestep_shift=self.timestep_shift, cfg_interval=(self.lo, self.hi)
         )
@@ -74,8 +74,7 @@ def guided_by_tensor(bounds: Bounds, points: torch.Tensor) -> tuple[bool, ...]:
 
 
 def decisions(bounds: Bounds, device: torch.device) -> dict[str, tuple[bool, ...]]:
-    """The guided steps under each rule: ``tensor`` and ``host`` from the request's own schedule, and on a GPU also from
-    points computed there."""
+    """The guided steps under each rule: for the request's own schedule, and on a GPU also for points computed there."""
     schedule = Schedule.of(bounds.num_timesteps, bounds.timestep_shift, (bounds.lo, bounds.hi))
     made = {TENSOR_RULE: schedule.guided, HOST_RULE: guided_by_host(bounds, schedule.timesteps)}
     if device.type == "cuda":
@@ -88,7 +87,7 @@ def decisions(bounds: Bounds, device: torch.device) -> dict[str, tuple[bool, ...
 
 
 def decide(rank: Rank, batch: Sequence[Bounds], variant: str) -> list[dict[str, tuple[bool, ...]]]:
-    """On a rank: :func:`decisions` of each schedule. ``HOST_ON_ONE_RANK`` has rank 1 follow the host rule instead."""
+    """Runs on a rank: :func:`decisions` for each schedule. With ``HOST_ON_ONE_RANK`` rank 1 follows the host rule."""
     made = [decisions(bounds, rank.device) for bounds in batch]
     if variant == HOST_ON_ONE_RANK and rank.rank == 1:
         made = [{**each, TENSOR_RULE: each[HOST_RULE]} for each in made]
@@ -107,7 +106,7 @@ def disagreement(guided_by_rank: Sequence[Sequence[bool]]) -> tuple[int, int] | 
 def judge_boundary(
     batch: Sequence[Bounds], by_rank: Sequence[Sequence[dict[str, tuple[bool, ...]]]], loop: str = "schedule"
 ) -> Finding:
-    """Whether all ranks guide the same steps, rule by rule; and where ranks that mixed rules would deadlock.
+    """Judges whether all ranks guide the same steps under each rule, and says where mixed rules would deadlock.
 
     Args:
         batch: the schedules.

@@ -1,7 +1,7 @@
-"""One fuzz case: everything that decides one call of the combine, down to the bit, small enough to read and to send.
+"""One fuzz case: everything that decides one call of the combine, bit for bit, and small enough to read and send.
 
-A case names bit patterns, not numbers, so that every rank builds the same bytes for itself and a saved case survives
-JSON: subnormals, signed zeros and NaN payloads included.
+A case names bit patterns and not numbers. So every rank builds the same bytes, and JSON keeps subnormals, signed zeros
+and NaN payloads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from verify.request import RENORM_TYPES
 
 BRANCHES = ("gen", "text", "img")
 LAYOUTS = ("contiguous", "transposed", "sliced", "gathered", "columns", "strided", "expanded")
-# Listed bit for bit in a saved case up to here; above, the recipe says the same in less.
+# A saved case lists its elements bit for bit up to this many. Above, it stores the recipe.
 _MOST_LISTED = 512
 _MOST_ELEMENTS = 1 << 24
 
@@ -97,16 +97,16 @@ FLOATS = {
 class Values:
     """How the elements of one branch are made.
 
-    Element ``i`` is a pattern's bits XOR (hash of ``i`` AND the pattern's mask): a mask of 0 repeats the bits, one of
-    the mantissa draws from one binade, a full mask draws any float there is. With ``near``, that is XORed onto the
-    named branch: no pattern bits at all make an equal branch, low ones a nearly equal one.
+    Element ``i`` is a pattern's bits XOR (hash of ``i`` AND the pattern's mask). A mask of 0 repeats the bits, a mask
+    of the mantissa draws from one binade, and a full mask draws any float. With ``near`` the result is XORed onto the
+    named branch: patterns without a bit give an equal branch, patterns of low bits a nearly equal one.
 
     Attributes:
-        patterns: ``(bits, mask)``; the hash of ``i`` says which of them element ``i`` takes.
-        seed: of the hash.
-        near: another branch, or empty.
-        edits: ``(index, bits)`` that overwrite single elements; the index counts in rows, modulo the size.
-        listed: all elements instead, in rows; the other fields are then unused.
+        patterns: pairs ``(bits, mask)``; the hash of ``i`` chooses the pair of element ``i``.
+        seed: the seed of the hash.
+        near: the name of another branch, or empty.
+        edits: pairs ``(index, bits)`` that overwrite single elements; the index counts row by row, modulo the size.
+        listed: all elements, row by row; the other fields are then unused.
     """
 
     patterns: tuple[tuple[int, int], ...] = ((0, 0),)
@@ -116,7 +116,7 @@ class Values:
     listed: tuple[int, ...] | None = None
 
     def build(self, count: int, form: Float, others: Mapping[str, Bits]) -> Bits:
-        """``count`` elements as integers of the format's width; ``others`` are the branches before this one."""
+        """``count`` elements as integers of the format's width. ``others`` are the branches before this one."""
         if self.listed is not None:
             return np.array(self.listed, dtype=form.unsigned)
         index = np.arange(count, dtype=np.uint64)
@@ -137,12 +137,12 @@ class Case:
     """One call of the combine.
 
     Attributes:
-        dtype: of the velocities.
-        tokens, channels: their shape.
-        branches: gen, text and, unless text guidance is alone, img.
+        dtype: the dtype of the velocities.
+        tokens, channels: the shape of the velocities.
+        branches: gen and text, and img unless guidance is by text alone.
         text_scale, img_scale, renorm_type, renorm_min: as ``combine_cfg`` takes them.
         layout: how the tensors lie in memory; one of ``LAYOUTS``.
-        offset: elements before the data where the layout has any.
+        offset: how many elements lie before the data, in layouts that have any.
     """
 
     dtype: str
@@ -167,7 +167,7 @@ class Case:
         return self.tokens * self.channels
 
     def bits(self) -> dict[str, Bits]:
-        """Every branch's elements, ``(tokens, channels)``; an expanded branch repeats its first row."""
+        """The elements of every branch, ``(tokens, channels)``. An expanded branch repeats its first row."""
         rows = min(1, self.tokens) if self.layout == "expanded" else self.tokens
         flat: dict[str, Bits] = {}
         for name, values in zip(BRANCHES, self.branches, strict=False):
@@ -178,7 +178,7 @@ class Case:
         }
 
     def explicit(self) -> Case:
-        """The same case with every element listed, if there are few enough of them to read."""
+        """The same case with every element listed, if there are few enough to read."""
         rows = min(1, self.tokens) if self.layout == "expanded" else self.tokens
         if rows * self.channels > _MOST_LISTED:
             return self

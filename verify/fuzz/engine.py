@@ -1,4 +1,4 @@
-"""The controller's side: draw cases, send them to all ranks, judge what comes back, shrink what fails."""
+"""The controlling process: it draws cases, sends them to all ranks, judges the answers and shrinks what fails."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from verify.fuzz.tasks import (
 from verify.ranks.local.pool import RankPool
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
-# Hypothesis draws, and ranks evaluate, so many at a time. It varies what it has drawn, so small batches differ more.
+# How many cases hypothesis draws at a time. It varies what it has drawn before, so small batches differ more.
 BATCH = 128
-# For one property, and for all of them: a broken combine breaks many.
+# For one property, and for all of them: a broken combine breaks many properties.
 _SHRINK_SECONDS, _ALL_SHRINK_SECONDS = 10.0, 30.0
 _BATCH_TIMEOUT = 240.0
 
@@ -48,10 +48,10 @@ class Failure:
     """A property that does not hold of a case.
 
     Attributes:
-        name: of the property.
-        case: what breaks it.
+        name: the property's name.
+        case: the case that breaks it.
         text: what is wrong.
-        divergence: where, if two tensors were compared.
+        divergence: where it is wrong, if two tensors were compared.
         number: how many cases had been evaluated, this one included.
     """
 
@@ -72,7 +72,7 @@ class Tally:
     failed_cases: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, number_of_cases: int, elements: int) -> None:
-        """Notes that a property was judged. The cases stand where a loop's steps stand elsewhere."""
+        """Notes that a property was judged. ``Compared.steps`` counts the cases."""
         before = self.compared.get(name, Compared())
         self.compared[name] = Compared(before.steps + number_of_cases, before.elements + elements)
 
@@ -93,7 +93,7 @@ class Fuzzer:
         self._shrink_left = _ALL_SHRINK_SECONDS
 
     def judge(self, batch: Sequence[Case], keep: bool = True) -> list[Failure]:
-        """Evaluates a batch everywhere; with ``keep`` it counts.
+        """Evaluates a batch on every rank. With ``keep`` the tally counts it.
 
         Raises:
             RankFailure: a rank died or hung.
@@ -101,15 +101,11 @@ class Fuzzer:
         reports: list[BatchReport] = self.pool.run(
             evaluate, list(batch), self.combine, name="fuzz", timeout=_BATCH_TIMEOUT
         )
-        failures = [
-            self._failure(p.name, batch, p.case, p.text, _where(rank, p.name, p.difference))
-            for rank, report in enumerate(reports)
-            for p in report.problems
-        ]
+        failures = self._problems(batch, reports)
         for number in range(len(batch)):
             digests = [report.digests[number] for report in reports]
             if len(set(digests)) > 1 and all(all(pair) for pair in digests):
-                # One is looked at closely; fetching every result would take longer than finding them.
+                # Results are fetched for one case only: fetching all of them would take longer than the search.
                 known = any(failure.name == RANKS_AGREE for failure in failures)
                 place = self._failure(RANKS_AGREE, batch, number, "ranks gave other bits for the same inputs", None)
                 failures.append(place if known else self._disagreement(batch, number))
@@ -119,20 +115,24 @@ class Fuzzer:
         return failures
 
     def judge_exact(self, chosen: Sequence[ExactCase]) -> list[Failure]:
-        """Compares the ranks' results with the one right answer."""
+        """Compares each rank's results with the one right answer."""
         batch = [exact.case for exact in chosen]
         answers = [exact.expected for exact in chosen]
         reports: list[BatchReport] = self.pool.run(
             evaluate_exact, batch, answers, self.combine, name="exact cases", timeout=_BATCH_TIMEOUT
         )
+        failures = self._problems(batch, reports)
+        self._count(batch, reports, failures)
+        return failures
+
+    def _problems(self, batch: Sequence[Case], reports: Sequence[BatchReport]) -> list[Failure]:
+        """What the ranks report, by case."""
         failures = [
             self._failure(p.name, batch, p.case, p.text, _where(rank, p.name, p.difference))
             for rank, report in enumerate(reports)
             for p in report.problems
         ]
-        failures.sort(key=lambda failure: failure.number)
-        self._count(batch, reports, failures)
-        return failures
+        return sorted(failures, key=lambda failure: failure.number)
 
     def _failure(
         self, name: str, batch: Sequence[Case], number: int, text: str, divergence: Divergence | None
@@ -140,7 +140,7 @@ class Fuzzer:
         return Failure(name, batch[number], text, divergence, self.tally.cases + number + 1)
 
     def _disagreement(self, batch: Sequence[Case], number: int) -> Failure:
-        """Fetches the results themselves, to say where they differ."""
+        """Fetches the results themselves and finds where they differ."""
         by_rank = self.pool.run(results, batch[number], self.combine, name="fuzz", timeout=_BATCH_TIMEOUT)
         text, divergence = "ranks gave other bits for the same inputs", None
         for rank, theirs in enumerate(by_rank[1:], start=1):
@@ -180,9 +180,9 @@ class Fuzzer:
         tick: Callable[[int], None] = lambda done: None,
         stop_at_failure: bool = False,
     ) -> None:
-        """Draws ``count`` cases and evaluates them; then shrinks the first failing case of each property.
+        """Draws and evaluates ``count`` cases, and shrinks the first failing case of each property.
 
-        The exact cases come last: what only they can see must not hide what the properties see.
+        The exact cases come last, so that what only they show does not hide what the properties show.
         """
         for first in range(0, count, BATCH):
             size, batch_seed = min(BATCH, count - first), base_seed * 1_000_003 + first // BATCH
@@ -192,13 +192,13 @@ class Fuzzer:
             if stop_at_failure and self.tally.failures:
                 return
             for name in [name for name in self.tally.failures if name not in known]:
-                # At once: a property that keeps failing is shrunk where it first did.
+                # Now, while the batch in which the property first failed is at hand.
                 self._shrink(name, batch, size, batch_seed)
             tick(first + size)
         self.judge_exact(exact_cases())
 
     def _shrink(self, name: str, drawn: Sequence[Case], count: int, batch_seed: int) -> None:
-        """Replaces the failure of ``name`` by the simplest one that hypothesis finds."""
+        """Replaces the failure of ``name`` with the simplest one that hypothesis finds."""
         found = self.tally.failures[name]
         passed = set(drawn[: drawn.index(found.case)])
         simplest = found
@@ -220,7 +220,7 @@ class Fuzzer:
         self.tally.failures[name] = simplest
 
     def findings(self, device: str) -> list[Finding]:
-        """One finding a property; unknown where nothing was compared."""
+        """One finding per property. It is unknown where nothing was compared."""
         return [self._finding(name) for name in property_names(device)]
 
     def _finding(self, name: str) -> Finding:
@@ -241,8 +241,8 @@ class Fuzzer:
                 data={"case": failure.case.explicit().to_dict(), "first_failing_case": failure.number},
             )  # fmt: skip
         if not compared.elements:
-            return Finding(name, "combine", Verdict.UNKNOWN, "no case was one that it says anything about", compared)
-        return Finding(name, "combine", Verdict.PASS, f"holds of {compared.steps:,} cases", compared)
+            return Finding(name, "combine", Verdict.UNKNOWN, "no drawn case concerns this property", compared)
+        return Finding(name, "combine", Verdict.PASS, f"holds for {compared.steps:,} cases", compared)
 
 
 def _where(rank: int, name: str, difference: Any) -> Divergence | None:
@@ -253,13 +253,13 @@ def _where(rank: int, name: str, difference: Any) -> Divergence | None:
 
 
 class _Found(Exception):
-    """The property fails; hypothesis goes on to shrink."""
+    """The property fails. Hypothesis then shrinks the value."""
 
 
 def _harness(
     strategy: SearchStrategy[Any], body: Callable[[Any], None], count: int, from_seed: int, phases: Sequence[Phase]
 ) -> None:
-    """Runs ``body`` on ``count`` drawn values: the same ones for the same seed, whatever ran before."""
+    """Runs ``body`` on ``count`` drawn values. The same seed gives the same values, whatever ran before."""
     decorate = settings(
         max_examples=count,
         database=None,
@@ -267,26 +267,26 @@ def _harness(
         phases=phases,
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,
-        # Drawing is neither slow nor large here; what is checked for is a test's own waiting on ranks.
+        # These checks are about tests that draw slowly; here the time goes into waiting for ranks.
         suppress_health_check=list(HealthCheck),
     )
     seed(from_seed)(decorate(given(strategy)(body)))()
 
 
 def draw(strategy: SearchStrategy[Any], count: int, from_seed: int) -> list[Any]:
-    """Up to ``count`` distinct values; the same ones for the same seed."""
+    """Up to ``count`` distinct values. The same seed gives the same values."""
     drawn: dict[Any, None] = {}
     _harness(strategy, lambda value: drawn.setdefault(value), count, from_seed, [Phase.generate])
     return list(drawn)
 
 
 def shrink(strategy: SearchStrategy[Any], fails: Callable[[Any], bool], count: int, from_seed: int) -> None:
-    """Draws as :func:`draw` does until ``fails`` is true, then lets hypothesis simplify that value."""
+    """Draws like :func:`draw` until ``fails`` is true, then lets hypothesis simplify that value."""
 
     def body(value: Any) -> None:
         if fails(value):
             raise _Found
 
-    # A failure that does not come back, or the end of the time allowed, makes hypothesis report flakiness.
+    # Hypothesis reports flakiness when a failure does not come back or the time is up.
     with contextlib.suppress(_Found, AssertionError, Exception):
         _harness(strategy, body, count, from_seed, [Phase.generate, Phase.shrink])

@@ -1,11 +1,12 @@
 """Cases in which nothing is rounded, so that the answer is one bit pattern on every correct machine.
 
-``python -m verify.fuzz.exact OUT`` writes them. All values are dyadic; gen and guided have norms that are perfect
-squares' roots, with a dyadic ratio; every intermediate is representable in the dtype, and every partial sum of squares
-in the accumulation format, so neither the order of summation nor a fused multiply-add nor a wider accumulator can
-matter. The one exception is the 1e-8: it is so small beside the norm that rounding absorbs it.
+All values are dyadic. The norms of gen and of the guided velocity are rational, with a dyadic ratio. The dtype holds
+every intermediate, and the accumulation format holds every partial sum of squares. So the order of summation, a fused
+multiply-add and a wider accumulator cannot matter. The one exception is the 1e-8: it is so small beside the norm that
+rounding absorbs it. A case is accepted only after :func:`solve` has computed it in rational arithmetic and found all of
+this to be true.
 
-A case is accepted only after :func:`solve` has carried it through in rational arithmetic and found each of these true.
+``fixtures/exact_cases.json`` stores them; ``python -m tests.pages.exact_cases`` writes that file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from verify.errors import BadInput
-from verify.fuzz.case import BRANCHES, FLOATS, Case, Float, Values
+from verify.fuzz.case import FLOATS, Case, Float, Values
 from verify.fuzz.rational import Inexact, Signed, decode, encode, perfect_root, times
 
-CASES_A_KIND = 20
+CASES_PER_KIND = 20
 SEED = 20261123
 _EPS = Fraction(1e-8)
 _SHAPES = (
@@ -65,7 +65,7 @@ class ExactCase:
 
     @classmethod
     def from_dict(cls, data: Any) -> ExactCase:
-        """What :meth:`to_dict` wrote.
+        """The case that :meth:`to_dict` wrote.
 
         Raises:
             BadInput: it is not such a case.
@@ -74,7 +74,7 @@ class ExactCase:
         try:
             expected = tuple(int(word, 16) for word in data["expected"].split())
         except (KeyError, AttributeError, ValueError) as error:
-            raise BadInput(f"an exact case has no readable answer ({error}); make the file again") from None
+            raise BadInput(f"an exact case has no readable answer ({error}); write the file again") from None
         return cls(case, expected)
 
 
@@ -154,7 +154,7 @@ def _exponent(value: Fraction) -> int:
 
 
 def _square_row(rng: random.Random, count: int, most: int) -> list[int]:
-    """``count`` small integers whose squares sum to a square; Lagrange: four squares make up any remainder."""
+    """``count`` small integers whose squares sum to a square. By Lagrange, four squares make up any remainder."""
     if count <= 3:
         row = list(rng.choice(_SHORT[count]))
     else:
@@ -179,7 +179,7 @@ def _four_squares(n: int) -> list[int]:
 
 
 def _draw(rng: random.Random, form: Float, renorm_type: str) -> Case:
-    """A case that is probably exact. Gen and the guided velocity are chosen, the other branches follow from them."""
+    """A case that is probably exact. It chooses gen and the guided velocity; the other branches follow from them."""
     tokens, channels = rng.choice(_SHAPES)
     width = tokens * channels if renorm_type == "global" else channels
     zero_rows = rng.random() < 0.15
@@ -223,18 +223,18 @@ def _base(result: Sequence[Fraction], towards: Sequence[Fraction], scale: float)
 
 
 def _listed(values: Iterable[Fraction], form: Float, rng: random.Random) -> Values:
-    """Zeros get either sign."""
+    """``values`` as a branch. A zero gets either sign."""
     signed = (Signed(x, x < 0 or (x == 0 and rng.random() < 0.5)) for x in values)
     return Values(listed=tuple(encode(x, form) for x in signed))
 
 
-def generate(cases_a_kind: int = CASES_A_KIND, seed: int = SEED) -> list[ExactCase]:
-    """``cases_a_kind`` cases for each dtype and renorm type, always the same ones for a seed."""
+def generate(per_kind: int = CASES_PER_KIND, seed: int = SEED) -> list[ExactCase]:
+    """``per_kind`` cases for each dtype and renorm type. A seed always gives the same ones."""
     rng = random.Random(seed)
     found: list[ExactCase] = []
     for form in FLOATS.values():
         for renorm_type in ("global", "channel", "text_channel"):
-            wanted = len(found) + cases_a_kind
+            wanted = len(found) + per_kind
             while len(found) < wanted:
                 try:
                     case = _draw(rng, form, renorm_type)
@@ -244,48 +244,19 @@ def generate(cases_a_kind: int = CASES_A_KIND, seed: int = SEED) -> list[ExactCa
     return found
 
 
-def write(path: Path, cases: Sequence[ExactCase]) -> None:
-    """One case a line, so that a change can be read."""
-    lines = ",\n".join(json.dumps(case.to_dict()) for case in cases)
-    path.write_text(
-        f'{{"schema": 1, "kind": "exact combine cases", "branches": {json.dumps(BRANCHES)}, "cases": [\n{lines}\n]}}\n'
-    )
-
-
 def read(path: Path) -> list[ExactCase]:
-    """What :func:`write` wrote.
+    """The cases in a file.
 
     Raises:
-        BadInput: the file is no such thing.
+        BadInput: it does not hold any.
     """
     try:
         return [ExactCase.from_dict(data) for data in json.loads(path.read_text())["cases"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput.of(
-            "the exact cases", str(path), "a file of verify.fuzz.exact", f"make it again ({error})"
-        ) from None
+        raise BadInput.of("the exact cases", str(path), "a file of exact cases", f"write it again ({error})") from None
 
 
 def exact_cases() -> list[ExactCase]:
-    """The repository's cases, or the same ones made anew where the package is installed without them."""
+    """The cases in the repository, or the same ones generated where the package is installed without the file."""
     stored = Path(__file__).parents[2] / "fixtures" / "exact_cases.json"
     return read(stored) if stored.is_file() else generate()
-
-
-def main(arguments: Sequence[str]) -> int:
-    """``python -m verify.fuzz.exact OUT``: writes the cases; 2 on bad usage."""
-    if len(arguments) != 1:
-        print("usage: python -m verify.fuzz.exact OUT", file=sys.stderr)
-        return 2
-    cases = generate()
-    try:
-        write(Path(arguments[0]), cases)
-    except OSError as error:
-        print(f"OUT is {arguments[0]!r}, expected a file that can be written; {error}", file=sys.stderr)
-        return 2
-    print(f"{len(cases)} exact cases written to {arguments[0]}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The fuzzer fuzzed: does the chosen profile catch every wrong combine, by which property, after how many cases?"""
+"""Whether the fuzzer catches every wrong combine: by which property, and after how many cases."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from verify.errors import Unjudged
 from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, decide, judge_boundary
 from verify.fuzz.engine import PROFILES, Fuzzer, draw
 from verify.fuzz.mutants import MUTANTS
-from verify.fuzz.session import FuzzJob, Progress
+from verify.fuzz.session import FuzzJob
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, describe
 from verify.options.option import reproducing
 from verify.options.table import COMMANDS
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
-from verify.runner.run import pool_for
+from verify.runner.run import Progress, pool_for
 from verify.verdict import EXIT_STATUS, Verdict
 
 
 @dataclass(frozen=True)
 class Caught:
-    """How one mutant fared.
+    """What became of one mutant.
 
     Attributes:
         mutant: its name.
-        what: is wrong with it.
-        properties: those that saw it, the first to do so first, with the number of the case; empty if none did.
+        what: what is wrong with it.
+        properties: the properties that failed, each with the number of the case, the earliest first.
     """
 
     mutant: str
@@ -48,7 +48,7 @@ class Caught:
 
 @dataclass(frozen=True)
 class MutantReport:
-    """How all mutants fared; :meth:`to_dict` is its JSON form. ``notes`` say why it is incomplete, if it is."""
+    """What became of all mutants. ``notes`` say why the list is incomplete, if it is."""
 
     profile: str
     seed: int
@@ -61,12 +61,12 @@ class MutantReport:
 
     @property
     def command(self) -> str:
-        """The command line that hunts the same mutants."""
+        """The command line that tries the same mutants."""
         return reproducing("fuzz", COMMANDS["fuzz"], {"mutants": True} | vars(self))
 
     @property
     def exit_status(self) -> int:
-        """0 if every mutant was caught, 1 if one was not, 3 if not all were hunted."""
+        """0 if every mutant was caught, 1 if one was not, 3 if not all were tried."""
         if not all(c.properties for c in self.caught):
             return EXIT_STATUS[Verdict.FAIL]
         return EXIT_STATUS[Verdict.UNKNOWN if self.notes else Verdict.PASS]
@@ -92,7 +92,7 @@ class MutantReport:
 
 
 def hunt(pool: RankPool, mutant: str, profile: str, seed: int) -> Caught:
-    """Runs the profile on a mutant until some property fails."""
+    """Runs the profile on a mutant until a property fails."""
     if mutant == HOST_ON_ONE_RANK:
         return _hunt_boundary(pool, profile, seed)
     fuzzer = Fuzzer(pool, MUTANT + mutant)
@@ -114,7 +114,7 @@ def _hunt_boundary(pool: RankPool, profile: str, seed: int) -> Caught:
 def run_mutants(
     profile: str, seed: int, device: str, backend: str | None, progress: Progress | None = None
 ) -> MutantReport:
-    """Hunts every mutant on two ranks.
+    """Tries every mutant on two ranks.
 
     Raises:
         BadInput: no such profile, seed, device or backend.
@@ -142,7 +142,7 @@ def run_mutants(
 
 
 def print_mutants(report: MutantReport, console: Console) -> None:
-    """One row a mutant."""
+    """One row per mutant."""
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("mutant", "what is wrong", "cases needed", "properties that saw it in that batch"):
         table.add_column(heading, justify="right" if heading == "cases needed" else "left")

@@ -23,14 +23,14 @@ KIND = "fuzz case"
 
 @dataclass(frozen=True)
 class Saved:
-    """A case on disk and where it was seen.
+    """A failing case on disk, and on what it failed.
 
     Attributes:
-        broken: the property that it breaks.
-        what: was wrong.
-        combine: under test, as given to ``--combine``.
-        world_size, device, backend: of the ranks.
-        case: itself.
+        broken: the property that the case breaks.
+        what: what was wrong.
+        combine: what was under test, as given to ``--combine``.
+        world_size, device, backend: those of the ranks.
+        case: the case itself.
     """
 
     broken: str
@@ -52,7 +52,7 @@ class Saved:
             raise BadInput(f"the saved case is no exact one ({reason}); save it again with this version") from None
 
     def write(self, folder: Path) -> Path:
-        """Writes the case into ``folder`` under a name that tells property and content.
+        """Writes the case into ``folder``. The file's name holds the property and a digest of the case.
 
         Raises:
             BadInput: it cannot be written.
@@ -80,7 +80,7 @@ class Saved:
 
 
 def read_saved(path: str) -> Saved:
-    """What :meth:`Saved.write` wrote.
+    """The case in a file that :meth:`Saved.write` wrote.
 
     Raises:
         BadInput: the file is no such thing.
@@ -111,7 +111,7 @@ def read_saved(path: str) -> Saved:
 
 
 def replay_command(path: Path) -> str:
-    """What reproduces a saved case in a fresh process."""
+    """The command that evaluates a saved case again."""
     return shlex.join(["verify", "fuzz", "--replay", str(path)])
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from verify.errors import BadInput, Unjudged
 from verify.fuzz.boundary import Bounds, decide, judge_boundary
@@ -20,23 +20,13 @@ from verify.options.table import COMMANDS
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
-from verify.runner.run import pool_for
+from verify.runner.run import Progress, pool_for
 from verify.targets.loading import load_object
 from verify.verdict import EXIT_STATUS, Finding, Verdict, merge
 
-# One schedule for so many cases of the combine.
-_CASES_A_SCHEDULE = 4
+# One schedule is drawn for so many cases of the combine.
+_CASES_PER_SCHEDULE = 4
 DEFAULT_TIMEOUT = 3600.0
-
-
-class Progress(Protocol):
-    """Whoever follows a run: :class:`verify.report.progress.ProgressReport`."""
-
-    def start(self, name: str, total: int) -> None: ...
-
-    def update(self, name: str, done: int) -> None: ...
-
-    def finish(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -44,11 +34,11 @@ class FuzzJob:
     """What to fuzz, and where.
 
     Attributes:
-        profile: ``fast``, ``ci`` or ``nightly``: how many cases.
-        cases: another number of cases; None for the profile's.
-        seed: of everything drawn.
-        combine: under test: this package's, or ``FILE.py:NAME`` or ``MODULE:NAME`` of another.
-        world_size, device, backend: of the ranks.
+        profile: ``fast``, ``ci`` or ``nightly``; it says how many cases are drawn.
+        cases: how many instead; None for the profile's number.
+        seed: of everything that is drawn.
+        combine: what is under test: this package's combine, or another as ``FILE.py:NAME`` or ``MODULE:NAME``.
+        world_size, device, backend: those of the ranks.
         save: the folder for failing cases.
     """
 
@@ -102,7 +92,7 @@ class FuzzReport:
 
     Attributes:
         job: what was run.
-        findings: one a property.
+        findings: one per property.
         backend: of the ranks; empty if they never started.
         cases: distinct cases evaluated, exact ones included.
         environment: what each rank ran on.
@@ -141,7 +131,7 @@ class FuzzReport:
 
     def to_dict(self) -> dict[str, Any]:
         """``{"schema", "kind": "fuzz", "verdict", "profile", "seed", "combine", "world_size", "backend", "device",
-        "environment": [one a rank], "cases", "cases_per_minute", "properties": [findings as in a run's "checks",
+        "environment": [one per rank], "cases", "cases_per_minute", "properties": [findings as in a run's "checks",
         where "compared"."steps" counts cases], "replays": {property: command}, "notes", "failure", "timings",
         "command"}``."""
         job = self.job
@@ -168,49 +158,49 @@ class FuzzReport:
 
 
 def run_fuzz(job: FuzzJob, progress: Progress | None = None, began: float | None = None) -> FuzzReport:
-    """Runs a job; ``began`` is when its clock started, if not now.
+    """Runs a job. ``began`` is when its clock started, if not now.
 
     Raises:
         BadInput: the job or a file it names cannot be used.
     """
-    began = time.monotonic() if began is None else began
-    report = FuzzReport(job.checked())
-    try:
-        placement = place(job.world_size, job.device, job.backend)
-        pool = pool_for(placement.spec)
-        report = replace(report, backend=placement.spec.backend, notes=placement.notes)
+    clock = time.monotonic() if began is None else began
+
+    def explore(pool: RankPool) -> FuzzReport:
         fuzzer = Fuzzer(pool, job.combine)
-        # Drawn while the ranks start, and again where it is used: the same cases for the same seed.
-        bounds = draw(schedules(), max(1, job.count // _CASES_A_SCHEDULE), job.seed)
+        # Drawn while the ranks start, and again where they are used: the same seed gives the same cases.
+        bounds = draw(schedules(), max(1, job.count // _CASES_PER_SCHEDULE), job.seed)
         environment = pool.run(describe)
-        ready = time.monotonic() - began
+        ready = time.monotonic() - clock
         if progress is not None:
             progress.start("fuzz", job.count)
-        fuzzer.explore(job.count, job.seed, (lambda done: progress.update("fuzz", done)) if progress else _ignore)
-        boundary = fuzz_boundary(pool, bounds, job.seed)
+        fuzzer.explore(job.count, job.seed, lambda done: None if progress is None else progress.update("fuzz", done))
+        findings = [*fuzzer.findings(job.device), fuzz_boundary(pool, bounds, job.seed)]
         if progress is not None:
             progress.finish("fuzz")
+        replays = _save(job, pool.spec.backend, findings)
+        return FuzzReport(job, findings, "", fuzzer.tally.cases, environment, replays, {"ranks ready": ready})
+
+    return _on_ranks(job.checked(), explore, clock)
+
+
+def _on_ranks(job: FuzzJob, run: Callable[[RankPool], FuzzReport], began: float) -> FuzzReport:
+    """What ``run`` reports, or a report that says why it could not be done."""
+    report, backend = FuzzReport(job), ""
+    notes: tuple[str, ...] = ()
+    try:
+        placement = place(job.world_size, job.device, job.backend)
+        backend, notes = placement.spec.backend, placement.notes
+        report = run(pool_for(placement.spec))
     except RankFailure as failure:
-        return replace(report, failure=failure.to_dict(), timings={"total": time.monotonic() - began})
+        report = replace(report, failure=failure.to_dict())
     except Unjudged as reason:
-        return replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})
-    findings = [*fuzzer.findings(job.device), boundary]
-    return replace(
-        report,
-        findings=findings,
-        cases=fuzzer.tally.cases,
-        environment=environment,
-        replays=_save(job, placement.spec.backend, findings),
-        timings={"ranks ready": ready, "total": time.monotonic() - began},
-    )
-
-
-def _ignore(done: int) -> None:
-    """Nobody follows."""
+        notes = (*notes, str(reason))
+    timings = {**report.timings, "total": time.monotonic() - began}
+    return replace(report, backend=backend, notes=notes, timings=timings)
 
 
 def fuzz_boundary(pool: RankPool, bounds: Sequence[Bounds], seed: int, variant: str = "") -> Finding:
-    """Judges schedules on every rank; a failing one is shrunk."""
+    """Judges schedules on every rank, and shrinks one that fails."""
     finding = _judged_boundary(pool, bounds, variant)
     if finding.verdict is not Verdict.FAIL:
         return finding
@@ -243,7 +233,7 @@ def _save(job: FuzzJob, backend: str, findings: Sequence[Finding]) -> dict[str, 
 
 
 def run_replay(path: str, **changes: Any) -> FuzzReport:
-    """Evaluates a saved case again, in the setting it was saved with but for ``changes`` to the job.
+    """Evaluates a saved case again in the setting that it was saved with, except for ``changes``.
 
     Raises:
         BadInput: the file is no saved case, or the setting cannot be used.
@@ -252,29 +242,18 @@ def run_replay(path: str, **changes: Any) -> FuzzReport:
     saved = read_saved(path)
     setting: dict[str, Any] = {"combine": saved.combine, "world_size": saved.world_size, "device": saved.device}
     job = FuzzJob(**(setting | {"backend": saved.backend, "cases": 1} | changes)).checked()
-    report = FuzzReport(job)
-    try:
-        placement = place(job.world_size, job.device, job.backend)
-        pool = pool_for(placement.spec)
-        report = replace(report, backend=placement.spec.backend, notes=placement.notes)
+
+    def again(pool: RankPool) -> FuzzReport:
         environment = pool.run(describe)
         findings = _replayed(pool, job, saved)
-    except RankFailure as failure:
-        return replace(report, failure=failure.to_dict(), timings={"total": time.monotonic() - began})
-    except Unjudged as reason:
-        return replace(report, notes=(*report.notes, str(reason)), timings={"total": time.monotonic() - began})
-    return replace(
-        report,
-        findings=findings,
-        cases=1,
-        environment=environment,
-        replays={f.name: replay_command(Path(path)) for f in findings if f.verdict is Verdict.FAIL},
-        timings={"total": time.monotonic() - began},
-    )
+        replays = {f.name: replay_command(Path(path)) for f in findings if f.verdict is Verdict.FAIL}
+        return FuzzReport(job, findings, "", 1, environment, replays)
+
+    return _on_ranks(job, again, began)
 
 
 def _replayed(pool: RankPool, job: FuzzJob, saved: Saved) -> list[Finding]:
-    """Every property of the one case, the saved one first; one that says nothing about it is left out."""
+    """Every property that concerns the case, the one that it was saved for first."""
     if isinstance(saved.case, Bounds):
         return [_judged_boundary(pool, [saved.case], saved.combine.removeprefix(MUTANT))]
     fuzzer = Fuzzer(pool, job.combine)

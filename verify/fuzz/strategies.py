@@ -1,4 +1,4 @@
-"""What is drawn: bit patterns, shapes, layouts and settings, simplest first so that a failing case shrinks to it.
+"""What hypothesis draws. Simple values come first, because failing cases shrink towards them.
 
 Only the controlling process imports this module: hypothesis never runs in a rank.
 """

@@ -24,12 +24,12 @@ Combine = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one property says of one case on one rank.
+    """The outcome of one property for one case on one rank.
 
     Attributes:
-        elements: how many were compared; 0 where the property says nothing about this case.
+        elements: how many elements were compared; 0 where the property does not concern the case.
         problem: what is wrong, in words; empty if nothing is.
-        difference: where, if two tensors were compared.
+        difference: where it is wrong, if two tensors were compared.
     """
 
     elements: int
@@ -41,7 +41,7 @@ SILENT = Outcome(0)
 
 
 def equal(seen: Tensor, wanted: Tensor, problem: str) -> Outcome:
-    """That two tensors have the same bits; ``problem`` says what it means if they have not."""
+    """Compares the bits of two tensors. ``problem`` says what a difference means."""
     if same_bits(seen, wanted):
         return Outcome(seen.numel())
     if seen.shape != wanted.shape or seen.dtype != wanted.dtype:
@@ -52,7 +52,7 @@ def equal(seen: Tensor, wanted: Tensor, problem: str) -> Outcome:
 def equal_where(
     mask: Tensor, seen: Floats[Tensor, "tokens channels"], wanted: Floats[Tensor, "tokens channels"], problem: str
 ) -> Outcome:
-    """That the elements chosen by ``mask`` have the same bits."""
+    """Compares the bits of the elements that ``mask`` chooses."""
     count = int(mask.sum())
     wrong = mask & (bits_of(seen) != bits_of(wanted))
     if not bool(wrong.any()):
@@ -117,7 +117,7 @@ class Subject:
     def run(
         self, *, text_scale: float | None = None, renorm_min: float | None = None, text_only: bool = False
     ) -> Tensor:
-        """The result with other settings; computed once for each of them."""
+        """The result with other settings. It is computed once per setting."""
         c = self.case
         text_only = text_only or self.img is None
         scale = c.text_scale if text_scale is None else text_scale
@@ -130,12 +130,12 @@ class Subject:
 
     @cached_property
     def text_only(self) -> bool:
-        """Whether the factor comes last only without the image branch: ``text_channel`` guides by it afterwards."""
+        """Whether the last factor is applied before image guidance: ``text_channel`` renorms in between."""
         return self.img is None or self.case.renorm_type == "text_channel"
 
     @cached_property
     def guided(self) -> Floats[Tensor, "tokens channels"]:
-        """What the last factor multiplies: plain guidance, by the image too unless ``text_only``."""
+        """The velocity that the last factor multiplies: guided by text, and by the image unless ``text_only``."""
         guided = self.plain_text()
         if self.text_only:
             return guided
@@ -143,7 +143,7 @@ class Subject:
         return self.img + self.case.img_scale * (guided - self.img)
 
     def plain_text(self) -> Floats[Tensor, "tokens channels"]:
-        """Guidance by the text alone without a renorm, as the formula's words say it."""
+        """Guidance by the text alone, without a renorm, straight from the formula."""
         return self.text + self.case.text_scale * (self.gen - self.text)
 
     @property
@@ -152,7 +152,7 @@ class Subject:
         return self.case.renorm_type != "global"
 
     def factor(self, guided: Tensor, renorm_min: float) -> Floats[Tensor, "#tokens #channels"]:
-        """The factor in the velocities' dtype; used for its class (number, zero, NaN), never for its last bit."""
+        """The factor in the velocities' dtype. Only its class (number, zero, NaN) is used, never its last bit."""
         dim = -1 if self.per_token else None
         norms = [vector_norm(x, dim=dim, keepdim=True) for x in (self.gen, guided)]
         factor: Tensor = (norms[0] / (norms[1] + EPS)).clamp(renorm_min, 1.0)

@@ -1,4 +1,4 @@
-"""What ranks do with a batch of cases. No hypothesis here: cases are drawn once, in the controlling process."""
+"""What ranks do with a batch of cases. Hypothesis draws in the controlling process, never here."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Problem:
     """A property that a case breaks on one rank.
 
     Attributes:
-        case: its number in the batch.
-        name: of the property.
+        case: the number of the case in the batch.
+        name: the property's name.
         text: what is wrong.
-        difference: where, if two tensors were compared.
+        difference: where it is wrong, if two tensors were compared.
     """
 
     case: int
@@ -59,12 +59,12 @@ class Problem:
 
 @dataclass
 class BatchReport:
-    """What one rank says of a batch.
+    """What one rank found in a batch.
 
     Attributes:
-        digests: for each case, that of the result in its layout and of the result on fresh contiguous tensors.
-        elements: for each property, elements compared, by case.
-        problems: what does not hold.
+        digests: for each case two digests: of the result in its layout, and on fresh contiguous tensors.
+        elements: for each property and case, how many elements were compared.
+        problems: which properties do not hold, and for which case.
     """
 
     digests: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -72,7 +72,7 @@ class BatchReport:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, case: int, name: str, outcome: Outcome) -> None:
-        """Notes what a property says of a case."""
+        """Notes the outcome of a property for a case."""
         if outcome.elements:
             self.elements.setdefault(name, {})[case] = outcome.elements
         if outcome.problem:
@@ -105,7 +105,7 @@ def combine_of(target: str) -> Combine:
 
 
 def evaluate(rank: Rank, cases: Sequence[Case], combine_reference: str) -> BatchReport:
-    """Every property of every case, on this rank. Ranks go through the collectives of each case together."""
+    """Evaluates every property of every case on this rank. All ranks call the collectives of each case together."""
     combine = find_combine(combine_reference, rank.rank)
     report = BatchReport()
     subjects: list[Subject | None] = []
@@ -131,11 +131,11 @@ def evaluate(rank: Rank, cases: Sequence[Case], combine_reference: str) -> Batch
 
 
 def results(rank: Rank, case: Case, combine_reference: str) -> list[Tensor]:
-    """The result in the case's layout and on fresh contiguous tensors; for the message when digests differ."""
+    """The result in the case's layout and on fresh contiguous tensors, for the message when digests differ."""
     combine = find_combine(combine_reference, rank.rank)
     subject = Subject(case, combine, rank.device)
     with torch.no_grad():
-        # Fresh on purpose: a difference that does not come back is a finding too.
+        # Computed again: a difference that does not come back is a finding too.
         return [subject.fresh().cpu(), subject.fresh(dense(case, rank.device)).cpu()]
 
 
@@ -150,7 +150,7 @@ def _judge(
     report.add(
         number, GATHERED, equal(subject.fresh(travelled), plain, "the result changes once the branches have travelled")
     )
-    # Ranks share the rest: it follows from bits that are equal everywhere, or else ranks_agree fails.
+    # Each of these is judged on one rank only: it follows from bits that are equal on all ranks, or ranks_agree fails.
     if number % rank.world_size == rank.rank:
         for name, check in FORMULA.items():
             report.add(number, name, _guarded(check, subject))
@@ -161,7 +161,7 @@ def _judge(
 
 
 def _guarded(check: Property, subject: Subject) -> Outcome:
-    """A result of another shape or dtype is a finding of its own; the formula's properties cannot be asked then."""
+    """The outcome of ``check``, or none where the result has another shape or dtype: that is a finding of its own."""
     out = subject.run()
     if (out.shape, out.dtype) != (subject.gen.shape, subject.gen.dtype):
         return SILENT
@@ -169,28 +169,28 @@ def _guarded(check: Property, subject: Subject) -> Outcome:
 
 
 def _travel(rank: Rank, case: Case) -> list[Tensor]:
-    """The branches after each has come from the rank that the loops would have evaluate it."""
+    """The branches, each received from the rank that evaluates it in a loop."""
     own = dense(case, rank.device)
     if not case.size:
-        return own  # No byte would travel.
+        return own  # There is no byte to send.
     arrived: list[Tensor] = []
     for first in range(0, len(own), rank.world_size):
         mine = first + rank.rank
-        # What a rank without a branch sends must not matter; it is not what the others send.
+        # A rank without a branch sends NaNs: nobody may read them.
         sent = own[mine] if mine < len(own) else torch.full_like(own[0], float("nan"))
         arrived += rank.group.all_gather(sent)[: len(own) - first]
     return arrived
 
 
 def _digest(tensor: Tensor) -> bytes:
-    """Of shape, dtype and bytes."""
+    """The digest of shape, dtype and bytes."""
     head = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy()
     return hashlib.blake2b(head + flat.tobytes(), digest_size=16).digest()
 
 
 def _again(report: BatchReport, name: str, subjects: Sequence[Subject | None], condition: Any) -> None:
-    """Every result once more under ``condition``."""
+    """Computes every result again under ``condition`` and compares."""
     with condition:
         again = [None if s is None else _attempt(s) for s in subjects]
     for number, (subject, seen) in enumerate(zip(subjects, again, strict=True)):
@@ -204,13 +204,13 @@ def _again(report: BatchReport, name: str, subjects: Sequence[Subject | None], c
 def _attempt(subject: Subject) -> Tensor | None:
     try:
         return subject.fresh()
-    except CombineRaised:  # Under another condition only; said below by what did not come back.
+    except CombineRaised:  # :func:`_again` reports it.
         return None
 
 
 @contextmanager
 def _busy(device: torch.device) -> Iterator[None]:
-    """Products under way at the same time: on another stream of a GPU, in another thread on a CPU."""
+    """Computes products meanwhile: on another stream of a GPU, or in another thread on a CPU."""
     stop = threading.Event()
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     matrix = torch.ones(256 if stream else 96, 256 if stream else 96, device=device)
@@ -240,7 +240,7 @@ def _busy(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _other_stream(device: torch.device) -> Iterator[None]:
-    """On a stream that is not the default one."""
+    """Switches to a stream that is not the default one."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
@@ -250,7 +250,7 @@ def _other_stream(device: torch.device) -> Iterator[None]:
 
 
 def _captured(subject: Subject) -> Outcome:
-    """The result of a CUDA graph's replay."""
+    """Compares the replay of a CUDA graph with the eager result."""
     device = subject.device
     stream = torch.cuda.Stream(device)
     torch.cuda.synchronize(device)
