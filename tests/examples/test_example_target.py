@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from verify.errors import BadInput
-from verify.report.document import RunReport, build_document, validate
+from verify.report.documents.reading import document_of
+from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
@@ -24,7 +26,7 @@ ROOT = HERE.parents[1]
 def verified(name: str, request: DenoiseRequest | None = None) -> RunReport:
     report = run_job(Job(target=f"{HERE / 'toy_target.py'}:{name}", request=request or DenoiseRequest(num_timesteps=8)))
     assert report.failure is None, report.failure
-    validate(build_document(report))
+    assert document_of(msgspec.to_builtins(report.document)) == report.document
     return report
 
 

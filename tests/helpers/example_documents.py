@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import msgspec
 from example_reports import clean
 
-from verify.report.document import build_document
+from verify.report.documents.parts import Document
+from verify.report.documents.reading import document_of
+from verify.report.sections.blocks import Block, Presentation
+from verify.report.sections.present import present
 
+
+def json_of(document: Document) -> dict[str, Any]:
+    """A document as a file holds it."""
+    made: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(document)))
+    return made
+
+
+def presented(document: dict[str, Any]) -> Presentation:
+    """A document from a file, for people."""
+    return present(document_of(document))
+
+
+def blocks_of(document: dict[str, Any], kind: type[Block]) -> list[Any]:
+    """All blocks of one kind, in reading order."""
+    return [b for section in presented(document).sections for b in section.blocks if isinstance(b, kind)]
+
+
+HEAD: dict[str, Any] = {"schema": 2, "made": None, "notes": [], "environment": []}
 GPU = {"rank": 0, "gpu": "NVIDIA H200", "gpu_uuid": "a", "torch": "2.11.0", "python": "3.12"}
 ENVIRONMENT = [GPU, GPU | {"rank": 1}]
 SPREAD = {"p50": 2.0, "min": 1.5, "p100": 2.5, "values": [1.5, 2.0, 2.5]}
 PARTS = {part: [1.0, 0.5] for part in ("forward", "all_gather", "broadcast", "idle", "rest")}
-BENCH: dict[str, Any] = {
-    "schema": 1,
+BENCH: dict[str, Any] = HEAD | {
+    "kind": "bench",
+    "timings": {},
     "command": "verify bench --sizes 256",
     "points": [
         {
@@ -26,8 +50,9 @@ BENCH: dict[str, Any] = {
     ],
     "environment": ENVIRONMENT,
 }  # fmt: skip
-OVERHEAD: dict[str, Any] = {
-    "schema": 1,
+OVERHEAD: dict[str, Any] = HEAD | {
+    "kind": "overhead",
+    "timings": {},
     "command": "verify bench --overhead",
     "overhead": [
         {
@@ -48,10 +73,11 @@ OVERHEAD: dict[str, Any] = {
 }
 FAULT = {
     "fault": "one bit", "verdict": "fail", "fired": ["ranks_agree"], "step": 7, "rank": 1, "seconds": 1.0, "source": "",
+    "summary": "a bit flips", "breaks": "group", "message": "rank 0 and rank 1 differ",
     "expected": {"check": "ranks_agree", "step": 7, "rank": 1}, "caught": True, "placed": True,
 }  # fmt: skip
-FAULTS: dict[str, Any] = {
-    "schema": 1,
+FAULTS: dict[str, Any] = HEAD | {
+    "kind": "faults",
     "command": "verify faults",
     "world_size": 2,
     "device": "cpu",
@@ -65,19 +91,24 @@ FAULTS: dict[str, Any] = {
     ],
     "environment": [{"rank": 0, "cpu": "x86"}, {"rank": 1, "cpu": "x86"}],
 }
-FUZZ: dict[str, Any] = {
-    "schema": 1, "kind": "fuzz", "verdict": "pass", "seed": 0, "world_size": 2, "device": "cpu", "cases": 1000,
+FUZZ: dict[str, Any] = HEAD | {
+    "profile": "fast", "combine": "own", "backend": "gloo", "replays": {}, "failure": None, "timings": {},
+    "kind": "fuzz", "verdict": "pass", "seed": 0, "world_size": 2, "device": "cpu", "cases": 1000,
     "cases_per_minute": 500.0, "environment": [], "notes": [], "command": "verify fuzz",
     "properties": [
         {"name": "ranks_agree", "loop": "*", "verdict": "pass", "summary": "all", "first_divergence": None,
-         "compared": {"steps": 1000, "elements": 64000}},
+         "details": [], "data": {}, "compared": {"steps": 1000, "elements": 64000}},
     ],
 }  # fmt: skip
-MUTANTS = {
-    "schema": 1,
+MUTANTS: dict[str, Any] = HEAD | {
+    "command": "verify fuzz --mutants",
+    "profile": "fast",
+    "seed": 0,
+    "device": "cpu",
+    "timings": {},
     "kind": "mutants",
     "environment": [],
     "mutants": [{"mutant": "half", "what": "halves", "cases_needed": 3, "properties": {"exact": 3}}],
 }
-KINDS = {"run": build_document(clean()), "bench": BENCH, "overhead": OVERHEAD, "faults": FAULTS, "fuzz": FUZZ,
+KINDS = {"run": json_of(clean().document), "bench": BENCH, "overhead": OVERHEAD, "faults": FAULTS, "fuzz": FUZZ,
          "mutants": MUTANTS}  # fmt: skip

@@ -11,7 +11,7 @@ from traces import small_request
 
 from verify.bits import first_difference
 from verify.checks.ranks_agree import ranks_agree
-from verify.report.document import RunReport
+from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST
 from verify.verdict import Compared, Divergence, Finding, Verdict, merge

@@ -6,12 +6,14 @@ import math
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from patience import patient
 
 from verify.errors import BadInput
 from verify.ranks.plan import place
-from verify.report.document import RunReport, build_document, validate
+from verify.report.documents.reading import document_of
+from verify.report.run_report import RunReport
 from verify.runner.job import Job
 from verify.runner.run import pool_for, run_job
 from verify.verdict import Finding, Verdict
@@ -21,7 +23,7 @@ LOOPS = Path(__file__).with_name("broken_loops.py")
 
 def verify_loop(name: str, **changes: object) -> RunReport:
     report = run_job(Job(loop_reference=f"{LOOPS}:{name}", loops=(), **changes))  # type: ignore[arg-type]
-    validate(build_document(report))
+    assert document_of(msgspec.to_builtins(report.document)) == report.document
     return report
 
 

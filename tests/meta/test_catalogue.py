@@ -23,7 +23,8 @@ from verify.ranks.failure.awaited import awaited
 from verify.ranks.failure.calls import Calls, entry
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.failure.report import RankReport, RankState
-from verify.report.document import RunReport
+from verify.report.documents.faults import Expected
+from verify.report.run_report import RunReport
 from verify.runner.job import Job
 from verify.runner.run import blank_report
 from verify.verdict import Compared, Divergence, Finding, Verdict
@@ -178,8 +179,8 @@ def ended(rank: int = 1, step: int = 8, name: str = "collectives") -> RunReport:
 def test_where_a_loop_ends_all_the_same_a_check_must_fail_and_place_it() -> None:
     row = runner._row(OTHER_DTYPE, ended(), 3.0)
     assert (row.caught, row.placed, row.fired, row.step, row.rank) == (True, True, ("collectives",), 8, 1)
-    due = {"check": "collectives", "step": 8, "rank": 1, "collective": ""}
-    assert (row.ended, row.message, row.to_dict()["expected"]) == (True, "in another dtype", due)
+    due = Expected(check="collectives", step=8, rank=1)
+    assert (row.ended, row.message, row.document.expected) == (True, "in another dtype", due)
     for elsewhere in (ended(step=9), ended(rank=0)):
         row = runner._row(OTHER_DTYPE, elsewhere, 3.0)
         assert (row.caught, row.placed) == (True, False)

@@ -14,7 +14,7 @@ import bad_files
 import pytest
 
 from verify.commands.cli import main
-from verify.report.document import validate
+from verify.report.documents.reading import document_of
 
 PACKAGE = Path(__file__).parents[2] / "verify"
 # What turns bytes into calls. The one that is there reads a socket pair that no user's file reaches.
@@ -94,5 +94,5 @@ def test_a_loop_that_looks_like_markup_is_text_in_every_report(
     inside = "".join(match[0] for match in fence.finditer(text))
     assert SAID in inside
     held = json.loads(document.read_text())
-    validate(held)
+    document_of(held)
     assert SAID in held["failure"]["ranks"][0]["what"]

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from verify.faults import FAULTS
 from verify.faults.runner import job_of
-from verify.report.console import print_report
+from verify.report.console import print_presentation
+from verify.report.sections.run import present_run
 from verify.runner.job import Job
 from verify.runner.run import run_job
 
@@ -45,7 +46,7 @@ def told(name: str) -> str:
     job = job_of(FAULTS[name], Job(), 2)
     report = run_job(replace(job, timeout=60.0) if FAULTS[name].hangs else job)
     file = io.StringIO()
-    print_report(report, Console(file=file, width=120, force_terminal=False, _environ={}))
+    print_presentation(present_run(report.document), Console(file=file, width=120, force_terminal=False, _environ={}))
     text = "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
     for pattern, instead in _VARIES:
         text = pattern.sub(instead, text)

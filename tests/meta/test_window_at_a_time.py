@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from verify.report.document import RunReport
+from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job

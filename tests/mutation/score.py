@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import to_builtins
 
 from verify.ranks.settings import environment
-from verify.report.document import write_whole
+from verify.report.disk import write_whole
+from verify.report.documents.parts import SCHEMA, Made
 
 ROOT = Path(__file__).parents[2]
 EXPLAINED = Path(__file__).with_name("explained.toml")
@@ -210,7 +212,8 @@ def document(
     total = {key: sum(row[key] for row in tables["files"]) for key in ("mutants", "killed", "timed_out", "explained")}
     noticed, counted = total["killed"] + total["timed_out"], total["mutants"] - total["explained"]
     return {
-        "schema": 1,
+        "schema": SCHEMA,
+        "made": to_builtins(Made.now()),
         "kind": "mutation",
         "command": COMMAND,
         "verdict": "fail" if complaints else "pass",

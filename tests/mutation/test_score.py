@@ -10,8 +10,9 @@ import pytest
 import score
 from score import Counts, Survivor, counts_of, document, explanations, judged, mutated_files
 
-from verify.report.sections import section_of
-from verify.report.tables import markdown_section
+from verify.report.documents.reading import document_of
+from verify.report.markdown import markdown
+from verify.report.sections.present import present
 
 SOURCE = '''"""A file."""
 
@@ -194,11 +195,11 @@ def test_what_is_mutated_exists_and_so_do_the_tests() -> None:
 def test_the_document_is_a_section() -> None:
     tables, complaints = judged([Counts("pkg/file.py", 18, 1, (PLAIN,))], explained(PLAIN))
     made = document(tables, complaints, {"python": "3.12", "cpu": "x86"}, 90.0)
-    text = markdown_section(section_of(made))
-    assert "## The verifier's own code with one thing wrong: pass" in text
+    text = markdown(present(document_of(made)))
+    assert "✓ pass: The verifier's own code with one thing wrong" in text
     assert "| pkg/file.py | 20 | 18 | 1 | 1 | 1 | 100 |" in text
     assert "return a + 1 → return a - 1 | nobody can tell |" in text
-    assert "score: 100.00 % of the mutants that are not explained" in text
+    assert "1 explained: 100.00 % of the mutants that are not explained" in text
     assert document(tables, ["something"], {}, 0.0)["verdict"] == "fail"
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from verify.errors import BadInput
 from verify.faults import FAULTS
 from verify.faults.registry import BEFORE, Fault
-from verify.report.document import write_whole
-from verify.report.tables import Table, markdown_table
+from verify.report.disk import write_whole
+from verify.report.markdown import markdown_table
+from verify.report.sections.blocks import Table
 
 COMMAND = "python -m tests.pages.faults_page"
 PAGE = Path("verify/faults/README.md")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.ranks.failure.processes import children, state_and_parent
-from verify.report.document import validate
+from verify.report.documents.reading import document_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -42,10 +41,9 @@ def environment() -> dict[str, str]:
 
 
 def valid(document: dict[str, Any] | None) -> dict[str, Any]:
-    """The same document, seen to fit the schema where jsonschema is installed; a GPU runner may lack it."""
+    """The same document, seen to fit its type."""
     assert document is not None
-    if importlib.util.find_spec("jsonschema") is not None:
-        validate(document)
+    document_of(document)
     return document
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from example_documents import blocks_of, json_of, presented
 from pools import shared_pool
 
 from verify.bench.budget import Budget
@@ -19,7 +20,7 @@ from verify.bench.points import Measurement, Point, measure, settings
 from verify.bench.session import Session
 from verify.commands.cli import main
 from verify.ranks.failure.failure import RankFailure
-from verify.report.sections import section_of
+from verify.report.sections.blocks import Table
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.targets.protocol import ModelOptions
@@ -58,7 +59,7 @@ def test_a_point_a_size_with_every_loop_and_part(tmp_path: Path) -> None:
     assert document["points"][0]["ratios"]["broadcast/local"]["pairs"] == 6
     assert "too few pairs (2)" in document["points"][1]["sentences"][0]
     assert len(document["environment"]) == 2
-    assert len(section_of(document).tables) == 4
+    assert len(blocks_of(document, Table)) == 5
     assert page.read_text().startswith("<!doctype html>")
 
 
@@ -72,17 +73,17 @@ def test_it_ends_in_time_with_what_it_has(tmp_path: Path, capsys: pytest.Capture
     assert all(0 < count < 100000 for count in made)
     assert f"32x32, 2 ranks, 3 steps: {made[0]} of 100000 alternations" in document["incomplete"]
     assert "verify: incomplete: " in capsys.readouterr().err
-    assert section_of(document).notes[0].startswith("incomplete: ")
-    assert "of 100000 asked for" in section_of(document).tables[0].caption
+    assert "; incomplete: " in presented(document).said
+    assert "of 100000 asked for" in blocks_of(document, Table)[0].caption
 
 
 def test_a_point_that_cannot_begin_is_left_out_and_said() -> None:
     points = [Point(JOB, 2), Point(JOB, 2)]
     session = Session(points, False, "", lambda document: None, time_limit=1e-6)
     session.measure()
-    assert session.document["points"] == []
+    assert not session.measured
     assert not session.every_point
-    assert session.document["incomplete"].count("0 of 2 alternations") == 2
+    assert session.document.incomplete.count("0 of 2 alternations") == 2
 
 
 def test_what_is_known_is_saved_after_each_alternation() -> None:
@@ -97,13 +98,13 @@ def test_a_rank_that_dies_costs_no_earlier_point() -> None:
     saved: list[dict[str, Any]] = []
     long_enough = replace(SMALL, num_timesteps=16)  # The rank dies in a later step than others have.
     broken = replace(JOB, request=long_enough, loops=(), loop_reference="verify.faults.endings:rank_dies")
-    session = Session([Point(JOB, 1), Point(broken, 1)], False, "", lambda d: saved.append(json.loads(json.dumps(d))))
+    session = Session([Point(JOB, 1), Point(broken, 1)], False, "", lambda d: saved.append(json_of(d)))
     with pytest.raises(RankFailure, match="rank 1 exited with status 13"):
         session.measure()
     assert saved[-1]["points"][0]["alternations"] == 1
     assert "exited with status 13" in saved[-1]["incomplete"]
     assert saved[-1]["failure"]["ranks"][0]["rank"] == 1
-    assert section_of(saved[-1]).notes
+    assert "exited with status 13" in presented(saved[-1]).said
 
 
 def test_the_cost_of_verifying_over_steps_and_ranks(tmp_path: Path) -> None:
@@ -117,8 +118,8 @@ def test_the_cost_of_verifying_over_steps_and_ranks(tmp_path: Path) -> None:
         assert local["recorded_over_bare"]["pairs"] == local["verified_over_bare"]["pairs"] == 1
         (added,) = local["added_s"]["values"]
         assert added == pytest.approx(local["verified_s"]["p50"] - local["bare_wall_s"]["p50"])
-        assert "syncs" not in local  # A CPU has no device to wait for.
-    (table,) = section_of(document).tables
+        assert local["syncs"] is None  # A CPU has no device to wait for.
+    table = blocks_of(document, Table)[0]
     assert len(table.rows) == 4
 
 

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from example_documents import blocks_of
 
 from verify.bench.forwards import forwards
 from verify.commands.cli import main
 from verify.errors import BadInput
-from verify.report.sections import section_of
+from verify.report.sections.blocks import Table
 from verify.runner.job import Job
 
 TARGETS = Path(__file__).with_name("bagel_targets.py")
@@ -35,9 +36,9 @@ def test_the_command_and_its_section(tmp_path: Path, capsys: pytest.CaptureFixtu
     command = ["bench", "--forwards", f"{TARGETS}:Same", "--alternations", "1", "--json", str(file)]
     assert main(command) == 0
     assert "0.00e+00" in capsys.readouterr().out
-    section = section_of(json.loads(file.read_text()))
-    assert [row[0] for row in section.tables[0].rows] == [f"{TARGETS}:Same", "builtin"]
-    assert f"--forwards {TARGETS}:Same" in section.command
+    document = json.loads(file.read_text())
+    assert [row[0] for row in blocks_of(document, Table)[0].rows] == [f"{TARGETS}:Same", "builtin"]
+    assert f"--forwards {TARGETS}:Same" in document["command"]
 
 
 @pytest.mark.parametrize(

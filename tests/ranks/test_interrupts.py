@@ -19,7 +19,7 @@ import pytest
 from patience import patient
 from pools import marked, wait_until
 
-from verify.report.document import validate
+from verify.report.documents.reading import document_of
 
 ROOT = Path(__file__).parents[2]
 OLD = '{"an": "older document"}'
@@ -167,7 +167,7 @@ def test_at_any_moment_once_and_twice(tmp_path: Path, capsys: pytest.CaptureFixt
         if process.returncode == 130:
             assert path.read_text() == OLD or json.loads(path.read_text())["verdict"] == "pass", context
         else:
-            validate(json.loads(path.read_text()))
+            document_of(json.loads(path.read_text()))
         assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"], context
     with capsys.disabled():
         print(f"\n30 runs with seed {seed}: {dict(ends)} by exit status")
@@ -176,7 +176,7 @@ def test_at_any_moment_once_and_twice(tmp_path: Path, capsys: pytest.CaptureFixt
 
 WRITER = """
 import sys
-from verify.report.document import write_whole
+from verify.report.disk import write_whole
 print("writing", flush=True)
 while True:
     for letter in "ab":
@@ -214,6 +214,6 @@ def test_a_run_that_nobody_interrupts_writes_its_document(tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     document = json.loads(path.read_text())
-    validate(document)
+    document_of(document)
     assert document["verdict"] == "pass"
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]

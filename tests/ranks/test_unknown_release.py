@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from verify.report.document import validate
+from verify.report.documents.reading import document_of
 
 ROOT = Path(__file__).parents[2]
 BAGEL = "vllm_omni/diffusion/models/bagel/bagel_transformer.py"
@@ -44,7 +44,7 @@ def run_with(folder: Path, release: dict[str, str]) -> tuple[int, str, str]:
     environment = os.environ | {"PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     document = json.loads((folder / "out.json").read_text())
-    validate(document)
+    document_of(document)
     assert document["verdict"] == "unknown"
     return done.returncode, " ".join(document["notes"]), done.stdout
 

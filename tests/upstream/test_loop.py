@@ -6,10 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from expected import Facts
 
-from verify.report.document import RunReport, build_document, validate
+from verify.report.documents.reading import document_of
+from verify.report.run_report import RunReport
 from verify.request import RENORM_TYPES, DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
@@ -37,7 +39,7 @@ def judged(world_size: int, loop: str | None = None, renorm: str = "global", num
     report = run_job(Job(request=request, target="vllm_omni", loop_reference=reference))
     assert report.failure is None, report.failure
     assert report.findings, report.notes
-    validate(build_document(report))
+    assert document_of(msgspec.to_builtins(report.document)) == report.document
     assert {f.name for f in report.findings} == CHECKS
     assert len(report.environment) == world_size
     return report

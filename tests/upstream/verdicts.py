@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
+from msgspec.structs import astuple
 from table import table
 
-from verify.report.document import RunReport, build_document, write_document
+from verify.report.disk import write_document
+from verify.report.documents.parts import SCHEMA, Made
+from verify.report.documents.suite import Control, Controls
+from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
@@ -44,7 +47,7 @@ def main() -> int:
     documents = []
     for name, (world_size, points) in RUNS.items():
         report = judged(world_size, arguments.device, points)
-        documents.append(build_document(report))
+        documents.append(report.document)
         write_document(documents[-1], arguments.out / f"{stem}-{name}.json")
     print(table(documents))
     controls = [
@@ -52,18 +55,19 @@ def main() -> int:
         for world_size in IMAGE_SCALE
         for wrong, loop in CONTROLS.items()
     ]
-    document = {
-        "schema": 1,
-        "kind": "upstream",
-        "command": f"PYTHONPATH=. python tests/upstream/verdicts.py OUT_DIR --device {arguments.device}",
-        "environment": documents[0]["environment"],
-        "controls": controls,
-    }
+    document = Controls(
+        schema=SCHEMA,
+        command=f"PYTHONPATH=. python tests/upstream/verdicts.py OUT_DIR --device {arguments.device}",
+        made=Made.now(),
+        environment=documents[0].environment,
+        notes=(),
+        controls=tuple(controls),
+    )
     write_document(document, arguments.out / f"{stem}-controls.json")
     for row in controls:
-        print(" | ".join(str(value) for value in row.values()))
-    verdicts = [d["verdict"] for d in documents] + [row["verdict"] for row in controls]
-    return 3 if "unknown" in verdicts else 0
+        print(" | ".join(str(value) for value in astuple(row)))
+    verdicts = [d.verdict for d in documents] + [row.verdict for row in controls]
+    return 3 if Verdict.UNKNOWN in verdicts else 0
 
 
 def judged(world_size: int, device: str, points: int = 50, loop: str | None = None) -> RunReport:
@@ -72,20 +76,21 @@ def judged(world_size: int, device: str, points: int = 50, loop: str | None = No
     return run_job(Job(request=request, target="vllm_omni", loop_reference=reference, device=device))
 
 
-def control(wrong: str, loop: str, report: RunReport) -> dict[str, Any]:
+def control(wrong: str, loop: str, report: RunReport) -> Control:
     """One row: what was wrong, and what the checks made of it."""
     failed = [finding for finding in report.findings if finding.verdict is Verdict.FAIL]
     placed = [f.first_divergence for f in failed if f.name in ("ranks_agree", "matches_reference")]
     first = next((place for place in placed if place is not None), None)
-    return {
-        "release": installed_version(),
-        "ranks": report.world_size,
-        "what is wrong": wrong,
-        "verdict": report.verdict.value,
-        "checks that failed": [finding.name for finding in failed],
-        "first at step": None if first is None or first.step is None else first.step if first.step >= 0 else "before 0",
-        "between ranks": None if first is None else list(first.ranks),
-    }
+    step = None if first is None else first.step
+    return Control(
+        release=installed_version(),
+        ranks=report.world_size,
+        what_is_wrong=wrong,
+        verdict=report.verdict,
+        checks_that_failed=tuple(finding.name for finding in failed),
+        first_at_step="before 0" if step is not None and step < 0 else step,
+        between_ranks=None if first is None else first.ranks,
+    )
 
 
 if __name__ == "__main__":

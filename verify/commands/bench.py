@@ -6,9 +6,9 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from verify.commands.report import check_outputs, write_outputs
+from verify.commands.report import check_outputs, show
 from verify.commands.run import job_of
 from verify.errors import BadInput
 from verify.options.option import reproducing
@@ -17,6 +17,7 @@ from verify.ranks.local.forkserver import fork_server
 
 if TYPE_CHECKING:
     from verify.bench.points import Point
+    from verify.report.documents.parts import Document
 
 _Item = TypeVar("_Item")
 
@@ -29,17 +30,18 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from verify.bench.session import Session
     from verify.errors import Unjudged
-    from verify.report.document import write_document
+    from verify.report.disk import write_document
     from verify.report.progress import ProgressReport
 
     check_outputs(arguments)
 
-    def save(document: dict[str, Any]) -> None:
-        if arguments.json:
+    def save(document: Document) -> None:
+        # Standard output takes one document: the last.
+        if arguments.json and arguments.json != "-":
             write_document(document, arguments.json)
 
     if arguments.forwards:
-        return _forwards(arguments, save)
+        return _forwards(arguments)
     session = Session(_points(arguments), arguments.overhead, _command(arguments), save, arguments.time_limit, began)
     problem: Unjudged | None = None
     with ProgressReport(Console(stderr=True)) as progress:
@@ -48,45 +50,37 @@ def execute(arguments: argparse.Namespace) -> int:
         except Unjudged as reason:
             problem = reason
     document = session.document
-    if document[session.kind]:
-        _show(document, arguments)
+    if session.measured:
+        show(document, arguments)
     if problem:
         raise problem
-    if document["incomplete"]:
-        print(f"verify: incomplete: {document['incomplete']}", file=sys.stderr)
+    if document.incomplete:
+        print(f"verify: incomplete: {document.incomplete}", file=sys.stderr)
     return 0 if session.every_point else 3
 
 
-def _forwards(arguments: argparse.Namespace, save: Callable[[dict[str, Any]], None]) -> int:
+def _forwards(arguments: argparse.Namespace) -> int:
     """Times one forward pass of another target beside the built-in one's."""
+    import msgspec
+
     from verify.bench.forwards import forwards
+    from verify.report.documents.bench import Forwards, Network
+    from verify.report.documents.parts import SCHEMA, Made, finite
 
     began = time.monotonic()
     arguments.target = arguments.forwards
     measured = [forwards(point.job, point.alternations) for point in _points(arguments)]
-    document = {
-        "schema": 1,
-        "kind": "forwards",
-        "command": _command(arguments),
-        "forwards": [row for each in measured for row in each["rows"]],
-        "notes": measured[0]["notes"],
-        "environment": measured[0]["environment"],
-        "timings": {"total": time.monotonic() - began},
-    }
-    save(document)
-    _show(document, arguments)
+    document = Forwards(
+        schema=SCHEMA,
+        command=_command(arguments),
+        made=Made.now(),
+        environment=tuple(finite(rank) for rank in measured[0]["environment"]),
+        notes=tuple(measured[0]["notes"]),
+        forwards=tuple(msgspec.convert(row, Network) for each in measured for row in each["rows"]),
+        timings={"total": time.monotonic() - began},
+    )
+    show(document, arguments)
     return 0
-
-
-def _show(document: dict[str, Any], arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from verify.report.console import print_section
-    from verify.report.sections import section_of
-
-    # A page or summary on standard output has it to itself.
-    print_section(section_of(document), Console(stderr="-" in (arguments.html, arguments.markdown)))
-    write_outputs(document, arguments)
 
 
 def _points(arguments: argparse.Namespace) -> list[Point]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from typing import TYPE_CHECKING, Any
 
-from verify.commands.report import check_outputs, write_outputs
+from verify.commands.report import check_outputs, show
 from verify.commands.run import job_of
 from verify.errors import BadInput
 from verify.options.option import reproducing
 from verify.options.table import COMMANDS
 from verify.ranks.local.forkserver import fork_server
+
+if TYPE_CHECKING:
+    from verify.runner.job import Job
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -22,24 +26,22 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from verify.faults import FAULTS
     from verify.faults.runner import Row, run_catalogue
-    from verify.ranks.plan import place
-    from verify.report.document import write_document
-    from verify.report.faults import print_catalogue, print_matrix
+    from verify.report.console import print_block
+    from verify.report.documents.faults import Faults
+    from verify.report.documents.parts import SCHEMA, Made, finite
     from verify.report.progress import ProgressReport
-    from verify.runner.run import pool_for
+    from verify.report.sections.blocks import Table
     from verify.targets.loading import load_file
-    from verify.tasks.stage import describe_rank
+    from verify.verdict import Verdict
 
-    console = Console()
     file: str | None = getattr(arguments, "from")
     if file:
         load_file("--from", file)
     if arguments.list:
-        print_catalogue(FAULTS.values(), console)
+        known = [[f.name, f.breaks, f.summary, f.source, f.caught_by] for f in FAULTS.values()]
+        print_block(Table(["fault", "breaks", "what", "seen at", "caught by"], known), Console())
         return 0
     check_outputs(arguments)
-    # A page or summary on standard output has it to itself.
-    console = Console(stderr="-" in (arguments.html, arguments.markdown))
     world_size = arguments.world_size = arguments.world_size or 2
     if world_size not in (2, 3):
         raise BadInput.of("--world-size", world_size, "2 (text guidance) or 3 (image guidance too)", "choose one")
@@ -58,32 +60,31 @@ def execute(arguments: argparse.Namespace) -> int:
 
         rows = run_catalogue([FAULTS[name] for name in names], job, world_size, done)
         progress.finish("faults")
-    seconds = time.monotonic() - began
-    print_matrix(rows, console)
     good = all(row.caught and row.placed for row in rows)
-    console.print(
-        f"{sum(r.caught for r in rows[1:])} of {len(rows) - 1} faults caught, "
-        f"{sum(r.placed for r in rows[1:])} placed, "
-        f"clean control {'passed' if rows[0].caught else 'FAILED'}, in {seconds:.0f} s",
-        highlight=False,
-        soft_wrap=True,
+    show(
+        Faults(
+            schema=SCHEMA,
+            command=reproducing("faults", COMMANDS["faults"], vars(arguments)),
+            made=Made.now(),
+            environment=tuple(finite(rank) for rank in _environment(job, world_size)),
+            notes=(),
+            verdict=Verdict.PASS if good else Verdict.FAIL,
+            world_size=world_size,
+            device=job.device,  # type: ignore[arg-type]
+            seconds=round(time.monotonic() - began, 1),
+            faults=tuple(row.document for row in rows),
+        ),
+        arguments,
     )
-    if arguments.json or arguments.html or arguments.markdown:
-        environment = pool_for(place(world_size, job.device, job.backend).spec).run(describe_rank, job.options)
-        document = {
-            "schema": 1,
-            "command": reproducing("faults", COMMANDS["faults"], vars(arguments)),
-            "world_size": world_size,
-            "device": job.device,
-            "verdict": "pass" if good else "fail",
-            "seconds": round(seconds, 1),
-            "faults": [row.to_dict() for row in rows],
-            "environment": environment,
-        }
-        if arguments.json:
-            write_document(document, arguments.json)
-        write_outputs(document, arguments)
     return 0 if good else 1
+
+
+def _environment(job: Job, world_size: int) -> list[dict[str, Any]]:
+    from verify.ranks.plan import place
+    from verify.runner.run import pool_for
+    from verify.tasks.stage import describe_rank
+
+    return pool_for(place(world_size, job.device, job.backend).spec).run(describe_rank, job.options)
 
 
 def _named(arguments: argparse.Namespace, world_size: int) -> list[str]:

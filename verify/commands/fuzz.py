@@ -8,14 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from verify.commands.report import check_outputs, write_outputs
+from verify.commands.report import check_outputs, show
 from verify.errors import BadInput
 from verify.ranks.local.forkserver import fork_server
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -39,7 +36,6 @@ def _execute(arguments: argparse.Namespace, began: float) -> int:
         return _mutants(arguments)
     from rich.console import Console
 
-    from verify.fuzz.console import print_fuzz
     from verify.fuzz.session import FuzzJob, run_fuzz, run_replay
     from verify.fuzz.tasks import OF_TARGET
     from verify.report.progress import ProgressReport
@@ -59,8 +55,7 @@ def _execute(arguments: argparse.Namespace, began: float) -> int:
         settings = {"profile": arguments.profile, "cases": arguments.cases, "seed": arguments.seed}
         with ProgressReport(Console(stderr=True)) as progress:
             report = run_fuzz(FuzzJob(**settings, save=Path(arguments.save), **given), progress, began)
-    print_fuzz(report, _console(arguments))
-    _write(report.to_dict(), arguments)
+    show(report.document, arguments)
     return report.exit_status
 
 
@@ -79,40 +74,23 @@ def _nothing_kept() -> Iterator[None]:
 def _mutants(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from verify.fuzz.mutation import print_mutants, run_mutants
+    from verify.fuzz.mutation import run_mutants
     from verify.report.progress import ProgressReport
 
     with ProgressReport(Console(stderr=True)) as progress:
         report = run_mutants(arguments.profile, arguments.seed, arguments.device or "cpu", arguments.backend, progress)
-    print_mutants(report, _console(arguments))
-    _write(report.to_dict(), arguments)
+    show(report.document, arguments)
     return report.exit_status
 
 
 def _envelope(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from verify.envelope.envelope import EnvelopeJob, print_envelope, run_envelope
+    from verify.envelope.envelope import EnvelopeJob, run_envelope
     from verify.report.progress import ProgressReport
 
     job = EnvelopeJob(arguments.device or "cpu", arguments.preset, arguments.backend, arguments.timeout)
     with ProgressReport(Console(stderr=True)) as progress:
         report = run_envelope(job, progress)
-    print_envelope(report, _console(arguments))
-    _write(report.to_dict(), arguments)
+    show(report.document, arguments)
     return report.exit_status
-
-
-def _console(arguments: argparse.Namespace) -> Console:
-    """A page or summary on standard output has it to itself."""
-    from rich.console import Console
-
-    return Console(stderr="-" in (arguments.html, arguments.markdown))
-
-
-def _write(document: dict[str, Any], arguments: argparse.Namespace) -> None:
-    if arguments.json:
-        from verify.report.document import write_document
-
-        write_document(document, arguments.json)
-    write_outputs(document, arguments)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ from verify.bagel.config import PRESETS, BagelConfig
 from verify.bagel.model import BagelModel
 from verify.environment.variables import bit_variables
 from verify.ranks.local.lease import lock_folder
+from verify.report.documents.machine import Doctor, Fits, Folder, Gpu, Package
+from verify.report.documents.parts import SCHEMA, Made
 
 _T = TypeVar("_T")
 
@@ -32,10 +34,9 @@ PACKAGES = {
     "jaxtyping": "everything",
     "rich": "every command",
     "safetensors": "--checkpoint",
-    "tokenizers": "--prompt, --system and --think",
-    "jsonschema": "checking JSON documents",
+    "jinja2": "pages",
+    "msgspec": "JSON documents",
     "hypothesis": "verify fuzz and the tests",
-    "matplotlib": "plots",
     "pytest": "the tests",
     "pytest-timeout": "the tests",
     "pytest-xdist": "the tests under -n",
@@ -44,34 +45,41 @@ PACKAGES = {
 ENGINES = ("vllm", "vllm_omni")
 
 
-def inspect_machine() -> dict[str, Any]:
-    """What this machine has, as JSON values. Memory is in bytes; what cannot be found out is None.
+def inspect_machine() -> Doctor:
+    """What this machine has. Memory is in bytes; what cannot be found out is None.
 
     Imports no serving engine: it only looks whether there is one.
     """
     gpus, trouble = _gpus()
     memory = available_memory()
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "nccl": _try(lambda: ".".join(map(str, torch.cuda.nccl.version()))) if torch.version.cuda else None,
-        "backends": backends(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory": memory,
-        "gpus": gpus,
-        "gpu_trouble": trouble,
-        "presets": [preset_fits(name, memory, [gpu["free"] for gpu in gpus]) for name in PRESETS],
-        "packages": {name: package_version(name) for name in PACKAGES},
-        "engines": {name: importlib.util.find_spec(name) is not None for name in ENGINES},
-        "variables": bit_variables(os.environ),
-        "folders": {
+    return Doctor(
+        schema=SCHEMA,
+        command="verify doctor",
+        made=Made.now(),
+        environment=(),
+        notes=(),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        torch=str(torch.__version__),
+        cuda=torch.version.cuda,
+        nccl=_try(lambda: ".".join(map(str, torch.cuda.nccl.version()))) if torch.version.cuda else None,
+        backends=tuple(backends()),
+        cores=len(os.sched_getaffinity(0)),
+        memory=memory,
+        gpus=tuple(gpus),
+        gpu_trouble=trouble,
+        presets=tuple(preset_fits(name, memory, [gpu.free for gpu in gpus]) for name in PRESETS),
+        packages=tuple(
+            Package(name=name, version=package_version(name), needed_for=purpose) for name, purpose in PACKAGES.items()
+        ),
+        engines={name: importlib.util.find_spec(name) is not None for name in ENGINES},
+        variables=bit_variables(os.environ),
+        folders={
             "shared memory": folder(Path("/dev/shm")),
             "temporary files": folder(Path(tempfile.gettempdir())),
             "GPU leases": folder(_try(lock_folder)),
         },
-    }
+    )
 
 
 def package_version(name: str) -> str | None:
@@ -87,7 +95,7 @@ def backends() -> list[str]:
     return [name for name, available in found.items() if available]
 
 
-def preset_fits(name: str, memory: int | None, gpus: Sequence[int]) -> dict[str, Any]:
+def preset_fits(name: str, memory: int | None, gpus: Sequence[int]) -> Fits:
     """How many ranks of a preset fit: in main memory, on GPUs of their own, and on GPUs that they share.
 
     Args:
@@ -98,14 +106,14 @@ def preset_fits(name: str, memory: int | None, gpus: Sequence[int]) -> dict[str,
     weights = weight_bytes(PRESETS[name].config)
     on_cpu, on_gpu = weights + WORKING_BYTES["cpu"], weights + WORKING_BYTES["cuda"]
     least = min((free // on_gpu for free in gpus), default=0)
-    return {
-        "preset": name,
-        "weights": weights,
-        "cpu_ranks": None if memory is None else min(MOST_RANKS, memory // on_cpu),
+    return Fits(
+        preset=name,
+        weights=weights,
+        cpu_ranks=None if memory is None else min(MOST_RANKS, memory // on_cpu),
         # Rank i goes to GPU i mod their number, so the fullest GPU decides.
-        "nccl_ranks": len(gpus) if least else 0,
-        "gloo_cuda_ranks": min(MOST_RANKS, least * len(gpus)),
-    }
+        nccl_ranks=len(gpus) if least else 0,
+        gloo_cuda_ranks=min(MOST_RANKS, least * len(gpus)),
+    )
 
 
 def weight_bytes(config: BagelConfig) -> int:
@@ -128,27 +136,25 @@ def _meminfo(path: Path) -> Mapping[str, int]:
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) >= 2}
 
 
-def _gpus() -> tuple[list[dict[str, Any]], str | None]:
+def _gpus() -> tuple[list[Gpu], str | None]:
     """Every GPU, and why they could not be asked if that is so."""
-    gpus = []
+    gpus: list[Gpu] = []
     try:
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             free, total = torch.cuda.mem_get_info(index)
             capability = f"{properties.major}.{properties.minor}"
-            gpus.append(
-                {"index": index, "name": properties.name, "capability": capability, "memory": total, "free": free}
-            )
+            gpus.append(Gpu(index=index, name=properties.name, capability=capability, memory=total, free=free))
     except RuntimeError as error:
         return gpus, f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return gpus, None
 
 
-def folder(path: Path | None) -> dict[str, Any] | None:
+def folder(path: Path | None) -> Folder | None:
     """A folder's path, whether it can be written to and how many bytes are free; None if there is none."""
     if path is None or not path.is_dir():
         return None
-    return {"path": str(path), "writable": os.access(path, os.W_OK), "free": shutil.disk_usage(path).free}
+    return Folder(path=str(path), writable=os.access(path, os.W_OK), free=shutil.disk_usage(path).free)
 
 
 def _try(probe: Callable[[], _T]) -> _T | None:

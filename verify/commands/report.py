@@ -1,140 +1,109 @@
-"""``verify report``: a JSON document for people."""
+"""``verify report``: a JSON document for people. And how every command writes its document, page and summary."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
-import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from verify.errors import BadInput
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from verify.report.documents.parts import Document
+    from verify.report.sections.blocks import Presentation
+
+_STANDARD_OUTPUT = "-"
+
 
 def check_outputs(arguments: argparse.Namespace) -> None:
-    """Finds out before a long run whether what it is to write can be written, each to a place of its own.
+    """Finds out before a long run whether what it is to write can be written, each to a file of its own.
 
     Raises:
         BadInput: one cannot.
     """
-    from verify.report.document import check_writable
+    from verify.report.disk import check_writable
 
     taken = {os.path.realpath(arguments.document): "the document"} if hasattr(arguments, "document") else {}
     for option in ("json", "html", "markdown"):
         path = getattr(arguments, option, None)
         if not path:
             continue
-        if path != "-" or option == "json":
+        if path != _STANDARD_OUTPUT:
             check_writable(path)
-        place = path if path == "-" else os.path.realpath(path)
+        place = path if path == _STANDARD_OUTPUT else os.path.realpath(path)
         if place in taken:
             raise BadInput.of(f"--{option}", path, f"another file than {taken[place]}", "give each a name of its own")
-        if place == "-" or not os.path.exists(place) or os.path.isfile(place):  # A device takes everything.
+        # A device takes everything.
+        if place == _STANDARD_OUTPUT or not os.path.exists(place) or os.path.isfile(place):
             taken[place] = f"--{option}"
 
 
-def write_outputs(document: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Writes the page and the summary that were asked for.
+def console_for(arguments: argparse.Namespace) -> Console:
+    """Where a command prints: a document, page or summary on standard output has it to itself."""
+    from rich.console import Console
+
+    outputs = (getattr(arguments, option, None) for option in ("json", "html", "markdown"))
+    return Console(stderr=_STANDARD_OUTPUT in outputs)
+
+
+def show(document: Document, arguments: argparse.Namespace) -> None:
+    """Prints a document, and writes it, its page and its summary where the command was asked to.
 
     Raises:
-        BadInput: the document cannot be used, or a file cannot be written.
+        BadInput: a file cannot be written.
     """
-    for path, text in _made(document, arguments):
-        _write(path, text)
+    from verify.report.console import print_presentation
+    from verify.report.disk import write_document
+    from verify.report.sections.present import present
+
+    shown = present(document)
+    print_presentation(shown, console_for(arguments))
+    if getattr(arguments, "json", None):
+        write_document(document, arguments.json)
+    write_outputs(shown, arguments)
 
 
-def _made(document: dict[str, Any], arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """Where to and what; all of it is made before any of it is written."""
-    from verify.report.document import report_of
-    from verify.report.html import run_page, section_page
-    from verify.report.markdown import run_markdown
-    from verify.report.sections import kind_of, section_of
-    from verify.report.tables import markdown_section
+def write_outputs(shown: Presentation, arguments: argparse.Namespace) -> None:
+    """Writes the page and the summary that were asked for; both are made before either is written.
 
-    page: Callable[[], str]
-    summary: Callable[[], str]
-    if kind_of(document) == "run":
-        report = report_of(document)
-        page, summary = partial(run_page, report), partial(run_markdown, report)
-    else:
-        section = section_of(document)
-        page, summary = partial(section_page, section), partial(markdown_section, section)
-    return [(path, text()) for path, text in ((arguments.html, page), (arguments.markdown, summary)) if path]
+    Raises:
+        BadInput: a file cannot be written.
+    """
+    from verify.report.disk import write_text
 
+    made = []
+    if getattr(arguments, "html", None):
+        from verify.report.html import page
 
-def _write(path: str, text: str) -> None:
-    from verify.report.document import write_whole
+        made.append((arguments.html, page(shown)))
+    if getattr(arguments, "markdown", None):
+        from verify.report.markdown import markdown
 
-    if path == "-":
-        sys.stdout.write(text)
-    else:
-        write_whole(path, text)
+        made.append((arguments.markdown, markdown(shown)))
+    for path, text in made:
+        write_text(path, text)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Writes what was asked for, or prints the report; returns 0: it judges nothing anew."""
-    from verify.report.document import load_json, validate
-    from verify.report.mismatch import as_document
-    from verify.report.sections import kind_of
+    from verify.report.documents.reading import read
 
-    document = load_json(arguments.document)
-    kind = kind_of(document)
-    if kind == "run":  # Somebody else may have written it; what this command has just made needs no schema.
-        validate(document)
-    if arguments.png and importlib.util.find_spec("matplotlib") is None:
-        raise BadInput.of("--png", arguments.png, "matplotlib to be installed", "install it or use --html")
-    if arguments.png and arguments.trend:
-        raise BadInput("--trend and --png were both given, expected one of them; leave one out")
+    document = read(arguments.document)
     check_outputs(arguments)
-    with as_document(kind):
-        if arguments.trend:
-            _trend(document, arguments)
-        elif arguments.html or arguments.markdown or arguments.png:
-            _write_all(document, arguments)
-        else:
-            _print(document, kind)
-    return 0
+    if arguments.trend:
+        from verify.report.trend import earlier, trend
 
+        shown = trend(document, earlier(Path(arguments.trend)))
+        if not arguments.html and not arguments.markdown:
+            arguments.markdown = _STANDARD_OUTPUT
+        write_outputs(shown, arguments)
+    elif arguments.html or arguments.markdown:
+        from verify.report.sections.present import present
 
-def _write_all(document: Any, arguments: argparse.Namespace) -> None:
-    made = _made(document, arguments)
-    if arguments.png:
-        from verify.report.document import report_of
-        from verify.report.plots import write_plots, write_section_plots
-        from verify.report.sections import kind_of, section_of
-
-        if kind_of(document) == "run":
-            write_plots(report_of(document), Path(arguments.png))
-        else:
-            write_section_plots(section_of(document), Path(arguments.png))
-    for path, text in made:
-        _write(path, text)
-
-
-def _print(document: Any, kind: str) -> None:
-    from rich.console import Console
-
-    from verify.report.console import print_report, print_section
-    from verify.report.document import report_of
-    from verify.report.sections import section_of
-
-    if kind == "run":
-        print_report(report_of(document), Console())
+        write_outputs(present(document), arguments)
     else:
-        print_section(section_of(document), Console())
-
-
-def _trend(document: Any, arguments: argparse.Namespace) -> None:
-    from verify.report.html import section_page
-    from verify.report.tables import markdown_section
-    from verify.report.trend import earlier, trend
-
-    section = trend(document, earlier(Path(arguments.trend)))
-    page, summary = section_page(section), markdown_section(section)
-    if arguments.html:
-        _write(arguments.html, page)
-    if arguments.markdown or not arguments.html:
-        _write(arguments.markdown or "-", summary)
+        show(document, arguments)
+    return 0

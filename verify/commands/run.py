@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verify.commands.report import check_outputs, write_outputs
+from verify.commands.report import check_outputs
+from verify.commands.report import show as show_document
 from verify.options.table import COMMANDS
 from verify.ranks.launched.launch import launched
 from verify.ranks.local.forkserver import fork_server
 
 if TYPE_CHECKING:
-    from verify.report.document import RunReport
+    from verify.report.run_report import RunReport
     from verify.runner.job import Job
     from verify.runner.tracing import Progress
 
@@ -68,18 +69,10 @@ def show(arguments: argparse.Namespace, job: Job, run: Callable[[Job, Progress],
     """Has ``run`` run the job, prints and writes what it reports, and returns the exit status."""
     from rich.console import Console
 
-    from verify.report.console import print_report
-    from verify.report.document import build_document, write_document
     from verify.report.progress import ProgressReport
 
     check_outputs(arguments)
-    # A page or summary on standard output has it to itself.
-    console = Console(stderr="-" in (arguments.html, arguments.markdown))
     with ProgressReport(Console(stderr=True)) as progress:
         report = run(job, progress)
-    print_report(report, console)
-    document = build_document(report)
-    if arguments.json:
-        write_document(document, arguments.json)
-    write_outputs(document, arguments)
+    show_document(report.document, arguments)
     return report.exit_status

@@ -5,26 +5,23 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from verify.bagel.config import preset
 from verify.envelope.conditions import COMPILING, CONDITIONS
 from verify.envelope.explanations import explanation
-from verify.envelope.measure import BITWISE, DIFFERS, UNKNOWN, WITHIN, Measured, measure
+from verify.envelope.measure import DIFFERS, UNKNOWN, WITHIN, Measured, measure
 from verify.errors import BadInput, Unjudged
 from verify.fuzz.case import FLOATS
-from verify.fuzz.console import say
 from verify.fuzz.tasks import describe
 from verify.options.option import reproducing
 from verify.options.table import COMMANDS
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
+from verify.report.documents.fuzz import Condition, Envelope
+from verify.report.documents.parts import SCHEMA, Made, finite
 from verify.runner.run import Progress
 from verify.verdict import EXIT_STATUS, Verdict
 
@@ -71,7 +68,7 @@ class EnvelopeJob:
 
 @dataclass(frozen=True)
 class EnvelopeReport:
-    """What was measured; :meth:`to_dict` is its JSON form."""
+    """What was measured."""
 
     job: EnvelopeJob
     rows: Sequence[Measured] = ()
@@ -91,21 +88,20 @@ class EnvelopeReport:
         missing = [row for row in self.rows if row.verdict == UNKNOWN and row.applies]
         return EXIT_STATUS[Verdict.UNKNOWN if missing or not self.rows else Verdict.PASS]
 
-    def to_dict(self) -> dict[str, Any]:
-        """``{"schema", "kind": "envelope", "device", "preset", "environment", "rows": [the fields of Measured and
-        "explanation", empty for bitwise], "notes", "timings",
-        "command"}``."""
-        return {
-            "schema": 1,
-            "kind": "envelope",
-            "device": self.job.device,
-            "preset": self.job.preset,
-            "environment": [dict(rank) for rank in self.environment],
-            "rows": [row.to_dict() | {"explanation": _why(row)} for row in self.rows],
-            "notes": list(self.notes),
-            "timings": {"total": round(self.seconds, 3)},
-            "command": self.command,
-        }
+    @property
+    def document(self) -> Envelope:
+        """The JSON document."""
+        return Envelope(
+            schema=SCHEMA,
+            command=self.command,
+            made=Made.now(),
+            environment=tuple(finite(rank) for rank in self.environment),
+            notes=tuple(self.notes),
+            device=self.job.device,  # type: ignore[arg-type]
+            preset=self.job.preset,
+            rows=tuple(Condition(**asdict(row), explanation=_why(row)) for row in self.rows),
+            timings={"total": round(self.seconds, 3)},
+        )
 
 
 def _why(row: Measured) -> str:
@@ -175,60 +171,3 @@ def _measure_one(pool: RankPool, condition: str, subject: str, dtype: str, prese
     if "CUDA error" in row.note or "AcceleratorError" in row.note:
         pool.stop()  # Such an error stays with the process.
     return row
-
-
-def print_envelope(report: EnvelopeReport, console: Console) -> None:
-    """Conditions downwards, subjects and dtypes across; then each row that is not bitwise, with its reason."""
-    where = report.environment[0].get("gpu", report.environment[0]["cpu"]) if report.environment else "nothing"
-    say(
-        console,
-        f"envelope on {report.job.device} ({where}), forward pass of {report.job.preset}, {report.seconds:.0f} s",
-    )
-    for note in report.notes:
-        say(console, f"note: {note}")
-    if not report.rows:
-        return
-    for subject in report.job.subjects:
-        console.print(_table(report, subject))
-    say(
-        console, "ULPs are those of each element: where guidance nearly cancels, a small element is many of its own off"
-    )
-    for row in report.rows:
-        if row.verdict in (WITHIN, DIFFERS):
-            say(console, _sentence(row))
-    for subject in report.job.subjects:
-        for condition in report.job.conditions:
-            if any(r.condition == condition and r.subject == subject and _why(r) for r in report.rows):
-                say(console, f"why, {condition} ({subject}): {explanation(condition, subject)}")
-    for note in dict.fromkeys(
-        f"unknown: {r.condition} ({r.subject}): {r.note}" for r in report.rows if r.verdict == UNKNOWN
-    ):
-        say(console, note)
-
-
-def _table(report: EnvelopeReport, subject: str) -> Table:
-    rows = {(row.condition, row.dtype): row for row in report.rows if row.subject == subject}
-    table = Table(show_edge=False, pad_edge=False)
-    table.add_column(subject, no_wrap=True)
-    dtypes = list(dict.fromkeys(dtype for _, dtype in rows))
-    for dtype in dtypes:
-        table.add_column(dtype)
-    for condition in report.job.conditions:
-        table.add_row(Text(condition), *(_cell(rows.get((condition, dtype))) for dtype in dtypes))
-    return table
-
-
-def _cell(row: Measured | None) -> Text:
-    if row is None:
-        return Text("")
-    if row.verdict == WITHIN:
-        return Text(f"within {row.max_ulp} ULP", "yellow")
-    if row.verdict == BITWISE:
-        return Text(BITWISE, "green")
-    return Text(row.verdict, "bold red" if row.verdict == DIFFERS else "dim")
-
-
-def _sentence(row: Measured) -> str:
-    gap = "" if row.relative is None else f", at most {row.max_abs:.3g} ({row.relative:.2g} of the largest element)"
-    count = f"{row.mismatched} of {row.of} elements" if row.mismatched else row.note
-    return f"{row.subject} {row.dtype}, {row.condition}: worst is {row.worst}: {count}{gap}; {'; '.join(row.affected)}"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,10 +65,6 @@ class Measured:
     note: str = ""
     applies: bool = True
     seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self) | {"affected": list(self.affected)}
 
     @property
     def badness(self) -> tuple[int, int]:

@@ -14,16 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
+from verify.checks.records import CHECKS
 from verify.errors import BadInput
 from verify.loops import LOOPS
 from verify.protocols import Denoiser, Group, Loop, Observe
-from verify.report.message import USUAL_CAUSES
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 
 UNKNOWN = "unknown"
 # What can catch a fault: a check, or the report of ranks that did not end.
-CATCHERS = (*USUAL_CAUSES, UNKNOWN)
+CATCHERS = (*CHECKS, UNKNOWN)
 BEFORE = -1
 
 
@@ -219,8 +219,8 @@ def fault(
             raise BadInput.of("the name of a fault", name, "one that no other fault has", "rename it")
         if caught_by not in CATCHERS:
             raise BadInput.of(f"caught_by of {name}", caught_by, f"one of {', '.join(CATCHERS)}", "choose one")
-        if or_by and (or_by not in USUAL_CAUSES or caught_by != UNKNOWN):
-            checks = f"one of {', '.join(USUAL_CAUSES)}, beside caught_by={UNKNOWN!r}"
+        if or_by and (or_by not in CHECKS or caught_by != UNKNOWN):
+            checks = f"one of {', '.join(CHECKS)}, beside caught_by={UNKNOWN!r}"
             raise BadInput.of(f"or_by of {name}", or_by, checks, "choose one or leave it out")
         if not (break_it.__doc__ or "").strip():
             raise BadInput.of(f"the docstring of {name}", "", "what goes wrong, in a sentence", "write one")

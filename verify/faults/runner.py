@@ -11,7 +11,8 @@ from verify.faults.registry import UNKNOWN, Fault
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.ranks.rank import Rank
-from verify.report.document import RunReport
+from verify.report.documents.faults import Expected, Injected
+from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.replay import References
@@ -57,29 +58,30 @@ class Row:
     message: str
     ended: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+    @property
+    def document(self) -> Injected:
+        """The row of the JSON document."""
         fault = self.fault
-        return {
-            "fault": CONTROL if fault is None else fault.name,
-            "summary": "no fault" if fault is None else fault.summary,
-            "source": "" if fault is None else fault.source,
-            "breaks": "" if fault is None else fault.breaks,
-            "expected": None if fault is None else _expected(fault),
-            "verdict": str(self.verdict),
-            "fired": list(self.fired),
-            "step": self.step,
-            "rank": self.rank,
-            "collective": self.collective,
-            "seconds": round(self.seconds, 3),
-            "caught": self.caught,
-            "placed": self.placed,
-            "message": self.message,
-        }
+        return Injected(
+            fault=CONTROL if fault is None else fault.name,
+            summary="no fault" if fault is None else fault.summary,
+            source="" if fault is None else fault.source,
+            breaks="" if fault is None else fault.breaks,
+            expected=None if fault is None else _expected(fault),
+            verdict=self.verdict,
+            fired=self.fired,
+            step=self.step,
+            rank=self.rank,
+            collective=self.collective,
+            seconds=round(self.seconds, 3),
+            caught=self.caught,
+            placed=self.placed,
+            message=self.message,
+        )
 
 
-def _expected(fault: Fault) -> dict[str, Any]:
-    return {"check": fault.caught_by, "step": fault.step, "rank": fault.rank, "collective": fault.stuck_in}
+def _expected(fault: Fault) -> Expected:
+    return Expected(check=fault.caught_by, step=fault.step, rank=fault.rank, collective=fault.stuck_in)
 
 
 def run_catalogue(

@@ -7,10 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from verify.errors import Unjudged
 from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, decide, judge_boundary
 from verify.fuzz.engine import PROFILES, Fuzzer, draw
@@ -22,6 +18,8 @@ from verify.options.option import reproducing
 from verify.options.table import COMMANDS
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
+from verify.report.documents.fuzz import Mutant, Mutants
+from verify.report.documents.parts import SCHEMA, Made, finite
 from verify.runner.run import Progress, pool_for
 from verify.verdict import EXIT_STATUS, Verdict
 
@@ -71,24 +69,24 @@ class MutantReport:
             return EXIT_STATUS[Verdict.FAIL]
         return EXIT_STATUS[Verdict.UNKNOWN if self.notes else Verdict.PASS]
 
-    def to_dict(self) -> dict[str, Any]:
-        """``{"schema", "kind": "mutants", "profile", "seed", "device", "environment", "mutants": [{"mutant", "what",
-        "cases_needed", "properties": {name: case number}}], "notes", "timings", "command"}``."""
-        return {
-            "schema": 1,
-            "kind": "mutants",
-            "profile": self.profile,
-            "seed": self.seed,
-            "device": self.device,
-            "environment": [dict(rank) for rank in self.environment],
-            "mutants": [
-                {"mutant": c.mutant, "what": c.what, "cases_needed": c.cases_needed, "properties": dict(c.properties)}
+    @property
+    def document(self) -> Mutants:
+        """The JSON document."""
+        return Mutants(
+            schema=SCHEMA,
+            command=self.command,
+            made=Made.now(),
+            environment=tuple(finite(rank) for rank in self.environment),
+            notes=tuple(self.notes),
+            profile=self.profile,
+            seed=self.seed,
+            device=self.device,  # type: ignore[arg-type]
+            mutants=tuple(
+                Mutant(mutant=c.mutant, what=c.what, cases_needed=c.cases_needed, properties=dict(c.properties))
                 for c in self.caught
-            ],
-            "notes": list(self.notes),
-            "timings": {"total": round(self.seconds, 3)},
-            "command": self.command,
-        }
+            ),
+            timings={"total": round(self.seconds, 3)},
+        )
 
 
 def hunt(pool: RankPool, mutant: str, profile: str, seed: int) -> Caught:
@@ -139,19 +137,3 @@ def run_mutants(
     if progress is not None:
         progress.finish("mutants")
     return MutantReport(profile, seed, device, caught, environment, time.monotonic() - began, notes, backend)
-
-
-def print_mutants(report: MutantReport, console: Console) -> None:
-    """One row per mutant."""
-    table = Table(show_edge=False, pad_edge=False)
-    for heading in ("mutant", "what is wrong", "cases needed", "properties that saw it in that batch"):
-        table.add_column(heading, justify="right" if heading == "cases needed" else "left")
-    for c in report.caught:
-        needed = str(c.cases_needed) if c.properties else "NOT CAUGHT"
-        table.add_row(Text(c.mutant), Text(c.what), needed, Text(", ".join(c.properties)))
-    console.print(table)
-    for note in report.notes:
-        console.print(Text(f"note: {note}"), soft_wrap=True)
-    missed = sum(not c.properties for c in report.caught)
-    said = f"{len(report.caught) - missed} of {len(report.caught)} mutants caught by the {report.profile} profile"
-    console.print(Text(f"{said} in {report.seconds:.1f} s"))

@@ -15,7 +15,7 @@ from verify.fuzz.case import Case
 from verify.fuzz.exact import ExactCase, solve
 from verify.fuzz.rational import Inexact
 from verify.fuzz.tasks import EXACT
-from verify.report.document import write_whole
+from verify.report.disk import write_whole
 from verify.verdict import Finding, Verdict
 
 KIND = "fuzz case"

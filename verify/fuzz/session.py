@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from verify.errors import BadInput, Unjudged
 from verify.fuzz.boundary import Bounds, decide, judge_boundary
 from verify.fuzz.case import Case
@@ -20,6 +22,8 @@ from verify.options.table import COMMANDS
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
+from verify.report.documents.fuzz import Fuzz
+from verify.report.documents.parts import SCHEMA, Check, Failure, Made, finite
 from verify.runner.run import Progress, pool_for
 from verify.targets.loading import load_object
 from verify.verdict import EXIT_STATUS, Finding, Verdict, merge
@@ -88,7 +92,7 @@ class FuzzJob:
 
 @dataclass(frozen=True)
 class FuzzReport:
-    """What a run found; :meth:`to_dict` is its JSON form.
+    """What a run found.
 
     Attributes:
         job: what was run.
@@ -129,32 +133,30 @@ class FuzzReport:
         total = self.timings.get("total", 0.0)
         return 60 * self.cases / total if total else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """``{"schema", "kind": "fuzz", "verdict", "profile", "seed", "combine", "world_size", "backend", "device",
-        "environment": [one per rank], "cases", "cases_per_minute", "properties": [findings as in a run's "checks",
-        where "compared"."steps" counts cases], "replays": {property: command}, "notes", "failure", "timings",
-        "command"}``."""
+    @property
+    def document(self) -> Fuzz:
+        """The JSON document."""
         job = self.job
-        return {
-            "schema": 1,
-            "kind": "fuzz",
-            "verdict": str(self.verdict),
-            "profile": job.profile,
-            "seed": job.seed,
-            "combine": job.combine,
-            "world_size": job.world_size,
-            "backend": self.backend,
-            "device": job.device,
-            "environment": [dict(rank) for rank in self.environment],
-            "cases": self.cases,
-            "cases_per_minute": round(self.cases_per_minute, 1),
-            "properties": [finding.to_dict() for finding in self.findings],
-            "replays": dict(self.replays),
-            "notes": list(self.notes),
-            "failure": None if self.failure is None else dict(self.failure),
-            "timings": {name: round(seconds, 3) for name, seconds in self.timings.items()},
-            "command": job.command,
-        }
+        return Fuzz(
+            schema=SCHEMA,
+            command=job.command,
+            made=Made.now(),
+            environment=tuple(finite(rank) for rank in self.environment),
+            notes=tuple(self.notes),
+            verdict=self.verdict,
+            profile=job.profile,
+            seed=job.seed,
+            combine=job.combine,
+            world_size=job.world_size,
+            backend=self.backend,  # type: ignore[arg-type]
+            device=job.device,  # type: ignore[arg-type]
+            cases=self.cases,
+            cases_per_minute=round(self.cases_per_minute, 1),
+            properties=tuple(Check.of(finding) for finding in self.findings),
+            replays=dict(self.replays),
+            failure=None if self.failure is None else msgspec.convert(self.failure, Failure),
+            timings={name: round(seconds, 3) for name, seconds in self.timings.items()},
+        )
 
 
 def run_fuzz(job: FuzzJob, progress: Progress | None = None, began: float | None = None) -> FuzzReport:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from verify.report.tables import Table, markdown_table
+from verify.report.markdown import markdown_table
+from verify.report.sections.blocks import Table
 from verify.text import literal
 from verify.verdict import Finding, Verdict
 

@@ -154,7 +154,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for line in lines:
         terminalreporter.write_line(f"verify: {line}", red=line == tally.refusal)
     if settings.markdown:
-        from verify.report.document import write_whole
+        from verify.report.disk import write_whole
 
         write_whole(settings.markdown, summary(stats, int(terminalreporter._session.exitstatus), lines))
 

@@ -66,7 +66,7 @@ class Settings:
             BadInput: an option names what there is not.
         """
         from verify.errors import BadInput
-        from verify.report.document import check_writable
+        from verify.report.disk import check_writable
         from verify.targets.finding import find_target
         from verify.targets.loading import load_loop
 

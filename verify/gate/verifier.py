@@ -12,8 +12,8 @@ from verify.fuzz.tasks import OF_TARGET
 from verify.gate.claims import CLAIMED, COMBINE, VERDICT, Claim
 from verify.gate.findings import record, record_finding
 from verify.gate.settings import settings_of
-from verify.report.document import RunReport
 from verify.report.message import failure_text, rank_failure_text
+from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import job_for, run_job
@@ -91,9 +91,10 @@ class Verifier:
 
     def _assert_finished(self, report: RunReport) -> None:
         __tracebackhide__ = True
-        if report.failure is not None:
-            text = rank_failure_text(report.failure, report.command)
-            record(self.config, "", report.failure["task"], report.verdict, "", text)
+        failure = report.document.failure
+        if failure is not None:
+            text = rank_failure_text(failure, report.command)
+            record(self.config, "", failure.task, report.verdict, "", text)
             pytest.fail(text, pytrace=False)
         if not report.findings:
             text = "nothing was judged: " + "; ".join(report.notes)
@@ -127,8 +128,8 @@ class Verifier:
             combine = OF_TARGET + job.target
             self._fuzzed[job] = run_fuzz(FuzzJob("fast", combine=combine, device=job.device, backend=job.backend))
         report = self._fuzzed[job]
-        if report.failure is not None:
-            pytest.fail(rank_failure_text(report.failure, report.job.command), pytrace=False)
+        if report.document.failure is not None:
+            pytest.fail(rank_failure_text(report.document.failure, report.job.command), pytrace=False)
         found = [finding for finding in report.findings if finding.name == claim.check]
         if not found:
             pytest.fail("nothing was judged: " + "; ".join(report.notes), pytrace=False)

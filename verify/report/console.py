@@ -1,148 +1,149 @@
-"""The report on a terminal, or in a log."""
+"""A presentation on a terminal, or in a log. Words and shapes carry the meaning; colour only repeats it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from dataclasses import replace
+from typing import Literal
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
-from verify.report.document import RunReport
-from verify.report.message import failure_text, rank_failure_text, reproduce_line
-from verify.report.tables import Section
+from verify.report.message import reproduce_line
+from verify.report.sections.blocks import (
+    MARKS,
+    WORDS,
+    Block,
+    Bullets,
+    Card,
+    Cell,
+    Command,
+    Message,
+    Paragraph,
+    Presentation,
+    Table,
+)
 from verify.text import literal
-from verify.verdict import Finding, Verdict
+from verify.verdict import Verdict
 
-# Words and shapes carry the meaning; colour only repeats it.
+# A log has no width of its own; lines longer than this are no longer read as rows.
 _WIDEST = 160
-_MARKS = {Verdict.PASS: "✓ pass", Verdict.FAIL: "✗ FAIL", Verdict.UNKNOWN: "? unknown"}
 _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow"}
 
 
-def print_report(report: RunReport, console: Console) -> None:
-    """Prints what was run, what each check says of each loop, every failure, and last the verdict."""
-    say(console, header(report))
-    for note in report.notes:
+def print_presentation(shown: Presentation, console: Console) -> None:
+    """Prints what was run, the tables, every failure, and last the verdict."""
+    verdict_alone = shown.headline in WORDS.values()  # The last line says it.
+    heading = shown.subject if verdict_alone else [shown.headline, *shown.subject, shown.made]
+    for line in filter(None, heading):
+        say(console, line)
+    for note in shown.notes:
         say(console, f"note: {note}")
-    if report.findings:
-        console.print(_table(report.findings, console))
-    if report.collectives:
-        say(console, _collectives(report))
-    failures = [failure_text(finding) for finding in report.findings if finding.verdict is not Verdict.PASS]
-    if report.failure is not None:
-        failures.append(rank_failure_text(report.failure))
-    for failure in failures:
-        say(console, "\n" + failure)
-    if failures and report.command:
-        say(console, "\n" + reproduce_line(report.command).strip())
-    say(console, f"\n{_mark(report.verdict, console)}; {closing(report)}", _STYLES[report.verdict])
+    blocks = [block for section in shown.sections if not section.page_only for block in section.blocks]
+    told_whole = any(isinstance(block, Message) for block in blocks)
+    for block in blocks:
+        if not (isinstance(block, Card) and told_whole):
+            print_block(block, console)
+    if shown.said and not verdict_alone:
+        say(console, f"\n{shown.said}")
+    if shown.verdict is not None:
+        closing = f"{_mark(shown.verdict, console)}; {shown.closing}"
+        say(console, f"\n{closing}" if verdict_alone else closing, _STYLES[shown.verdict])
+    elif shown.closing:
+        say(console, shown.closing)
 
 
-def print_section(section: Section, console: Console) -> None:
-    """Prints a document that is no run's: its notes, its tables, and what is said of them."""
-    say(console, f"{section.title}\n{section.environment}")
-    for note in section.notes:
-        say(console, f"note: {note}")
-    for table in section.tables:
-        say(console, "\n" + table.caption if table.caption else "")
-        drawn = Grid(show_edge=False, pad_edge=False, header_style="bold")
-        for i, heading in enumerate(table.headings):
-            drawn.add_column(_cell(heading, console), justify="right" if table.right(i) else "left", overflow="fold")
-        for row in table.rows:
-            drawn.add_row(*(_cell(cell, console) for cell in row))
-        _print_whole(drawn, console)
-    for said in section.sentences:
-        say(console, said)
+def print_block(block: Block, console: Console) -> None:
+    """Prints a block; pictures, and what is folded away beside a whole message, have no form here."""
+    match block:
+        case Table():
+            if block.caption:
+                say(console, f"\n{block.caption}")
+            _print_table(block, console)
+        case Paragraph(text):
+            say(console, text)
+        case Bullets(sentences):
+            for sentence in sentences:
+                say(console, sentence)
+        case Message():
+            say(console, f"\n{block.text}")
+        case Command(text):
+            say(console, f"\n{reproduce_line(text).strip()}")
+        case Card():
+            lines = [block.title, *(f"  {name}: {value}" for name, value in block.facts)]
+            lines += [f"  usually: {block.means}"] if block.means else []
+            lines += [reproduce_line(block.command)] if block.command else []
+            say(console, "\n" + "\n".join(lines) + "\n")
 
 
-def _print_whole(table: Grid, console: Console) -> None:
-    """Prints a table without folding its cells: numbers that are folded cannot be read, lines that are can."""
-    before = console.width
-    console.width = max(before, Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum)
-    try:
-        console.print(table)
-    finally:
-        console.width = before
-
-
-def header(report: RunReport) -> str:
-    """What was run, in two lines."""
-    r = report.request
-    words = [report.target, r.get("preset"), f"{r['height']}x{r['width']}", r.get("dtype")]
-    guided_by = [name for name in ("text", "img") if r[f"cfg_{name}_scale"] > 1.0]
-    guidance = f"guided by {' and '.join(guided_by)}" if guided_by else "not guided"
-    ranks = f"{report.world_size} rank{'s' * (report.world_size != 1)}"
-    if report.replicas:
-        hosts = {host for replica in report.replicas for host in replica["hosts"]} - {"unknown"}
-        ranks = f"{len(report.replicas)} replica{'s' * (len(report.replicas) != 1)} of {ranks}"
-        ranks += f" on {len(hosts)} host{'s' * (len(hosts) != 1)}"
-    over = f" over {report.backend}" if report.backend else ""
-    return (
-        f"{' '.join(str(word) for word in words if word)}, {guidance}\n"
-        f"{ranks}{over} on {report.device}, {report.steps} steps, {report.guided_steps} guided"
+def _print_table(table: Table, console: Console) -> None:
+    """Prints a table whole where it fits, else without its minor columns, else as a list: no cell is cut or broken."""
+    widest = console.width if console.is_terminal or "COLUMNS" in os.environ else max(console.width, _WIDEST)
+    kept = [i for i, heading in enumerate(table.headings) if heading not in table.minor]
+    narrow = replace(
+        table, headings=[table.headings[i] for i in kept], rows=[[row[i] for i in kept] for row in table.rows]
     )
+    for lines in (1, 2):
+        for candidate in (table, narrow) if lines == 1 else (narrow,):
+            grid = _grid(candidate, console, lines)
+            width = Measurement.get(console, console.options.update(max_width=10**6), grid).maximum
+            if width <= widest:
+                before, console.width = console.width, max(console.width, width)
+                try:
+                    console.print(grid)
+                finally:
+                    console.width = before
+                return
+    _print_list(table, console)
 
 
-def closing(report: RunReport) -> str:
-    """The exit status and where the time went."""
-    total = report.timings.get("total")
-    parts = [f"{name} {seconds:.2f} s" for name, seconds in report.timings.items() if name != "total"]
-    spent = "" if total is None else f" in {total:.1f} s"
-    return f"exit status {report.exit_status}{spent}" + (f" ({', '.join(parts)})" if parts else "")
+def _grid(table: Table, console: Console, lines: int) -> Grid:
+    grid = Grid(show_edge=False, pad_edge=False, header_style="bold")
+    rows = [[_cell(cell, console, "\n" if lines > 1 else " ") for cell in row] for row in table.rows]
+    for i, heading in enumerate(table.headings):
+        # Where a verdict takes two lines, so may the name of its loop.
+        judges = lines > 1 and any(isinstance(cell := row[i], Cell) and cell.verdict for row in table.rows)
+        widest = max((cell.cell_len for row in rows for cell in row[i].split()), default=1) if judges else None
+        justify: Literal["left", "right"] = "right" if table.right(i) else "left"
+        if widest is not None and len(heading) > 2 * widest:
+            judges, widest = False, None
+        grid.add_column(_encoded(heading, console), justify=justify, no_wrap=not judges, width=widest, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def _print_list(table: Table, console: Console) -> None:
+    """A paragraph a row: its first cell, then every other one under its heading."""
+    for row in table.rows:
+        console.print(_cell(row[0], console), soft_wrap=True)
+        for heading, cell in zip(table.headings[1:], row[1:], strict=True):
+            said = _cell(cell, console)
+            if said.plain:
+                console.print(_encoded(f"  {heading + ': ' if heading else ''}", console) + said, soft_wrap=True)
+
+
+def _cell(cell: str | Cell, console: Console, between: str = " ") -> Text:
+    if isinstance(cell, str):
+        return _encoded(cell, console)
+    if cell.verdict is None:
+        return _encoded(cell.text, console)
+    words = [_mark(cell.verdict, console), *([literal(cell.text, line_breaks=False)] if cell.text else [])]
+    return _encoded(between.join(words), console, _STYLES[cell.verdict], line_breaks=True)
 
 
 def say(console: Console, text: str, style: str = "") -> None:
     """Prints ``text`` as it stands: a loop may be called ``[bold]``, and a terminal may know only ASCII."""
-    console.print(Text(_encodable(literal(text), console), style), soft_wrap=True)
-
-
-def _collectives(report: RunReport) -> str:
-    counted = [
-        f"{loop} {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}"
-        for loop, counts in report.collectives.items()
-    ]
-    return f"collectives on rank 0: {'; '.join(counted)}"
-
-
-def _table(findings: Sequence[Finding], console: Console) -> Grid:
-    """Checks downwards, loops across; then over how many steps each loop was compared, and elements in all loops."""
-    loops = list(dict.fromkeys(finding.loop for finding in findings if finding.loop != "*")) or ["*"]
-    by_name: dict[str, dict[str, Finding]] = {}
-    for finding in findings:
-        by_name.setdefault(finding.name, {})[finding.loop] = finding
-    table = Grid(show_edge=False, pad_edge=False, header_style="bold")
-    table.add_column("check", no_wrap=True)
-    for loop in loops:
-        # Names too long for the terminal go on in the next line; nothing is cut.
-        table.add_column(_cell(loop, console), overflow="fold")
-    table.add_column("steps", justify="right", no_wrap=True)
-    table.add_column("elements", justify="right", no_wrap=True)
-    for name, row in by_name.items():
-        cells = [_judgement(row.get(loop, row.get("*")), console) for loop in loops]
-        steps = min(finding.compared.steps for finding in row.values())
-        elements = sum(finding.compared.elements for finding in row.values())
-        table.add_row(_cell(name, console), *cells, f"{steps}", f"{elements:,}")
-    return table
-
-
-def _judgement(finding: Finding | None, console: Console) -> Text:
-    if finding is None:
-        return Text("")
-    step = finding.first_divergence.step if finding.first_divergence else None
-    where = "" if step is None else " before step 0" if step < 0 else f" step {step}"
-    return _cell(_mark(finding.verdict, console) + where, console, _STYLES[finding.verdict])
+    console.print(_encoded(text, console, style, line_breaks=True), soft_wrap=True)
 
 
 def _mark(verdict: Verdict, console: Console) -> str:
     """A shape and a word; the word alone where there are no shapes."""
-    return _MARKS[verdict].split()[-1] if console.options.ascii_only else _MARKS[verdict]
+    return MARKS[verdict].split()[-1] if console.options.ascii_only else MARKS[verdict]
 
 
-def _cell(text: str, console: Console, style: str = "") -> Text:
-    return Text(_encodable(literal(text, line_breaks=False), console), style)
-
-
-def _encodable(text: str, console: Console) -> str:
-    return text.encode(console.encoding, "backslashreplace").decode(console.encoding)
+def _encoded(text: str, console: Console, style: str = "", line_breaks: bool = False) -> Text:
+    shown = literal(text, line_breaks)
+    return Text(shown.encode(console.encoding, "backslashreplace").decode(console.encoding), style)

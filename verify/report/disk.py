@@ -1,13 +1,78 @@
-"""How output reaches the disk: whole or not at all."""
+"""How output reaches the disk, whole or not at all; or standard output."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
+import sys
 import tempfile
 from pathlib import Path
+
+import msgspec
+
+from verify.errors import BadInput
+from verify.report.documents.parts import Document
+
+STANDARD_OUTPUT = "-"
+
+
+def check_writable(path: str | Path) -> None:
+    """Finds out before a long run whether its result can be written.
+
+    Raises:
+        BadInput: the folder does not exist or cannot be written to, or ``path`` is a folder.
+    """
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise BadInput.of("the output file", str(path), "a file name", "it is a folder; name a file in it")
+        if not target.parent.is_dir():
+            raise BadInput.of("the output file", str(path), "a file in a folder that exists", "create the folder first")
+        require_writable(target)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInput.of(
+            "the output file", str(path), "a file in a writable folder", f"choose another one ({why})"
+        ) from None
+
+
+def write_document(document: Document, path: str | Path) -> None:
+    """Writes a document as JSON; to standard output where ``path`` is ``-``.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    # Not msgspec's own encoder, which refuses names of files that are no text.
+    write_text(path, json.dumps(msgspec.to_builtins(document), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file, whole or not at all; to standard output where ``path`` is ``-``.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    if str(path) == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+    else:
+        write_whole(path, text)
+
+
+def write_whole(path: str | Path, text: str | bytes) -> None:
+    """Writes ``text``, UTF-8, beside ``path`` and moves it there once it is complete. Pipes and devices are written to.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    check_writable(path)
+    target = Path(path)
+    try:
+        replace_file(target, text.encode() if isinstance(text, str) else text)
+    except (OSError, ValueError) as error:
+        raise BadInput.of("the output file", str(path), "a file that can be written", str(error)) from None
 
 
 def require_writable(target: Path) -> None:

@@ -17,7 +17,7 @@ from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import PoolSpec, RankPool
 from verify.ranks.plan import place
 from verify.ranks.task_runner import TaskRunner
-from verify.report.document import RunReport
+from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import INDUCTIVE, Job
 from verify.runner.picture import picture_notes, require_place

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from example_documents import json_of
 from traces import ELEMENTS, STEPS, clean, evidence, flip, reference, small_request
 
 from verify.checks.judging import LoopRun, judge
 from verify.checks.matches_reference import matches_reference
 from verify.checks.merging import over_replicas
 from verify.checks.ranks_agree import ranks_agree
+from verify.checks.records import CHECKS
 from verify.checks.replicas_agree import replicas_agree
-from verify.report.console import header
-from verify.report.document import RunReport, build_document, report_of
-from verify.report.message import USUAL_CAUSES, failure_text
+from verify.report.documents.reading import document_of
+from verify.report.message import failure_text
+from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
@@ -75,7 +77,7 @@ def test_one_bit_in_one_replica(step: int, rank: int, odd: int) -> None:
     said = failure_text(finding).splitlines()
     assert said[1] == f"  where: step {step}, rank {rank}, replicas 0 and {odd}, index [2, 1]"
     assert said[2].startswith("  replica 0  0x")
-    assert said[-1] == f"  usually: {USUAL_CAUSES['replicas_agree']}"
+    assert said[-1] == f"  usually: {CHECKS['replicas_agree'].usual_causes}"
     assert len([line for line in finding.details if line.endswith("agree in every byte")]) == 3
 
 
@@ -265,10 +267,6 @@ def test_what_one_replica_cannot_judge_does_not_pass() -> None:
 
 
 def test_the_document_of_several_replicas() -> None:
-    jsonschema = pytest.importorskip("jsonschema", reason="documents are checked with jsonschema")
-    del jsonschema
-    from verify.report.document import validate
-
     replicas = [replica(0), replica(1)]
     flip(replicas[1][0].x_t, (1, 0, 0))
     report = RunReport(
@@ -286,14 +284,12 @@ def test_the_document_of_several_replicas() -> None:
             {"replica": 1, "ranks": [2, 3], "hosts": ["b", "b"]},
         ],
     )
-    document = build_document(report)
-    validate(document)
-    assert document["checks"][0]["first_divergence"]["replicas"] == [0, 1]
-    assert build_document(report_of(document)) == document
-    assert "2 replicas of 2 ranks on 2 hosts over gloo on cpu" in header(report)
-    alone = build_document(replace(report, replicas=()))
-    assert "replicas" not in alone
-    validate(alone)
+    first = report.document.checks[0].first_divergence
+    assert first is not None
+    assert first.replicas == (0, 1)
+    assert document_of(json_of(report.document)) == report.document
+    assert "2 replicas of 2 ranks on 2 hosts over gloo on cpu" in report.text()
+    assert replace(report, replicas=()).document.replicas == ()
 
 
 def test_ranks_of_one_replica_are_compared_as_ever() -> None:

@@ -9,49 +9,58 @@ import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from rich.console import Console
 
 from verify.bagel.config import PRESETS
 from verify.commands import machine
 from verify.commands.cli import main
-from verify.commands.machine import GIB, MOST_RANKS, PACKAGES, available_memory, folder, inspect_machine, preset_fits
+from verify.commands.machine import GIB, MOST_RANKS, available_memory, folder, inspect_machine, preset_fits
 from verify.environment.variables import bit_variables
-from verify.report.doctor import print_machine
+from verify.report.console import print_presentation
+from verify.report.documents.machine import Doctor, Folder, Gpu, Package
+from verify.report.documents.parts import SCHEMA
+from verify.report.sections.present import present
 
 SNAPSHOT = Path(__file__).with_name("snapshots") / "doctor.txt"
 
-TWO_GPUS: dict[str, Any] = {
-    "python": "3.12.3",
-    "system": "Linux 6.1 x86_64",
-    "torch": "2.11.0",
-    "cuda": "13.0",
-    "nccl": "2.28.9",
-    "backends": ["gloo", "nccl"],
-    "cores": 16,
-    "memory": 120 * GIB,
-    "gpus": [
-        {"index": i, "name": "NVIDIA [H100]", "capability": "9.0", "memory": 80 * GIB, "free": 79 * GIB} for i in (0, 1)
-    ],
-    "gpu_trouble": None,
-    "presets": [preset_fits(name, 120 * GIB, [79 * GIB] * 2) for name in PRESETS],
-    "packages": {"numpy": "2.4.6", "jsonschema": None, "matplotlib": None},
-    "engines": {"vllm": True, "vllm_omni": False},
-    "variables": {"NCCL_ALGO": "Ring"},
-    "folders": {
-        "shared memory": {"path": "/dev/shm", "writable": True, "free": 64 * GIB},
-        "temporary files": {"path": "/tmp", "writable": False, "free": 1 << 20},
+TWO_GPUS = Doctor(
+    schema=SCHEMA,
+    command="verify doctor",
+    made=None,
+    environment=(),
+    notes=(),
+    python="3.12.3",
+    system="Linux 6.1 x86_64",
+    torch="2.11.0",
+    cuda="13.0",
+    nccl="2.28.9",
+    backends=("gloo", "nccl"),
+    cores=16,
+    memory=120 * GIB,
+    gpus=tuple(Gpu(index=i, name="NVIDIA [H100]", capability="9.0", memory=80 * GIB, free=79 * GIB) for i in (0, 1)),
+    gpu_trouble=None,
+    presets=tuple(preset_fits(name, 120 * GIB, [79 * GIB] * 2) for name in PRESETS),
+    packages=(
+        Package(name="numpy", version="2.4.6", needed_for="everything"),
+        Package(name="msgspec", version=None, needed_for="JSON documents"),
+    ),
+    engines={"vllm": True, "vllm_omni": False},
+    variables={"NCCL_ALGO": "Ring"},
+    folders={
+        "shared memory": Folder(path="/dev/shm", writable=True, free=64 * GIB),
+        "temporary files": Folder(path="/tmp", writable=False, free=1 << 20),
         "GPU leases": None,
     },
-}
+)
 
 
-def printed(found: dict[str, Any]) -> str:
+def printed(found: Doctor) -> str:
     file = io.StringIO()
-    print_machine(found, PACKAGES, Console(file=file, width=80, force_terminal=False, _environ={}))
+    print_presentation(present(found), Console(file=file, width=80, force_terminal=False, _environ={}))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
@@ -60,14 +69,17 @@ def test_whole_text() -> None:
 
 
 def test_a_bare_machine() -> None:
-    bare = TWO_GPUS | {"cuda": None, "nccl": None, "gpus": [], "backends": [], "memory": None, "variables": {}}
-    bare["presets"] = [preset_fits("7b", None, [])]
-    shown = printed(bare)
+    fits = (preset_fits("7b", None, []),)
+    shown = printed(
+        replace(TWO_GPUS, cuda=None, nccl=None, gpus=(), backends=(), memory=None, variables={}, presets=fits)
+    )
     assert "torch 2.11.0 without CUDA, Linux" in shown
     assert "backends: none\n" in shown
     assert "gpus: none\n" in shown
     assert "variables that can change bits: none set\n" in shown
-    assert [cell.strip() for cell in shown.splitlines()[7].split("│")] == ["7b", "25.4 GiB", "unknown", "none", "none"]
+    assert ["7b", "25.4 GiB", "unknown", "none", "none"] in [
+        [cell.strip() for cell in line.split("│")] for line in shown.splitlines()
+    ]
 
 
 def test_this_machine_is_described_and_nothing_is_judged(
@@ -80,7 +92,7 @@ def test_this_machine_is_described_and_nothing_is_judged(
     assert "NCCL_ALGO=Tree" in out
     found = json.loads((tmp_path / "machine.json").read_text())
     assert found["cores"] == len(os.sched_getaffinity(0))
-    assert found["packages"]["pytest"] == pytest.__version__
+    assert pytest.__version__ in [p["version"] for p in found["packages"] if p["name"] == "pytest"]
     assert found["variables"] == bit_variables(os.environ)
     assert "gloo" in found["backends"]
     assert found["memory"] > 0
@@ -97,13 +109,13 @@ def test_engines_are_looked_for_and_never_imported(tmp_path: Path, monkeypatch: 
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    assert inspect_machine()["engines"] == dict.fromkeys(machine.ENGINES, True)
+    assert inspect_machine().engines == dict.fromkeys(machine.ENGINES, True)
     assert not set(machine.ENGINES) & set(sys.modules)
 
 
 def test_7b_needs_what_bagel_needs() -> None:
     """13.6 billion parameters, two bytes each."""
-    assert 25 * GIB < preset_fits("7b", None, [])["weights"] < 26 * GIB
+    assert 25 * GIB < preset_fits("7b", None, []).weights < 26 * GIB
 
 
 @pytest.mark.parametrize(
@@ -123,12 +135,12 @@ def test_7b_needs_what_bagel_needs() -> None:
 )
 def test_which_ranks_of_7b_fit(memory: int | None, gpus: list[int], expected: tuple[int | None, int, int]) -> None:
     fits = preset_fits("7b", None if memory is None else memory * GIB, [free * GIB for free in gpus])
-    assert (fits["cpu_ranks"], fits["nccl_ranks"], fits["gloo_cuda_ranks"]) == expected
+    assert (fits.cpu_ranks, fits.nccl_ranks, fits.gloo_cuda_ranks) == expected
 
 
 def test_no_more_ranks_than_a_pool_takes() -> None:
     fits = preset_fits("tiny", 10_000 * GIB, [1000 * GIB] * 2)
-    assert (fits["cpu_ranks"], fits["gloo_cuda_ranks"]) == (MOST_RANKS, MOST_RANKS)
+    assert (fits.cpu_ranks, fits.gloo_cuda_ranks) == (MOST_RANKS, MOST_RANKS)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +168,8 @@ def test_a_gpu_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", broken)
     found = inspect_machine()
-    assert found["gpu_trouble"] == "RuntimeError: CUDA error 0: unspecified launch failure"
-    assert "gpus could not be asked: RuntimeError: CUDA error 0" in printed(found)
+    assert found.gpu_trouble == "RuntimeError: CUDA error 0: unspecified launch failure"
+    assert "gpus: could not be asked: RuntimeError: CUDA error 0" in printed(found)
     assert "gpus: none" not in printed(found)
 
 
@@ -167,15 +179,14 @@ def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (100 * GIB, 139 * GIB))
     found = inspect_machine()
-    expected = {"index": 0, "name": "NVIDIA H200", "capability": "9.0", "memory": 139 * GIB, "free": 100 * GIB}
-    assert found["gpus"] == [expected]
-    assert found["presets"][-1]["gloo_cuda_ranks"] == 3
+    assert found.gpus == (Gpu(index=0, name="NVIDIA H200", capability="9.0", memory=139 * GIB, free=100 * GIB),)
+    assert found.presets[-1].gloo_cuda_ranks == 3
 
 
 def test_folders(tmp_path: Path) -> None:
     found = folder(tmp_path)
     assert found is not None
-    assert (found["path"], found["writable"]) == (str(tmp_path), True)
-    assert found["free"] > 0
+    assert (found.path, found.writable) == (str(tmp_path), True)
+    assert found.free > 0
     assert folder(tmp_path / "absent") is None
     assert folder(None) is None

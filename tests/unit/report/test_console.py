@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from verify.report.console import print_report
-from verify.report.document import RunReport
+from verify.report.console import print_presentation
 from verify.report.message import failure_text, rank_failure_text
+from verify.report.run_report import RunReport
+from verify.report.sections.run import present_run
 from verify.text import literal
 from verify.verdict import Compared, Difference, Divergence, Finding, Verdict
 
@@ -26,7 +27,7 @@ def printed(shown: RunReport, width: int = 80, encoding: str = "utf-8") -> str:
     """What a log of that width would hold."""
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
-    print_report(shown, Console(file=file, width=width, force_terminal=False, _environ={}))
+    print_presentation(present_run(shown.document), Console(file=file, width=width, force_terminal=False, _environ={}))
     return "\n".join(line.rstrip() for line in raw.getvalue().decode(encoding).splitlines()) + "\n"
 
 
@@ -90,22 +91,60 @@ def test_no_control_codes_where_there_is_no_terminal() -> None:
 
 def test_colour_on_a_terminal_only_repeats_the_words() -> None:
     file = io.StringIO()
-    print_report(one_bit(), Console(file=file, width=80, force_terminal=True, color_system="standard", _environ={}))
+    print_presentation(
+        present_run(one_bit().document),
+        Console(file=file, width=80, force_terminal=True, color_system="standard", _environ={}),
+    )
     assert "\x1b[" in file.getvalue()
     assert "✗ FAIL step 7" in file.getvalue()
 
 
-@pytest.mark.parametrize("loops", [("broadcast", "local", "round_robin"), ("a" * 70, "b" * 70), ("x" * 300,)])
-def test_a_narrow_table_cuts_nothing(loops: tuple[str, ...]) -> None:
-    findings = [replace(ranks_differ(1.0, 2.0, 48, loop), name="parallelism_engaged") for loop in loops]
-    lines = printed(report(findings, collectives={})).split("\n\n")[0].splitlines()[2:]
-    assert max(map(len, lines)) <= 80
+def table_of(text: str) -> list[list[str]]:
+    """The rows of the first table; a cell's lines are joined."""
+    lines = text.split("\n\n")[0].splitlines()[2:]
     rule = next(i for i, line in enumerate(lines) if "╇" in line)
-    columns = zip(*(line.split("┃") for line in lines[:rule]), strict=True)
-    assert ["".join(map(str.strip, column)) for column in columns] == ["check", *loops, "steps", "elements"]
-    columns = zip(*(line.split("│") for line in lines[rule + 1 :]), strict=True)
-    judged = ["".join(map(str.strip, column)).replace(" ", "") for column in columns]
-    assert judged == ["parallelism_engaged", *["✗FAILstep48"] * len(loops), "49", f"{52224 * len(loops):,}"]
+    heading = [
+        "".join(map(str.strip, column)) for column in zip(*(line.split("┃") for line in lines[:rule]), strict=True)
+    ]
+    return [heading, *([cell.strip() for cell in line.split("│")] for line in lines[rule + 1 :])]
+
+
+def differing_in(*loops: str) -> RunReport:
+    findings = [replace(ranks_differ(1.0, 2.0, 48, loop), name="parallelism_engaged") for loop in loops]
+    return report(findings, collectives={})
+
+
+def test_a_narrow_terminal_is_shown_fewer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert table_of(printed(differing_in("broadcast", "local"), 80)) == [
+        ["check", "broadcast", "local", "steps", "elements"],
+        ["parallelism_engaged", "✗ FAIL step 48", "✗ FAIL step 48", "49", "104,448"],
+    ]
+    for width in (60, 40):
+        text = printed(differing_in("broadcast", "local"), width)
+        heading, first, *second = table_of(text)
+        assert heading == ["check", "broadcast", "local"]
+        assert [*first, *(cell for row in second for cell in row if cell)] in (
+            ["parallelism_engaged", "✗ FAIL step 48", "✗ FAIL step 48"],
+            ["parallelism_engaged", "✗ FAIL", "✗ FAIL", "step 48", "step 48"],
+        )
+
+
+@pytest.mark.parametrize("loops", [("broadcast", "local", "round_robin"), ("a" * 70, "b" * 70), ("x" * 300,)])
+def test_where_no_table_fits_each_verdict_has_a_line(loops: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = printed(differing_in(*loops), 40).split("\n\n")[0].splitlines()[2:]
+    assert shown == [
+        "parallelism_engaged",
+        *(f"  {loop}: ✗ FAIL step 48" for loop in loops),
+        "  steps: 49",
+        f"  elements: {52224 * len(loops):,}",
+    ]
+
+
+def test_a_log_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert table_of(printed(differing_in("a" * 40, "b" * 40), 80))[0][:3] == ["check", "a" * 40, "b" * 40]
 
 
 def test_before_step_0() -> None:
@@ -167,10 +206,9 @@ def test_a_long_stack_keeps_both_ends(culprit: str) -> None:
     """Tracebacks end with the cause, stack dumps begin with it."""
     lines = [f"line {i}" for i in range(1000)]
     lines[0 if culprit == "first" else -1] = "the cause"
-    failure = {
-        **(dead_and_hung().failure or {}),
-        "ranks": [rank_report(0, "raised", "raised X", 0, "", "\n".join(lines))],
-    }
+    stuck = rank_report(0, "raised", "raised X", 0, "", "\n".join(lines))
+    failure = replace(dead_and_hung(), failure={**(dead_and_hung().failure or {}), "ranks": [stuck]}).document.failure
+    assert failure is not None
     text = rank_failure_text(failure)
     assert "    the cause" in text
     assert "    ... 960 lines left out ..." in text

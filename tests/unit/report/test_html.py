@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from example_documents import KINDS, blocks_of, presented
 from example_reports import EXAMPLES, clean, dead_and_hung, drifting, one_bit, report
 
-from verify.environment.properties import PROPERTIES, Kind
-from verify.environment.variables import VISIBLE_DEVICES
-from verify.report import environment, evidence
-from verify.report.document import build_document, report_of
-from verify.report.html import run_page, section_page
-from verify.report.markdown import run_markdown
-from verify.report.tables import Section, Table
-from verify.trace.trace import PRIVATE_ENVIRONMENT
+from verify.checks.records import CHECKS
+from verify.report.html import page
+from verify.report.markdown import markdown
+from verify.report.run_report import RunReport
+from verify.report.sections.blocks import Card
+from verify.report.sections.run import present_run
 from verify.verdict import Finding, Verdict
 
 VOID = {"meta", "br", "wbr"}
@@ -48,7 +48,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
     @property
@@ -56,132 +56,112 @@ class Page(HTMLParser):
         return " ".join(self.words)
 
 
+def page_of(made: RunReport) -> str:
+    return page(present_run(made.document))
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_report_is_one_well_formed_page(example: str) -> None:
     made = EXAMPLES[example]()
-    page = run_page(made)
-    parsed = Page(page)
-    assert "script" not in parsed.tags
+    text = page_of(made)
+    parsed = Page(text)
     assert "link" not in parsed.tags
-    assert not [value for name, value in parsed.attributes if name in ("src", "href")]
-    assert not re.search(r"url\(|@import|https?:", page)
-    first_heading = parsed.text[: parsed.text.index("builtin")]
-    assert str(made.verdict) in first_heading.lower()
+    assert not [value for name, value in parsed.attributes if name == "src"]
+    assert {value[0] for name, value in parsed.attributes if name == "href"} == {"#"}
+    assert not re.search(r"url\(|@import|https?:", text)
+    assert str(made.verdict) in parsed.text[: parsed.text.index("builtin")].lower()
+    assert made.to_html() == text
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_a_document_and_its_report_give_the_same_page(example: str) -> None:
-    made = EXAMPLES[example]()
-    document = build_document(made)
-    assert build_document(report_of(document)) == document
-    assert run_page(report_of(document)) == run_page(made)
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_is_every_other_document(kind: str) -> None:
+    shown = presented(KINDS[kind])
+    parsed = Page(page(shown))
+    assert shown.title in parsed.text
+    assert all(row[0] in parsed.text for block in blocks_of(KINDS[kind], Card) for row in block.facts)
 
 
-def test_verdict_then_checks_then_agreement_then_differences_then_command_then_environment() -> None:
-    page = run_page(one_bit())
-    order = ["<h1>", "<h2>Checks", "<h2>Agreement", "<h2>What differs", "<h2>To see it again", "<h2>Environment"]
-    places = [page.index(heading) for heading in order]
+def test_culprit_then_checks_then_agreement_then_evidence_then_environment() -> None:
+    text = page_of(one_bit())
+    order = ["h1", 'id="what-is-at-fault"', 'id="checks"', 'id="agreement-step-by-step"', 'id="what-failed"',
+             'id="environment"']  # fmt: skip
+    places = [text.index(heading, text.index("<main>")) for heading in order]
     assert places == sorted(places)
+
+
+def test_every_link_leads_somewhere() -> None:
+    late, early = one_bit().findings[1], drifting().findings[0]
+    for made in (report([late, replace(early, name="loops_agree")]), dead_and_hung()):
+        parsed = Page(page_of(made))
+        anchors = {value for name, value in parsed.attributes if name == "id"}
+        assert {value[1:] for name, value in parsed.attributes if name == "href"} <= anchors
+
+
+def test_claims_stand_beside_the_names_of_checks() -> None:
+    assert CHECKS["ranks_agree"].claim in Page(page_of(clean())).text
+
+
+def test_a_command_can_be_copied() -> None:
+    text = page_of(one_bit())
+    assert f"<pre>{one_bit().command}</pre><button" in text
+    assert "navigator.clipboard" in text
 
 
 def test_names_of_users_are_text() -> None:
     finding = one_bit().findings[1]
     hostile = Finding(finding.name, HOSTILE, finding.verdict, HOSTILE, finding.compared, finding.first_divergence,
-                      (HOSTILE,), {"location": {"tensor": HOSTILE}})  # fmt: skip
+                      (HOSTILE,), {"location": {"tensor": HOSTILE, "step": 1, "rank": 0}})  # fmt: skip
     environment = [{"rank": 0, HOSTILE: HOSTILE}, {"rank": 1, HOSTILE: "other"}]
     made = report([hostile], target=HOSTILE, notes=[HOSTILE], command=HOSTILE, environment=environment,
                   collectives={HOSTILE: {HOSTILE: 1}}, timings={HOSTILE: 1.0})  # fmt: skip
-    page = run_page(made)
-    assert "script" not in Page(page).tags
-    assert "\x1b" not in page
-    assert "<script>alert(1)</script>" in Page(page).text
-    assert "<script" not in section_page(Section(HOSTILE, HOSTILE, HOSTILE, [HOSTILE], [Table([HOSTILE], [[HOSTILE]])]))
-    fences = run_markdown(made).split("```")
+    text = page_of(made)
+    parsed = Page(text)
+    assert parsed.tags.count("script") == 1  # Ours.
+    assert "\x1b" not in text
+    assert "<script>alert(1)</script>" in parsed.text
+    fences = markdown(present_run(made.document)).split("```")
     outside = "".join(fences[::2])
     assert "<script" not in re.sub(r"`[^`]*`", "", outside).replace("\\<script", "")
 
 
-def test_the_grid_of_a_pass_agrees_everywhere() -> None:
-    for grid in evidence.grids(clean()):
-        assert grid.verdict is Verdict.PASS
-        assert [strip.said for strip in grid.strips] == ["agrees in 49 of 49 steps"] * 2
-
-
-def test_the_grid_of_a_failure_shows_the_odd_rank() -> None:
-    (grid,) = evidence.grids(drifting())
-    assert [strip.states for strip in grid.strips] == [
-        (0.0,) * 3 + (0.5,) * 4,
-        (0.0,) * 3 + (1.0,) * 4,
-        (0.0,) * 3 + (0.5,) * 4,
-    ]
-    assert grid.strips[1].said == "differs from step 3 on"
-    assert "differs from step 3 on" in Page(run_page(drifting())).text
-
-
-def test_growth_and_map_are_those_of_the_traces() -> None:
-    made = drifting()
-    (finding,) = made.findings
-    series = evidence.growth(finding)
-    assert [(s.label, s.mismatched) for s in series] == [
-        ("ranks 0 and 1", (0, 0, 0, 2, 3, 3, 3)),
-        ("ranks 1 and 2", (0, 0, 0, 2, 3, 3, 3)),
-    ]
-    assert [bool(ulp) for ulp in series[0].max_ulp] == [False] * 3 + [True] * 4
-    tokens = evidence.token_map(made, finding)
-    assert tokens is not None
-    # Two of three channels of token 2 of a 2 by 2 image.
-    assert tokens.rows == ((0, 0), (6, 0))
-    assert tokens.what == "x_t after step 3"
-    assert 'class="map"' in run_page(made)
-
-
-def test_a_map_that_does_not_fit_the_image_is_not_drawn() -> None:
-    made = drifting()
-    (finding,) = made.findings
-    finding.data["map"]["tokens"] = "..6"
-    assert evidence.token_map(made, finding) is None
-    assert 'class="map"' not in run_page(made)
-
-
-def test_what_nothing_was_compared_in_is_not_shown_as_agreement() -> None:
+def test_what_differs_is_drawn_and_what_was_not_compared_is_no_agreement() -> None:
+    text = page_of(drifting())
+    assert "differs from step 3 on" in Page(text).text
+    assert 'class="map"' in text and 'class="chart"' in text
     unjudged = Finding("ranks_agree", "local", Verdict.UNKNOWN, "one rank has nobody to agree with")
-    (grid,) = evidence.grids(report([unjudged], world_size=1))
-    assert [strip.said for strip in grid.strips] == ["not compared"]
-    assert 'class="agree"' not in run_page(report([unjudged], world_size=1))
+    assert 'class="agree"' not in page_of(report([unjudged], world_size=1))
 
 
-def test_the_page_of_a_run_that_did_not_finish_says_why() -> None:
-    text = Page(run_page(dead_and_hung())).text
-    assert "Unknown: it could not be judged" in text
-    assert "rank 2 was killed by SIGKILL after step 5" in text
-    assert "No rank reported" not in text
+def test_the_page_of_a_run_that_did_not_finish_says_why_and_folds_stacks() -> None:
+    parsed = Page(page_of(dead_and_hung()))
+    assert "Unknown: it could not be judged" in parsed.text
+    assert "rank 2 was killed by SIGKILL after step 5" in parsed.text
+    assert "stack of rank 0" in parsed.text
+    assert parsed.tags.count("details") == 3
 
 
 def test_environments_are_marked_where_they_matter() -> None:
-    ranks = [
-        {"rank": 0, "host": "a", "torch": "2.13.0", "variables": {"NCCL_ALGO": "Ring"}},
-        {"rank": 1, "host": "b", "torch": "2.13.0", "variables": {}},
-    ]
-    rows = environment.rows(ranks)
-    assert [(row.name, row.values, row.matters) for row in rows] == [
-        ("NCCL_ALGO", ("Ring", None), True),
-        ("host", ("a", "b"), False),
-        ("torch", ("2.13.0", "2.13.0"), False),
-    ]
-    page = run_page(report(clean().findings, environment=ranks))
-    assert page.count("<tr class=differs>") == 1
-    assert "1 property differs" in page
-    assert "not set" in page
-
-
-def test_what_may_differ_is_what_the_check_lets_differ() -> None:
-    harmless = {setting.name for setting in PROPERTIES if setting.kind is Kind.SHOWN}
-    assert set(environment.MAY_DIFFER) == {*PRIVATE_ENVIRONMENT, *VISIBLE_DEVICES, *harmless}
+    ranks = [{"rank": 0, "host": "a", "tf32": True}, {"rank": 1, "host": "b", "tf32": False}]
+    text = page_of(report(clean().findings, environment=ranks))
+    assert text.count('<tr class="differs">') == 1
+    assert "1 property differs" in text
 
 
 def test_colour_is_never_alone() -> None:
-    page = run_page(drifting())
+    text = page_of(drifting())
     for verdict, shape in (("fail", "M5 1h6l4"), ("pass", "circle")):
-        if f'word {verdict}"' in page:
-            assert shape in page
-            assert f"</svg> {verdict}" in page
+        if f'word {verdict}"' in text:
+            assert shape in text
+
+
+def test_a_notebook_shows_the_page_apart_from_its_own() -> None:
+    shown = clean()._repr_html_()
+    parsed = Page(shown)
+    assert parsed.tags == ["iframe"]
+    assert dict(parsed.attributes)["srcdoc"] == clean().to_html()
+
+
+def test_a_report_prints_itself() -> None:
+    assert str(one_bit()) == one_bit().text()
+    assert len(one_bit().text().splitlines()) < 25
+    assert repr(one_bit()).startswith("<RunReport fail: ranks_agree (local) step 7 | builtin tiny")

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_documents import BENCH, FAULTS, OVERHEAD
+from example_documents import BENCH, FAULTS, OVERHEAD, blocks_of, presented
 from example_reports import clean, dead_and_hung, drifting
 
-from verify.report.html import run_page, section_page
-from verify.report.sections import section_of
+from verify.report.html import page
+from verify.report.sections.blocks import Bars
+from verify.report.sections.run import present_run
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 PAGES = {"pass": clean, "fail": drifting, "unknown": dead_and_hung}
 WIDTHS = {"desktop": 1280, "phone": 390}
-# The page itself has no scripts; this one stands around it and measures.
+# This script stands around the page and measures.
 MEASURE = """<!doctype html><meta charset="utf-8"><iframe style="width:{width}px;height:900px;border:0" srcdoc="{page}">
 </iframe><script>
 onload = () => {{
@@ -41,8 +42,7 @@ onload = () => {{
     top: box(page.querySelector("h1")),
     strips: all(".strip"), charts: all(".chart"), maps: all(".map"),
     smallest: Math.min(...[...page.querySelectorAll("p, td, th, pre, span, figcaption")].map(size)),
-    chart_text: page.querySelector(".chart text")
-      ? size(page.querySelector(".chart text")) * box(page.querySelector(".chart"))[2] / 360 : null,
+    chart_text: page.querySelector(".plot .y") ? size(page.querySelector(".plot .y")) : null,
     paper: getComputedStyle(page.body).backgroundColor, ink: getComputedStyle(page.body).color,
   }};
   document.body.innerHTML = "";
@@ -83,7 +83,7 @@ def measured(folder: Path, page: str, width: int, dark: bool = False) -> dict[st
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("verdict", PAGES)
 def test_it_fits_and_the_verdict_comes_first(verdict: str, width: int, tmp_path: Path) -> None:
-    said = measured(tmp_path, run_page(PAGES[verdict]()), width)
+    said = measured(tmp_path, page(present_run(PAGES[verdict]().document)), width)
     assert said["overflow"] <= 0
     assert verdict in said["heading"].lower()
     left, top, _, height = said["top"]
@@ -98,21 +98,20 @@ def test_it_fits_and_the_verdict_comes_first(verdict: str, width: int, tmp_path:
     if verdict == "fail":
         assert said["charts"]
         assert said["maps"]
-        assert said["chart_text"] >= 9
+        assert said["chart_text"] >= 12
         assert all(left + wide <= width for left, _, wide, _ in said["charts"] + said["maps"])
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("document", [BENCH, OVERHEAD, FAULTS], ids=["bench", "overhead", "faults"])
 def test_what_is_no_run_fits_too(document: dict[str, Any], width: int, tmp_path: Path) -> None:
-    section = section_of(document)
-    said = measured(tmp_path, section_page(section), width)
+    shown = presented(document)
+    said = measured(tmp_path, page(shown), width)
     assert said["overflow"] <= 0
-    assert said["heading"] == section.title
-    assert len(said["charts"]) == len(section.bars)
-    assert all(left + wide <= width for left, _, wide, _ in said["charts"])
-    if section.bars:
-        assert said["chart_text"] >= 9
+    assert said["heading"] == shown.headline
+    rows = sum(len(bars.rows) for bars in blocks_of(document, Bars))
+    assert len(said["strips"]) == rows
+    assert all(left + wide <= width for left, _, wide, _ in said["strips"])
 
 
 def luminance(colour: str) -> float:
@@ -126,7 +125,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_follows_the_readers_colours(dark: bool, tmp_path: Path) -> None:
-    said = measured(tmp_path, run_page(drifting()), 390, dark)
+    said = measured(tmp_path, page(present_run(drifting().document)), 390, dark)
     paper, ink = luminance(said["paper"]), luminance(said["ink"])
     assert (paper < ink) == dark
     # WCAG 2.2, success criterion 1.4.6.
@@ -134,5 +133,5 @@ def test_it_follows_the_readers_colours(dark: bool, tmp_path: Path) -> None:
 
 
 def test_a_page_that_overflows_is_seen(tmp_path: Path) -> None:
-    wide = run_page(clean()).replace("</main>", '<div style="width:600px">wide</div></main>')
+    wide = page(present_run(clean().document)).replace("</main>", '<div style="width:600px">wide</div></main>')
     assert measured(tmp_path, wide, 390)["overflow"] > 0

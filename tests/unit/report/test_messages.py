@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from example_reports import COMMAND
@@ -21,6 +22,7 @@ from verify.checks.judging import LoopRun, judge
 from verify.ranks.failure.calls import Calls, entry
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.failure.report import RankReport, RankState
+from verify.report.documents.parts import Failure
 from verify.report.message import failure_text, rank_failure_text
 from verify.runner.locate import Location
 from verify.schedule import ALL_GATHER, BROADCAST
@@ -200,7 +202,7 @@ STACK = 'Thread 0x1 (most recent call first):\n  File "my_loop.py", line 9 in lo
 
 def ended(*ranks: RankReport) -> str:
     """The report of a run that ended as these ranks did."""
-    return rank_failure_text(RankFailure(LOOP, list(ranks), 20.0).to_dict(), COMMAND)
+    return rank_failure_text(msgspec.convert(RankFailure(LOOP, list(ranks), 20.0).to_dict(), Failure), COMMAND)
 
 
 def rank_died() -> str:

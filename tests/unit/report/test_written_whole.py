@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from verify.errors import BadInput
-from verify.report.document import check_writable, write_whole
+from verify.report.disk import check_writable, write_whole
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +37,7 @@ def test_text_that_cannot_be_encoded_leaves_nothing(tmp_path: Path) -> None:
         (".", "it is a folder; name a file in it"),
         ("absent/run.json", "create the folder first"),
         ("a_file/run.json", "create the folder first"),
-        ("dangling", "choose another place"),
+        ("dangling", "choose another one"),
         ("circle", ""),
     ],
 )
@@ -59,7 +59,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, name: str, message: str) 
 
 def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # The superuser may write everywhere.
-    with pytest.raises(BadInput, match="writable folder; choose another place"):
+    with pytest.raises(BadInput, match="writable folder; choose another one"):
         check_writable(tmp_path / "run.json")
 
 

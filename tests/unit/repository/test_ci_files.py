@@ -8,12 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
-from example_documents import BENCH
+from example_documents import BENCH, json_of
 from example_reports import clean
 
 from verify.commands.cli import main
 from verify.options.table import COMMANDS
-from verify.report.document import build_document
 
 ROOT = Path(__file__).parents[3]
 FILES = (".github/workflows/gate.yml", ".github/workflows/nightly.yml", ".buildkite/pipeline.yml")
@@ -62,7 +61,7 @@ def test_the_exit_status_decides() -> None:
 
 
 def test_timings_are_set_beside_earlier_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = build_document(clean())
+    document = json_of(clean().document)
     (tmp_path / "earlier").mkdir()
     for night, factor in enumerate((0.5, 1.0, 2.0)):
         timings = {name: factor * seconds for name, seconds in document["timings"].items()}
@@ -74,7 +73,7 @@ def test_timings_are_set_beside_earlier_ones(tmp_path: Path, capsys: pytest.Capt
     text = capsys.readouterr().out
     assert "| local | 0.13 | 0.26 | 0.52 | 0.39 | +50.0 % |" in text
     assert "| new | - | - | - | 1.00 | - |" in text
-    assert "1 earlier documents are of another command" in text
+    assert "1 left out that are of another command" in text
     assert main(["report", str(tmp_path / "now.json"), "--trend", str(tmp_path / "none")]) == 2
 
 

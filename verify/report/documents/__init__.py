@@ -1,0 +1,1 @@
+"""What commands write with ``--json``: one type for each kind of document."""

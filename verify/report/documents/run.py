@@ -1,0 +1,62 @@
+"""The document of ``verify run``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from verify.report.documents.parts import (
+    Backend,
+    Check,
+    Count,
+    Device,
+    Document,
+    Failure,
+    Part,
+    Steps,
+    WorldSize,
+    require_merged,
+)
+from verify.verdict import Verdict
+
+
+class Schedule(Part, frozen=True):
+    """How many Euler steps there are, and in how many of them guidance applies."""
+
+    steps: Steps
+    guided_steps: Steps
+
+
+class Replica(Part, frozen=True):
+    """The ranks of one copy of the CFG group, by global number, and their hosts."""
+
+    replica: Count
+    ranks: Annotated[tuple[Count, ...], Meta(min_length=1)]
+    hosts: Annotated[tuple[str, ...], Meta(min_length=1)]
+
+
+class Run(Document, frozen=True, tag="run"):
+    """What a run found; see :class:`verify.report.run_report.RunReport`.
+
+    ``request`` holds what the target was asked for and with which network: which keys there are is up to the target.
+    """
+
+    verdict: Verdict
+    target: str
+    request: dict[str, Any]
+    schedule: Schedule
+    world_size: WorldSize
+    backend: Backend
+    device: Device
+    checks: tuple[Check, ...]
+    collectives: dict[str, dict[str, Count]]
+    timings: dict[str, float]
+    failure: Failure | None
+    replicas: tuple[Replica, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_merged(self.verdict, self.checks, self.failure)
+        for number, rank in enumerate(self.environment):
+            if not isinstance(rank.get("rank"), int):
+                raise ValueError(f"environment[{number}] does not name its rank")

@@ -1,0 +1,137 @@
+"""A run for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from verify.report.documents.parts import Check, Failure
+from verify.report.documents.run import Run
+from verify.report.message import failure_text, indented, rank_failure_text, rank_line
+from verify.report.sections import environment
+from verify.report.sections.blocks import WORDS, Block, Command, Fold, Message, Paragraph, Presentation, Section
+from verify.report.sections.checks import checks_table, where
+from verify.report.sections.culprit import check_card, failure_card, first_to_read, named
+from verify.report.sections.evidence import LEGEND, figures, strips
+from verify.verdict import EXIT_STATUS, Verdict
+
+_BRANCH_SCALE = re.compile(r"cfg_(\w+)_scale")
+
+
+def present_run(d: Run) -> Presentation:
+    """Verdict, what is at fault, the checks, agreement by step, every failure, the environment."""
+    return Presentation(
+        title=f"{d.verdict}{_at_fault(d)} | {_subject(d)[0]}, {d.world_size} ranks, {d.device}",
+        verdict=d.verdict,
+        headline=WORDS[d.verdict],
+        said=_said(d),
+        subject=_subject(d),
+        notes=d.notes,
+        sections=list(_sections(d)),
+        command=d.command,
+        made=environment.made_line(d),
+        closing=closing(d.verdict, d.timings),
+    )
+
+
+def closing(verdict: Verdict, timings: dict[str, float]) -> str:
+    """The exit status and where the time went."""
+    parts = [f"{name} {seconds:.2f} s" for name, seconds in timings.items() if name != "total"]
+    spent = f" in {timings['total']:.1f} s" if "total" in timings else ""
+    return f"exit status {EXIT_STATUS[verdict]}{spent}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _at_fault(d: Run) -> str:
+    check = first_to_read(d.checks)
+    if check is not None and check.verdict is d.verdict:
+        return f": {named(check)} {where(check)}".rstrip()
+    return "" if d.failure is None else f": rank {d.failure.ranks[0].rank} {d.failure.ranks[0].what}"
+
+
+def _said(d: Run) -> str:
+    if d.failure is not None and d.verdict is Verdict.UNKNOWN:
+        return f"{d.failure.task}: {d.failure.cause}"
+    if d.verdict is Verdict.PASS:
+        agreed = next((f" {c.summary[0].upper()}{c.summary[1:]}." for c in d.checks if c.name == "ranks_agree"), "")
+        return f"All {len(d.checks)} checks passed.{agreed}"
+    check = first_to_read(d.checks)
+    return "Nothing was judged." if check is None else check.summary
+
+
+def _subject(d: Run) -> list[str]:
+    """What was run, in two lines."""
+    r = d.request
+    size = f"{r['height']}x{r['width']}" if {"height", "width"} <= set(r) else ""
+    words = [environment.with_version(d.target, d.environment), r.get("preset"), size, r.get("dtype")]
+    scales = {found[1]: scale for name, scale in r.items() if (found := _BRANCH_SCALE.fullmatch(name))}
+    guides = [name for name, scale in scales.items() if isinstance(scale, (int, float)) and scale > 1.0]
+    guidance = f", guided by {' and '.join(guides)}" if guides else ", not guided" if scales else ""
+    ranks = _count(d.world_size, "rank")
+    if d.replicas:
+        hosts = {host for replica in d.replicas for host in replica.hosts} - {"unknown"}
+        ranks = f"{_count(len(d.replicas), 'replica')} of {ranks} on {_count(len(hosts), 'host')}"
+    over = f" over {d.backend}" if d.backend else ""
+    return [
+        " ".join(str(word) for word in words if word) + guidance,
+        f"{ranks}{over} on {d.device}, {d.schedule.steps} steps, {d.schedule.guided_steps} guided",
+    ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _sections(d: Run) -> Iterator[Section]:
+    troubled = [check for check in d.checks if check.verdict is not Verdict.PASS]
+    if d.verdict is not Verdict.PASS:
+        yield from _fault(d)
+    if d.checks:
+        yield Section("Checks", [checks_table(d.checks), *_collectives(d)])
+    if drawn := strips(d):
+        yield Section("Agreement, step by step", [Paragraph(LEGEND), *drawn], page_only=True)
+    if troubled:
+        failed = any(check.verdict is Verdict.FAIL for check in troubled)
+        yield Section("What failed" if failed else "What could not be judged", list(_evidence(d, troubled)))
+    if d.failure is not None:
+        yield Section("What became of each rank", [_endings(d.failure)])
+    if d.command and d.verdict is not Verdict.PASS:
+        yield Section("Reproduce", [Command(d.command)])
+    yield environment.section(d.environment)
+
+
+def _fault(d: Run) -> Iterator[Section]:
+    check = first_to_read(d.checks)
+    if check is not None and (d.failure is None or check.verdict is Verdict.FAIL):
+        heading = "What is at fault" if check.verdict is Verdict.FAIL else "What is missing"
+        yield Section(heading, [check_card(check, d.checks, d.command)])
+    elif d.failure is not None:
+        yield Section("Why it did not finish", [failure_card(d.failure, d.command)])
+
+
+def _collectives(d: Run) -> list[Block]:
+    counted = [
+        f"{loop} {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}"
+        for loop, counts in d.collectives.items()
+    ]
+    return [Paragraph(f"collectives on rank 0: {'; '.join(counted)}")] if counted else []
+
+
+def _evidence(d: Run, troubled: list[Check]) -> Iterator[Block]:
+    """Each message with its pictures; a picture that an earlier check of the same loop has shown is left out."""
+    seen: set[str] = set()
+    for check in troubled:
+        yield Message(named(check), check.verdict, failure_text(check))
+        for figure in figures(check, d):
+            if (key := check.loop + repr(figure)) not in seen:
+                seen.add(key)
+                yield figure
+
+
+def _endings(failure: Failure) -> Message:
+    stacks = []
+    for rank in failure.ranks:
+        said = [("stack", rank.trace), ("output", rank.output)]
+        stacks += [Fold(f"{what} of rank {rank.rank}", "\n".join(line[4:] for line in indented(text)))
+                   for what, text in said if text.strip()]  # fmt: skip
+    short = "\n".join([f"{failure.task}: {failure.cause}", *(rank_line(failure, rank) for rank in failure.ranks)])
+    return Message(failure.task, Verdict.UNKNOWN, rank_failure_text(failure), short, stacks)
