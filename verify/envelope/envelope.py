@@ -22,7 +22,7 @@ from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.report.documents.fuzz import Condition, Envelope
 from verify.report.documents.parts import SCHEMA, Made, finite
-from verify.runner.run import Progress
+from verify.runner.tracing import Progress
 from verify.verdict import EXIT_STATUS, Verdict
 
 _LIMIT, _COMPILE_LIMIT = 60.0, 150.0

@@ -20,7 +20,8 @@ from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.report.documents.fuzz import Mutant, Mutants
 from verify.report.documents.parts import SCHEMA, Made, finite
-from verify.runner.run import Progress, pool_for
+from verify.runner.run import pool_for
+from verify.runner.tracing import Progress
 from verify.verdict import EXIT_STATUS, Verdict
 
 

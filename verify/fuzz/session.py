@@ -24,7 +24,8 @@ from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.report.documents.fuzz import Fuzz
 from verify.report.documents.parts import SCHEMA, Check, Failure, Made, finite
-from verify.runner.run import Progress, pool_for
+from verify.runner.run import pool_for
+from verify.runner.tracing import Progress
 from verify.targets.loading import load_object
 from verify.verdict import EXIT_STATUS, Finding, Verdict, merge
 

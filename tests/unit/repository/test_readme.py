@@ -129,5 +129,15 @@ def test_types_and_schemas_ship_with_the_package() -> None:
     assert (ROOT / "verify" / "py.typed").is_file()
 
 
-def test_contributing_is_one_screen() -> None:
-    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 60
+def test_the_map_names_every_folder() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 110
+    package = ROOT / "verify"
+    folders = {path.parent for path in package.rglob("*.py")} - {package}
+    engines = {path for path in folders if path.parent == package / "targets"}
+    parts = {path.relative_to(package).as_posix() + "/" for path in folders - engines if path.parent.name != "report"}
+    parts |= {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert [part for part in sorted(parts) if f"`{part}`" not in text] == []
+    tests = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    folders = {path for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
+    assert [path.name for path in folders if f"`{path.name}/`" not in tests] == []
