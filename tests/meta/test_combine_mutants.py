@@ -23,7 +23,8 @@ from verify.envelope.explanations import EXPLANATIONS
 from verify.errors import BadInput
 from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, TENSOR_RULE, Bounds, decisions, judge_boundary
 from verify.fuzz.case import FLOATS, LAYOUTS, Case, Values
-from verify.fuzz.engine import Fuzzer, draw
+from verify.fuzz.drawing import draw
+from verify.fuzz.engine import Fuzzer
 from verify.fuzz.exact import exact_cases, generate
 from verify.fuzz.layouts import dense, lay_out
 from verify.fuzz.mutants import MUTANTS

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
-from hypothesis.strategies import SearchStrategy
-
 from verify.bits import describe, first_difference
 from verify.fuzz.case import Case
+from verify.fuzz.drawing import draw, shrink
 from verify.fuzz.exact import ExactCase, exact_cases
 from verify.fuzz.properties import FORMULA, REPEATABLE
 from verify.fuzz.strategies import cases
@@ -250,43 +247,3 @@ def _where(rank: int, name: str, difference: Any) -> Divergence | None:
         return None
     sides = ("seen", "exact" if name == EXACT else "expected")
     return Divergence(None, (rank, rank), "result", sides, difference)
-
-
-class _Found(Exception):
-    """The property fails. Hypothesis then shrinks the value."""
-
-
-def _harness(
-    strategy: SearchStrategy[Any], body: Callable[[Any], None], count: int, from_seed: int, phases: Sequence[Phase]
-) -> None:
-    """Runs ``body`` on ``count`` drawn values. The same seed gives the same values, whatever ran before."""
-    decorate = settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=phases,
-        report_multiple_bugs=False,
-        verbosity=Verbosity.quiet,
-        # These checks are about tests that draw slowly; here the time goes into waiting for ranks.
-        suppress_health_check=list(HealthCheck),
-    )
-    seed(from_seed)(decorate(given(strategy)(body)))()
-
-
-def draw(strategy: SearchStrategy[Any], count: int, from_seed: int) -> list[Any]:
-    """Up to ``count`` distinct values. The same seed gives the same values."""
-    drawn: dict[Any, None] = {}
-    _harness(strategy, lambda value: drawn.setdefault(value), count, from_seed, [Phase.generate])
-    return list(drawn)
-
-
-def shrink(strategy: SearchStrategy[Any], fails: Callable[[Any], bool], count: int, from_seed: int) -> None:
-    """Draws like :func:`draw` until ``fails`` is true, then lets hypothesis simplify that value."""
-
-    def body(value: Any) -> None:
-        if fails(value):
-            raise _Found
-
-    # Hypothesis reports flakiness when a failure does not come back or the time is up.
-    with contextlib.suppress(_Found, AssertionError, Exception):
-        _harness(strategy, body, count, from_seed, [Phase.generate, Phase.shrink])

@@ -9,7 +9,8 @@ from typing import Any
 
 from verify.errors import Unjudged
 from verify.fuzz.boundary import GUIDED_STEPS_AGREE, HOST_ON_ONE_RANK, decide, judge_boundary
-from verify.fuzz.engine import PROFILES, Fuzzer, draw
+from verify.fuzz.drawing import draw
+from verify.fuzz.engine import PROFILES, Fuzzer
 from verify.fuzz.mutants import MUTANTS
 from verify.fuzz.session import FuzzJob
 from verify.fuzz.strategies import schedules

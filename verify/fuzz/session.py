@@ -13,7 +13,8 @@ import msgspec
 from verify.errors import BadInput, Unjudged
 from verify.fuzz.boundary import Bounds, decide, judge_boundary
 from verify.fuzz.case import Case
-from verify.fuzz.engine import PROFILES, Fuzzer, draw, shrink
+from verify.fuzz.drawing import draw, shrink
+from verify.fuzz.engine import PROFILES, Fuzzer
 from verify.fuzz.saved import Saved, read_saved, replay_command, saved_of
 from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, OF_TARGET, OWN, combine_of, describe
@@ -176,7 +177,12 @@ def run_fuzz(job: FuzzJob, progress: Progress | None = None, began: float | None
         ready = time.monotonic() - clock
         if progress is not None:
             progress.start("fuzz", job.count)
-        fuzzer.explore(job.count, job.seed, lambda done: None if progress is None else progress.update("fuzz", done))
+        try:
+            fuzzer.explore(job.count, job.seed, lambda done: progress.update("fuzz", done) if progress else None)
+        except RankFailure as failure:
+            # What had failed by then has failed, also where a rank died while the case was made simpler.
+            failed = [f for f in fuzzer.findings(job.device) if f.verdict is Verdict.FAIL]
+            return FuzzReport(job, failed, "", fuzzer.tally.cases, environment, failure=failure.to_dict())
         findings = [*fuzzer.findings(job.device), fuzz_boundary(pool, bounds, job.seed)]
         if progress is not None:
             progress.finish("fuzz")
