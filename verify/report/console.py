@@ -56,8 +56,10 @@ def print_presentation(shown: Presentation, console: Console) -> None:
 
 
 def print_block(block: Block, console: Console) -> None:
-    """Prints a block; pictures, and what is folded away beside a whole message, have no form here."""
+    """Prints a block; pictures, and what is folded, have no form here."""
     match block:
+        case Table(folded=True):
+            pass
         case Table():
             if block.caption:
                 say(console, f"\n{block.caption}")

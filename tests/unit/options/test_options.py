@@ -94,9 +94,9 @@ def test_jobs_of_the_other_commands_come_back() -> None:
         "verify fuzz --profile ci --cases 7 --seed 3 --combine a.py:b --world-size 3 --device cuda --backend gloo"
     )
     assert "--combine" not in FuzzJob(combine=OWN).command
-    line = EnvelopeReport(EnvelopeJob("cuda", "small", timeout=60.0)).to_dict()["command"]
+    line = EnvelopeReport(EnvelopeJob("cuda", "small", timeout=60.0)).document.command
     assert line == "verify fuzz --envelope --device cuda --preset small --timeout 60"
-    line = MutantReport("fast", 2, "cpu", [], [], 0.0).to_dict()["command"]
+    line = MutantReport("fast", 2, "cpu", [], [], 0.0).document.command
     assert line == "verify fuzz --profile fast --seed 2 --mutants --device cpu"
 
 

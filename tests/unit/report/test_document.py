@@ -215,6 +215,16 @@ def test_nan_and_infinity_survive_as_strings(tmp_path: Path) -> None:
     assert "Infinity" not in (tmp_path / "run.json").read_text()
 
 
+def test_strings_of_other_classes_become_strings() -> None:
+    """As ``torch.__version__`` is."""
+
+    class Version(str):
+        __slots__ = ()
+
+    made = report(clean().findings, environment=[{"rank": 0, "torch": Version("2.13")}]).document
+    assert type(made.environment[0]["torch"]) is str
+
+
 def test_building_changes_nothing() -> None:
     shown = cache_write()
     before = copy.deepcopy(shown)

@@ -50,13 +50,12 @@ def test_the_card_says_who_is_at_fault() -> None:
     card = card_of(present_run(one_bit().document))
     assert card.title == "ranks_agree (local) step 7"
     assert dict(card.facts) == {
-        "what": "rank 0 of local and rank 1 of local differ in x_t after step 7",
         "rank": "0 and 1",
         "step": "7",
         "tensor": "x_t",
         "index": "[3, 5]",
-        "rank 0": "-0.4375, that is 0xbee00000",
-        "rank 1": "-0.4375000298023224, that is 0xbee00001",
+        "rank 0": "-0.4375 (0xbee00000)",
+        "rank 1": "-0.4375000298023224 (0xbee00001)",
         "difference": "absolute 2.98e-08, relative 6.81e-08, 1 ULP apart",
         "elements": "1 of 1024 elements differ",
     }

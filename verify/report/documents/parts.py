@@ -213,6 +213,8 @@ def require_merged(verdict: Verdict, checks: tuple[Check, ...], failure: Failure
 
 def finite(value: Any) -> Any:
     """JSON values only: a float that JSON does not have becomes a string, ``nan``, ``inf`` or ``-inf``."""
+    if isinstance(value, str):
+        return str(value)  # torch.__version__ is of a class of its own.
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

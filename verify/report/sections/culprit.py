@@ -38,7 +38,7 @@ def named(check: Check) -> str:
 def check_card(check: Check, checks: Sequence[Check], command: str) -> Card:
     """One check that did not pass, and the names of the others."""
     found, first = location(check), check.first_divergence
-    facts = [("what", check.summary)]
+    facts = []
     if found is not None:
         facts += [("rank", str(found.rank)), ("step", str(found.step)), ("tensor", found.tensor)]
         facts += [(name, said) for name, said in (("operator", found.operator), ("module", found.module)) if said]
@@ -59,7 +59,7 @@ def _values(first: FirstDivergence) -> list[tuple[str, str]]:
     facts = [("index", str(list(first.index)))] if first.index is not None else []
     a, b = first.numbers
     values = zip(side_names(first), first.bits, first.numbers, strict=True)
-    facts += [(side, f"{value!r}, that is {bits}") for side, bits, value in values]
+    facts += [(side, f"{value!r} ({bits})") for side, bits, value in values]
     apart = distance(first)
     if math.isfinite(a) and math.isfinite(b):
         relative = f", relative {abs(a - b) / abs(a):.3g}" if a else ""

@@ -99,7 +99,11 @@ def made_line(document: Document) -> str:
     words = [one_line(document.environment)] if document.environment else []
     if document.made is not None:
         made = document.made
-        words += [f"verify {made.version}", *([f"commit {made.commit}"] if made.commit else []), made.date]
+        words += [
+            f"verify {made.version}",
+            *([f"commit {made.commit}"] if made.commit else []),
+            made.date.replace("+00:00", " UTC"),
+        ]
     return ", ".join(words)
 
 

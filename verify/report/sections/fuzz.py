@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from verify.report.documents.fuzz import Fuzz, Mutants
 from verify.report.message import failure_text, rank_failure_text
 from verify.report.sections.blocks import Block, Bullets, Card, Cell, Command, Message, Presentation, Section, Table
@@ -17,6 +19,7 @@ def present_fuzz(d: Fuzz) -> Presentation:
     check = first_to_read(d.properties)
     if check is not None:
         card = check_card(check, d.properties, d.replays.get(check.name, d.command))
+        card = replace(card, facts=[("what", check.summary), *card.facts])
         sections.append(Section("What is at fault" if check.verdict is Verdict.FAIL else "What is missing", [card]))
     elif d.failure is not None:
         sections.append(Section("Why it did not finish", [failure_card(d.failure, d.command)]))
