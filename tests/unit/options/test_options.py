@@ -124,7 +124,7 @@ def test_an_option_given_several_times() -> None:
 
 def without_time(document: dict[str, Any]) -> str:
     """A document without what differs between two runs of one command."""
-    timed = ("timings", "seconds", "cases_per_minute", "environment")
+    timed = ("made", "timings", "seconds", "cases_per_minute", "environment")
     cut = {name: value for name, value in document.items() if name not in timed}
     for row in cut.get("faults", ()):
         row.pop("seconds")

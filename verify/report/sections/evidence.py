@@ -13,8 +13,8 @@ from verify.report.sections.blocks import Block, Chart, Strip, Strips, Table, To
 from verify.verdict import Verdict
 
 LEGEND = (
-    "Each rank has one bar per step. A low bar: every byte agrees. A tall bar: bytes differ, and its height is the share "
-    "of the compared traces that differ. A dot: the step was not compared."
+    "Each rank has one bar per step. A low bar: every byte agrees. A tall bar: bytes differ, and its height is the "
+    "share of the compared traces that differ. A dot: the step was not compared."
 )
 _COMPARED_WITH = {
     "ranks_agree": "each rank with the other ranks",
