@@ -59,7 +59,7 @@ class Overhead(Measurement):
 
     def _bare(self, name: str, plan: Plan) -> dict[str, float]:
         began = time.perf_counter()
-        timings = self.run(timed_loop, plan, False)
+        timings = self.run(timed_loop, plan, False, False, None, True)
         return {"bare_wall": time.perf_counter() - began, "bare": max(timing.total for timing in timings)}
 
     def _verified(self, name: str, plan: Plan) -> dict[str, float]:

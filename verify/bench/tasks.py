@@ -62,13 +62,16 @@ def prepare_point(rank: Rank, plan: Plan, graph: bool) -> dict[str, Any]:
     return done | {"graph_s": time.perf_counter() - began, "graph_fault": fault}
 
 
-def timed_loop(rank: Rank, plan: Plan, split: bool, graph: bool = False, steps: int | None = None) -> Timing | None:
+def timed_loop(
+    rank: Rank, plan: Plan, split: bool, graph: bool = False, steps: int | None = None, again: bool = False
+) -> Timing | None:
     """Runs a loop bare: nothing is recorded; ``split`` puts events around evaluations, collectives and combines.
 
     With ``graph`` forward passes are replayed from the graphs of :func:`prepare_point`. With ``steps`` the loop ends
-    after so many. The reference runs on rank 0 alone; the others return None.
+    after so many. With ``again`` the request is prepared anew, as it is for a loop that is verified. The reference runs on
+    rank 0 alone; the others return None.
     """
-    stage = Stage.of(rank, plan, again=False)
+    stage = Stage.of(rank, plan, again)
     if not stage.takes_part:
         return None
     whole = stage.request.schedule

@@ -1,90 +1,103 @@
 """A digest of all bytes of a tensor.
 
-On the CPU it is SHA-256. On a GPU the bytes stay where they are: each block of 16,384 words of 32 bits is multiplied by
-fixed random 64-bit keys and summed modulo 2^64, and SHA-256 is taken of the sums. This is multilinear hashing (Lemire
-and Kaser, "Strongly universal string hashing is fast", 2014). Two blocks that differ have equal sums for at most one
-key in 2^33. Unlike an XOR or a plain sum it sees elements that are swapped or doubled. It is no protection against
-somebody who chooses the bytes to deceive it.
+On the CPU it is SHA-256. On a GPU the bytes stay where they are. Each block of 64 KiB becomes one 64-bit sum of
+products of keyed 32-bit words, ``sum((a + k) * (b + l))``, and SHA-256 is taken of the sums. This is NH, the universal
+hash of UMAC (Black et al., CRYPTO 1999): two blocks that differ have equal sums for at most one key in 2^32. Unlike an
+XOR or a plain sum it sees elements that are swapped or doubled. It is no protection against somebody who chooses the
+bytes to deceive it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 14
-_KEY_SEED = 20140827
+# Words of 64 bits, each two halves of 32, in a block.
+BLOCK = 1 << 13
+_HALF = 0xFFFFFFFF
+_KEY_SEED = 19990815
 
 
 def digest(tensor: Tensor) -> str:
     """The digest of one tensor's bytes in row-major order. Waits for the tensor's device."""
-    return next(iter(digests([tensor])))
+    return digests([tensor])[0]
 
 
 def digests(tensors: Iterable[Tensor]) -> list[str]:
     """The digest of each tensor; what lies on a GPU is summed there, and all sums come to the CPU in one copy."""
     listed = [_bytes_of(tensor) for tensor in tensors]
-    sums = {number: _block_sums(flat) for number, flat in enumerate(listed) if flat.is_cuda}
-    brought = _together(sums)
-    return [
-        hashlib.sha256(flat.numpy().data if number not in sums else next(brought)).hexdigest()
-        for number, flat in enumerate(listed)
-    ]
+    found = {number: hashlib.sha256(flat.numpy().data) for number, flat in enumerate(listed) if not flat.is_cuda}
+    there = [number for number, flat in enumerate(listed) if flat.is_cuda]
+    if there:
+        flats = [listed[number] for number in there]
+        sums = _sums(flats).cpu().numpy()
+        ends = torch.cat([flat[flat.numel() // 8 * 8 :] for flat in flats]).cpu().numpy()
+        at = end = 0
+        for number, flat in zip(there, flats, strict=True):
+            size = flat.numel()
+            blocks, rest = -(-(size // 8) // BLOCK), size % 8
+            found[number] = hashlib.sha256(f"{size} bytes".encode())
+            found[number].update(sums[at : at + blocks].data)
+            found[number].update(ends[end : end + rest].data)
+            at, end = at + blocks, end + rest
+    return [found[number].hexdigest() for number in range(len(listed))]
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    """The bytes as one flat tensor: a view where the tensor is dense."""
+    """The bytes as one flat tensor: a view where the tensor is dense, and begins where words may be read."""
     plain = tensor.detach()
     if plain.layout != torch.strided or plain.is_meta:
         return torch.frombuffer(bytearray(repr((plain.layout, tuple(plain.shape))).encode()), dtype=torch.uint8)
     plain = plain.resolve_conj().resolve_neg()
     if hasattr(plain, "to_local"):
         plain = plain.to_local()
-    return plain.contiguous().view(-1).view(torch.uint8) if plain.numel() else plain.new_empty(0, dtype=torch.uint8)
+    if not plain.numel():
+        return plain.new_empty(0, dtype=torch.uint8)
+    flat = plain.contiguous().view(-1).view(torch.uint8)
+    return flat.clone() if flat.is_cuda and flat.data_ptr() % 8 else flat
 
 
-def _together(sums: dict[int, Tensor]) -> Iterator[Any]:
-    """The sums of each tensor as bytes on the CPU, in the order of their numbers."""
-    if not sums:
-        return
-    whole = torch.cat(list(sums.values())).cpu().numpy()
-    at = 0
-    for each in sums.values():
-        yield whole[at : at + len(each)].tobytes()
-        at += len(each)
+def _sums(flats: Sequence[Tensor]) -> Tensor:
+    """The sum of each block of each tensor, one tensor after the other; what does not fill a word is left out."""
+    device = flats[0].device
+    kernel = _kernel() if device.type == "cuda" else None
+    if kernel is None:
+        return torch.cat([_sums_by_operators(flat) for flat in flats])
+    addresses, counts = _table(tuple((flat.data_ptr(), flat.numel() // 8) for flat in flats), device)
+    sums = torch.empty(len(addresses), dtype=torch.int64, device=device)
+    if len(addresses):
+        kernel[(len(addresses),)](addresses, counts, _keys(device), sums, BLOCK=BLOCK, PART=1024)
+    return sums
 
 
-def _block_sums(flat: Tensor) -> Tensor:
-    """For each block of words the keyed sum, int64; the number of bytes comes last, so that zeros added are seen."""
-    size = flat.numel()
-    tail = flat[size // 4 * 4 :]
-    padded = torch.nn.functional.pad(tail, (0, 4 - len(tail))).clone().view(torch.int32)
-    aligned = flat[: size // 4 * 4]
-    if aligned.data_ptr() % 4:
-        aligned = aligned.clone()
-    parts = [_keyed(words) for words in (aligned.view(torch.int32), padded) if len(words)]
-    return torch.cat([*parts, torch.tensor([size], device=flat.device)])
-
-
-def _keyed(words: Tensor) -> Tensor:
-    kernel = _kernel() if words.is_cuda else None
-    keys = _keys(words.device)
-    blocks = -(-len(words) // BLOCK)
-    if kernel is not None:
-        sums = torch.empty(blocks, dtype=torch.int64, device=words.device)
-        kernel[(blocks,)](words, keys, sums, len(words), BLOCK=BLOCK, PART=1024)
-        return sums
-    whole = len(words) // BLOCK
-    found = [(row.to(torch.int64) * keys).sum(1) for row in words[: whole * BLOCK].view(-1, BLOCK).split(1024)]
-    rest = words[whole * BLOCK :]
-    if len(rest):
-        found.append((rest.to(torch.int64) * keys[: len(rest)]).sum()[None])
+def _sums_by_operators(flat: Tensor) -> Tensor:
+    words = flat[: flat.numel() // 8 * 8].view(torch.int64)
+    keys = _keys(flat.device)
+    found = [torch.empty(0, dtype=torch.int64, device=flat.device)]
+    for block in words.split(BLOCK):
+        own = keys[: len(block)]
+        low = ((block & _HALF) + (own & _HALF)) & _HALF
+        high = ((block >> 32 & _HALF) + (own >> 32 & _HALF)) & _HALF
+        found.append((low * high).sum()[None])
     return torch.cat(found)
+
+
+@lru_cache(maxsize=4)
+def _table(tensors: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """For each block of all tensors, where it begins and how many words it holds."""
+    blocks = numpy.array([-(-words // BLOCK) for _, words in tensors], dtype=numpy.int64)
+    first = numpy.repeat(numpy.cumsum(blocks) - blocks, blocks)
+    number = numpy.arange(blocks.sum(), dtype=numpy.int64) - first
+    start = numpy.repeat(numpy.array([address for address, _ in tensors], dtype=numpy.int64), blocks)
+    words = numpy.repeat(numpy.array([count for _, count in tensors], dtype=numpy.int64), blocks)
+    counts = numpy.minimum(words - number * BLOCK, BLOCK)
+    return torch.from_numpy(start + number * BLOCK * 8).to(device), torch.from_numpy(counts).to(device)
 
 
 @lru_cache(maxsize=8)
@@ -96,21 +109,26 @@ def _keys(device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _kernel() -> Any:
-    """The same sums in one pass over the words, where Triton is installed: reading is then all that it costs."""
+    """The same sums in one launch for all tensors, where Triton is installed: reading is then all that it costs."""
     try:
         import triton  # type: ignore[import-untyped]
         import triton.language as tl  # type: ignore[import-untyped]
     except ImportError:
         return None
 
-    def keyed_sums(words, keys, sums, count, BLOCK: tl.constexpr, PART: tl.constexpr):  # type: ignore[no-untyped-def]
-        block = tl.program_id(0).to(tl.int64)
+    def keyed_sums(addresses, counts, keys, sums, BLOCK: tl.constexpr, PART: tl.constexpr):  # type: ignore[no-untyped-def]
+        block = tl.program_id(0)
+        words = tl.load(addresses + block).to(tl.pointer_type(tl.int64))
+        count = tl.load(counts + block)
         total = tl.zeros([PART], dtype=tl.int64)
         for start in range(0, BLOCK, PART):
             within = start + tl.arange(0, PART)
-            at = block * BLOCK + within
-            word = tl.load(words + at, mask=at < count, other=0).to(tl.int64)
-            total += word * tl.load(keys + within)
+            inside = within < count
+            word = tl.load(words + within, mask=inside, other=0)
+            key = tl.load(keys + within)
+            low = ((word & 0xFFFFFFFF) + (key & 0xFFFFFFFF)) & 0xFFFFFFFF
+            high = (((word >> 32) & 0xFFFFFFFF) + ((key >> 32) & 0xFFFFFFFF)) & 0xFFFFFFFF
+            total += tl.where(inside, low * high, 0)
         tl.store(sums + block, tl.sum(total, axis=0))
 
     # Triton reads the source of the function that it compiles, where names must be global.

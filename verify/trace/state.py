@@ -11,6 +11,7 @@ import hashlib
 import random
 import sys
 import types
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ class StateWatch:
         """``draws``: the loops draw random numbers by design, so that generators move."""
         self._denoiser, self._device, self._draws = denoiser, device, draws
         self._tensors = dict(_weights(denoiser))
-        self._digests = dict(zip(self._tensors, digests(self._tensors.values()), strict=True))
+        self._digests = _known(self._tensors)
         self._hooks = dict(_hooks(denoiser))
         self._functions = dict(_functions())
         self._versions = {name: version_of(tensor) for name, tensor in self._tensors.items()}
@@ -138,7 +139,7 @@ class StateWatch:
     def _lasting(self) -> Iterator[tuple[str, list[str]]]:
         """What is other now than before the loop, part by part."""
         now = dict(_weights(self._denoiser))
-        after = dict(zip(now, digests(now.values()), strict=True))
+        after = _digested(now)
         yield WEIGHTS, _unlike(self._digests, after)
         yield HOOKS, _unlike(self._hooks, dict(_hooks(self._denoiser)))
         functions = dict(_functions())
@@ -156,6 +157,28 @@ class StateWatch:
 def version_of(tensor: Tensor) -> int:
     """PyTorch's count of writes to a tensor; tensors made in inference mode have none."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+# The tensors last digested in this process, with their counts of writes, and their digests: after one loop, before the
+# next. Whoever writes to them meanwhile moves a count; a tensor in another's place is another object.
+_LAST: dict[str, tuple[weakref.ref[Tensor], int, str]] = {}
+
+
+def _digested(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    found = dict(zip(tensors, digests(tensors.values()), strict=True))
+    _LAST.clear()
+    for name, tensor in tensors.items():
+        _LAST[name] = weakref.ref(tensor), version_of(tensor), found[name]
+    return found
+
+
+def _known(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The digests of tensors: those of the last time where no tensor is another one, or was written to, since."""
+    for name, tensor in tensors.items():
+        last = _LAST.get(name)
+        if last is None or last[0]() is not tensor or last[1] != version_of(tensor) or tensor.is_inference():
+            return _digested(tensors)
+    return {name: _LAST[name][2] for name in tensors}
 
 
 def _weights(denoiser: Any) -> Iterator[tuple[str, Tensor]]:

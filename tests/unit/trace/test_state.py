@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import verify.combine
-from verify.trace.digest import BLOCK, _block_sums, digest
+from verify.trace.digest import BLOCK, _sums_by_operators, digest, digests
 from verify.trace.state import Change, StateWatch
 
 CPU = torch.device("cpu")
@@ -143,7 +143,7 @@ def test_state_of_another_process_start_is_told_apart() -> None:
 
 
 def sums(tensor: Tensor) -> list[int]:
-    found: list[int] = _block_sums(tensor.contiguous().view(-1).view(torch.uint8)).tolist()
+    found: list[int] = _sums_by_operators(tensor.contiguous().view(-1).view(torch.uint8)).tolist()
     return found
 
 
@@ -173,3 +173,17 @@ def test_a_digest_is_of_bytes_whatever_carries_them() -> None:
     assert digest(x.to(torch.float8_e4m3fn)) != digest(x)
     assert digest(torch.empty(0)) == digest(torch.empty(0, 3))
     assert digest(torch.complex(x, x)) != digest(torch.complex(x, -x))
+
+
+def test_what_nobody_wrote_to_is_not_digested_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network()
+    first = StateWatch(network, CPU)
+    asked: list[int] = []
+    monkeypatch.setattr("verify.trace.state.digests", lambda tensors: asked.append(1) or digests(tensors))
+    assert StateWatch(network, CPU).before() == first.before()
+    assert len(asked) == 1, "the contexts alone"
+    with torch.no_grad():
+        network.model[0].bias.add_(1.0)
+    assert StateWatch(network, CPU).before() != first.before()
+    other = Network()
+    assert StateWatch(other, CPU).before() != first.before(), "another network's tensors are others"
