@@ -34,13 +34,15 @@ _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 def bits_of(tensor: Tensor) -> Tensor:
     """An integer view of a tensor's bytes, element for element; a real view whatever the strides.
 
+    Of a lazily negated or conjugated tensor it is a view of a copy, which holds the bytes that the tensor stands for.
+
     Raises:
         TypeError: an element is not 1, 2, 4 or 8 bytes wide.
     """
     view = _VIEW_OF_SIZE.get(tensor.element_size())
     if view is None:
         raise TypeError(f"no integer view for {tensor.dtype}")
-    return tensor.view(view)
+    return tensor.resolve_conj().resolve_neg().view(view)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

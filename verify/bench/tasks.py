@@ -68,8 +68,8 @@ def timed_loop(
     """Runs a loop bare: nothing is recorded; ``split`` puts events around evaluations, collectives and combines.
 
     With ``graph`` forward passes are replayed from the graphs of :func:`prepare_point`. With ``steps`` the loop ends
-    after so many. With ``again`` the request is prepared anew, as it is for a loop that is verified. The reference runs on
-    rank 0 alone; the others return None.
+    after so many. With ``again`` the request is prepared anew, as it is for a loop that is verified. The reference
+    runs on rank 0 alone; the others return None.
     """
     stage = Stage.of(rank, plan, again)
     if not stage.takes_part:

@@ -48,8 +48,11 @@ class Pair:
     def divergence(self) -> Divergence | None:
         """The first place where they differ, structure before values; None if every byte agrees."""
         a, b = self.right, self.other
-        if self._begins and a.start is not None and b.start is not None and not same_bits(a.start, b.start):
-            return self._at(BEFORE_THE_LOOP, "x_t", a.start, b.start)
+        if self._begins and a.start is not None and b.start is not None:
+            # A loop may cast x_t for its network: then what the other began with is cast as it did.
+            start, other = _in_one_dtype(a.start, b.start)
+            if not same_bits(start, other):
+                return self._at(BEFORE_THE_LOOP, "x_t", start, other)
         unlike = first_unlike(a.over(self._steps), b.over(self._steps))
         if unlike is not None:
             step = self._steps[unlike]
@@ -97,6 +100,13 @@ class Pair:
         differing = (bits_of(a) != bits_of(b)).sum(1)
         ninths = -(-9 * differing // a.shape[1])
         return "".join(".123456789"[n] for n in ninths.tolist())
+
+
+def _in_one_dtype(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if a.dtype == b.dtype or not (a.is_floating_point() and b.is_floating_point()):
+        return a, b
+    narrow = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+    return a.to(narrow), b.to(narrow)
 
 
 def _tensor_at(trace: Trace, divergence: Divergence) -> Tensor | None:

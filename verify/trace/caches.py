@@ -9,7 +9,7 @@ from torch import Tensor
 
 from verify.bits import bits_of, first_difference, same_bits
 from verify.trace.digest import digest
-from verify.trace.state import version_of
+from verify.trace.leaves import version_of
 from verify.verdict import Difference
 
 

@@ -81,6 +81,7 @@ class Recorder(Listener):
         self._lock = threading.RLock()
         self._done = 0
         self._evaluating = 0
+        self._thread: int | None = None
         self.settings = SettingsWatch()
         self._breach = ""
         self._last: Tensor | None = None
@@ -122,7 +123,7 @@ class Recorder(Listener):
         """
         with self._lock:
             at = step if isinstance(step, int) and self._done < step < self._steps else self._done
-            self._evaluating = at
+            self._evaluating, self._thread = at, threading.get_ident()
             if at == 0 and branch in self._branches[0]:
                 # What came before was a warm-up: the loop begins again.
                 self._branches[0].clear()
@@ -212,7 +213,8 @@ class Recorder(Listener):
                 self._breach = f"{breach} ({caller()})"
                 self._done += 1
                 return
-            self.settings.look(self._done, OBSERVE)
+            if self._thread in (None, threading.get_ident()):  # A callback's own thread computes nothing.
+                self.settings.look(self._done, OBSERVE)
             self._last = plain_copy(x_t)
             if self._window is None or self._window.keeps(self._done):
                 self._x_t.append(self._last)

@@ -6,8 +6,8 @@ are put right before the end. Writing through NumPy or a pointer moves no counte
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import os
 import random
 import sys
 import types
@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from verify.trace.digest import digests
+from verify.trace.leaves import leaves_of, stamps_of, version_of
 from verify.trace.network import networks_of
 
 WEIGHTS, CONTEXTS, RANDOM, FUNCTIONS, HOOKS = "weights", "contexts", "random state", "functions", "hooks"
@@ -29,6 +30,7 @@ GROUPS = "process groups"
 _MOST_NAMES = 8
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 # Where a patch would change what judges: the suite's own code, and the functions that networks are written with.
+_TORCH = os.path.dirname(torch.__file__)
 _PATCHABLE = ("torch", "torch.nn.functional", "torch.linalg", "torch.Tensor")
 
 
@@ -78,9 +80,9 @@ class StateWatch:
         self._functions = dict(_functions())
         self._versions = {name: version_of(tensor) for name, tensor in self._tensors.items()}
         self._random = _generators(device)
-        self._own = dict(_leaves(denoiser))
+        self._own = dict(leaves_of(denoiser))
         self._own_digests = _leaf_digests(self._own)
-        self._own_versions = _stamps(self._own)
+        self._own_versions = stamps_of(self._own)
         self._seen: dict[tuple[str, str], int] = {}
         self._step = 0
 
@@ -94,8 +96,8 @@ class StateWatch:
 
     def entering(self) -> None:
         """The loop asks for a velocity: what was written to the denoiser since the last one is the loop's doing."""
-        now = dict(_leaves(self._denoiser))
-        stamps = _stamps(now)
+        now = dict(leaves_of(self._denoiser))
+        stamps = stamps_of(now)
         for name in self._own_versions.keys() | stamps.keys():
             if self._own_versions.get(name) != stamps.get(name):
                 self._seen.setdefault((CONTEXTS, name), self._step)
@@ -103,7 +105,7 @@ class StateWatch:
 
     def left(self) -> None:
         """A velocity has been given: what the denoiser has done to itself meanwhile is its own affair."""
-        self._own_versions = _stamps(dict(_leaves(self._denoiser)))
+        self._own_versions = stamps_of(dict(leaves_of(self._denoiser)))
 
     def look(self, step: int) -> None:
         """``step`` is done. Never waits for the device."""
@@ -143,20 +145,22 @@ class StateWatch:
         yield WEIGHTS, _unlike(self._digests, after)
         yield HOOKS, _unlike(self._hooks, dict(_hooks(self._denoiser)))
         functions = dict(_functions())
-        yield FUNCTIONS, [name for name, f in self._functions.items() if name in functions and functions[name] is not f]
+        yield (
+            FUNCTIONS,
+            [
+                name
+                for name, function in self._functions.items()
+                if name in functions and functions[name] is not function and not _by_torch(name, functions[name])
+            ],
+        )
         if not self._draws:
             yield RANDOM, _unlike(self._random, _generators(self._device))
         # Of the denoiser's own fields only what the loop was seen to write: a denoiser may keep scratch memory.
-        own = _leaf_digests(dict(_leaves(self._denoiser)))
+        own = _leaf_digests(dict(leaves_of(self._denoiser)))
         yield (
             CONTEXTS,
             [name for part, name in self._seen if part == CONTEXTS and own.get(name) != self._own_digests.get(name)],
         )
-
-
-def version_of(tensor: Tensor) -> int:
-    """PyTorch's count of writes to a tensor; tensors made in inference mode have none."""
-    return -1 if tensor.is_inference() else tensor._version
 
 
 # The tensors last digested in this process, with their counts of writes, and their digests: after one loop, before the
@@ -210,6 +214,12 @@ def _functions() -> Iterator[tuple[str, Any]]:
                         yield f"{where}.{name}.{method}", function
 
 
+def _by_torch(name: str, function: Any) -> bool:
+    """Whether PyTorch has put a function of its own in the place of another, as its compiler does when it is loaded."""
+    code = getattr(function, "__code__", None)
+    return name.startswith("torch.") and code is not None and code.co_filename.startswith(_TORCH)
+
+
 def _generators(device: torch.device) -> dict[str, int]:
     """A hash of each generator's state; for comparing within this process only."""
     python = random.getstate()
@@ -226,60 +236,6 @@ def _generators(device: torch.device) -> dict[str, int]:
 
 def _capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-def _leaves(denoiser: Any) -> Iterator[tuple[str, Any]]:
-    """The tensors and plain values in a denoiser's fields: within containers and data classes, and in denoisers that it
-    wraps. What other objects hold, a scheduler say, is theirs.
-    """
-    for name, value in list(getattr(denoiser, "__dict__", {}).items()):
-        if isinstance(value, nn.Module):
-            continue
-        if isinstance(value, Tensor):
-            yield name, value
-        elif isinstance(value, (Mapping, list, tuple)) or dataclasses.is_dataclass(value):
-            yield from _within(name, value, 4)
-        elif hasattr(type(value), "velocity"):
-            yield from _leaves(value)
-
-
-def _within(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device)):
-        yield name, value
-    elif not depth:
-        return
-    elif isinstance(value, Mapping):
-        for key, item in list(value.items()):
-            yield from _within(f"{name}[{key!r}]", item, depth - 1)
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            yield from _within(f"{name}[{number}]", item, depth - 1)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from _within(f"{name}.{field.name}", getattr(value, field.name, None), depth - 1)
-
-
-def _stamps(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes when a leaf is written to or replaced."""
-    return {
-        name: _Stamp(leaf, version_of(leaf)) if isinstance(leaf, Tensor) else repr(leaf)
-        for name, leaf in leaves.items()
-    }
-
-
-class _Stamp:
-    """A tensor and its count of writes."""
-
-    def __init__(self, tensor: Tensor, version: int) -> None:
-        self._tensor, self._version = tensor, version
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Stamp):
-            return False
-        same = self._tensor is other._tensor or self._tensor.data_ptr() == other._tensor.data_ptr()
-        return same and self._version == other._version
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _leaf_digests(leaves: Mapping[str, Any]) -> dict[str, str]:

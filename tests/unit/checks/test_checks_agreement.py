@@ -257,3 +257,13 @@ def test_bits_not_values() -> None:
         trace.x_t[3, 0, 0] = float("nan")
     assert not torch.equal(traces[0].x_t, traces[1].x_t)
     assert ranks_agree(traces).verdict is Verdict.PASS
+
+
+def test_a_start_that_was_cast_for_the_network_is_held_to_the_cast_reference() -> None:
+    right = reference(TWO)
+    assert right.start is not None
+    cast = [replace(trace, start=right.start.bfloat16()) for trace in clean(TWO)]
+    assert matches_reference(cast, right).verdict is Verdict.PASS
+    other = [replace(trace, start=(right.start + 1).bfloat16()) for trace in clean(TWO)]
+    finding = matches_reference(other, right)
+    assert finding.verdict is Verdict.FAIL and "before step 0" in finding.summary
