@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from pathlib import Path
 
 from verify.errors import BadInput
 
@@ -31,6 +32,23 @@ def check_surroundings() -> None:
         value = os.environ.get(name)
         if value and not _COUNT.fullmatch(value):
             raise BadInput.of(name, value, "a number of threads from 1", "correct or unset it")
+
+
+def check_distribution(folder: Path) -> None:
+    """Two packages have one module name: whichever is installed later takes files of the other.
+
+    Args:
+        folder: where this package lies.
+
+    Raises:
+        BadInput: the package of that name on the index is installed in the same folder.
+    """
+    names = {path.name.lower() for path in folder.glob("verify-*.dist-info")}
+    if names:
+        raise BadInput(
+            f"another package named verify is installed in {folder} ({min(names)}), expected cfg-verify alone, whose module "
+            "is verify too; uninstall both, then install cfg-verify"
+        )
 
 
 def check_gpus() -> None:

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from verify import __version__
@@ -17,7 +18,7 @@ from verify.commands.interrupts import interrupts
 from verify.errors import BadInput, Unjudged
 from verify.options.table import COMMANDS
 from verify.ranks.launched.launch import launched, speaks
-from verify.surroundings import check_surroundings
+from verify.surroundings import check_distribution, check_surroundings
 from verify.text import one_line
 
 _STARTS_RANKS = ("faults", "fuzz", "bench")
@@ -74,6 +75,7 @@ def _main(given: list[str]) -> int:
     try:
         parsed = _parse(given)
         check_surroundings()
+        check_distribution(Path(__file__).parents[2])
         _require_own_ranks(parsed.command)
         execute = importlib.import_module(f"verify.commands.{parsed.command}").execute
         try:

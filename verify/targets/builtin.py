@@ -40,7 +40,7 @@ class BuiltinTarget:
     def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
         """The denoiser of this request; the network under it is kept for the next one."""
         asked = options.bagel or BagelOptions()
-        model, weights = _model(options.preset, options.dtype, options.checkpoint, asked.weights, device)
+        model, weights = _told_model(options.preset, options.dtype, options.checkpoint, asked.weights, device)
         conditioning = read_conditioning(asked, options.checkpoint, model.config)
         denoiser = BagelDenoiser(model, request, conditioning)
         # Latents are float32, whatever the network's half format; a float64 network keeps them in float64.
@@ -76,8 +76,13 @@ def _uses_graphs(asked: BagelOptions, model: BagelModel) -> bool:
     return on_gpu and (size_of(model.config) == "7b" if asked.cuda_graph is None else asked.cuda_graph)
 
 
+def _model(preset_name: str, dtype: str, checkpoint: str | None, device: torch.device) -> BagelModel:
+    """The network alone, for targets that put something of their own around it."""
+    return _told_model(preset_name, dtype, checkpoint, None, device)[0]
+
+
 @lru_cache(maxsize=1)
-def _model(
+def _told_model(
     preset_name: str, dtype: str, checkpoint: str | None, weights: str | None, device: torch.device
 ) -> tuple[BagelModel, tuple[str, ...]]:
     """The network, and what a report says of its weights where they are a checkpoint's."""

@@ -34,7 +34,8 @@ def tox() -> configparser.ConfigParser:
 
 def pyproject_dependencies() -> list[str]:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        return list(tomllib.load(file)["project"]["dependencies"])
+        project = tomllib.load(file)["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["tests"]]
 
 
 def test_the_two_commands_set_up_all_they_need() -> None:
