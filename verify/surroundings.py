@@ -46,8 +46,8 @@ def check_distribution(folder: Path) -> None:
     names = {path.name.lower() for path in folder.glob("verify-*.dist-info")}
     if names:
         raise BadInput(
-            f"another package named verify is installed in {folder} ({min(names)}), expected cfg-verify alone, whose module "
-            "is verify too; uninstall both, then install cfg-verify"
+            f"another package named verify is installed in {folder} ({min(names)}), expected cfg-verify alone, whose "
+            "module is verify too; uninstall both, then install cfg-verify"
         )
 
 

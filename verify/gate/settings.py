@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from verify.runner.job import Job
 
 # The gate chooses its requests itself; the rest is as `verify run` has it.
-GATE_OPTIONS = [option for option in RUN.options if option.field and not option.field.startswith("request.")]
+GATE_OPTIONS = [
+    option
+    for option in RUN.options
+    if option.field and not option.field.startswith("request.") and not option.switch and not option.negatable
+]
 COUNTS = {"require-gpus": "fail, not skip, what needs up to N GPUs"}
 _KEPT = pytest.StashKey["Settings"]()
 

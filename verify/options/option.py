@@ -75,8 +75,8 @@ class Option:
             settings |= {"action": "append"} if self.repeated else {}
         if self.flag.startswith("--"):
             settings["dest"] = self.name
-        else:
-            settings.pop("default")
+        elif self.nargs is None:
+            settings.pop("default")  # It is required.
         parser.add_argument(*flags, **settings)
 
     def words_of(self, value: Any) -> list[str]:
