@@ -19,6 +19,8 @@ IMAGE_GUIDED: dict[str, Any] = {"cfg_img_scale": 1.5, "cfg_renorm_type": "text_c
 # What the report as a whole says: a check that is named nowhere here counts too.
 VERDICT = "verdict"
 EVERY_LOOP = "*"
+# Ways that repeat a request in other surroundings: one claim each, about all that is found.
+WHOLE = ("fresh_interpreters", "larger_world")
 # A property of the target's own combine.
 COMBINE = "combine"
 _OF_ALL_LOOPS = "loops_agree"
@@ -68,6 +70,8 @@ def plan(job: Job) -> Plan:
     claims: list[Claim] = []
     not_judged: list[str] = []
     for way, changed in ways(job):
+        if way in WHOLE and any(claim.problem for claim in claims):
+            continue
         refusal = _refusal(changed)
         misfit = "" if refusal else _misfit(job, changed)
         if refusal and way == TEXT:  # Whatever serves guidance at all serves this: a refusal is an error.
@@ -91,6 +95,8 @@ def ways(job: Job) -> Iterator[tuple[str, Job]]:
     image_guided = replace(job, request=replace(job.request, **IMAGE_GUIDED))
     yield TEXT, job
     yield IMAGE, image_guided
+    yield "fresh_interpreters", replace(job, fresh_interpreters=True)
+    yield "larger_world", replace(job, larger_world=True)
     own = job.loop_reference is None and job.loops is None
     if own and "round_robin" in find_target(job.target).loops and job.world_size in (None, 2):
         yield "three_branches_on_two_ranks", replace(image_guided, loops=("round_robin",), world_size=2)
@@ -98,9 +104,9 @@ def ways(job: Job) -> Iterator[tuple[str, Job]]:
 
 def _claims(way: str, job: Job) -> Iterator[Claim]:
     loops = list(job.kinds())
-    for loop in loops:
+    for loop in loops if way not in WHOLE else ():
         yield from (Claim(way, loop, check, job) for check in CLAIMED if check != _OF_ALL_LOOPS)
-    if len(loops) > 1:
+    if len(loops) > 1 and way not in WHOLE:
         yield Claim(way, EVERY_LOOP, _OF_ALL_LOOPS, job)
     yield Claim(way, EVERY_LOOP, VERDICT, job)
 

@@ -9,7 +9,7 @@ import pytest
 
 from verify.fuzz.session import FuzzJob, FuzzReport, run_fuzz
 from verify.fuzz.tasks import OF_TARGET
-from verify.gate.claims import CLAIMED, COMBINE, VERDICT, Claim
+from verify.gate.claims import CLAIMED, COMBINE, VERDICT, WHOLE, Claim
 from verify.gate.findings import record, record_finding
 from verify.gate.settings import settings_of
 from verify.report.message import failure_text, rank_failure_text
@@ -67,13 +67,13 @@ class Verifier:
             pytest.fail(f"the verdict is {report.verdict}: {'; '.join(report.notes)}", pytrace=False)
         self._end(report, failed, chosen)
 
-    def _assert_verdict(self, report: RunReport) -> None:
-        """The report as a whole; what has a claim of its own is told there, and only named here."""
+    def _assert_verdict(self, report: RunReport, whole: bool) -> None:
+        """The report as a whole. Unless ``whole``, checks that have a claim of their own are only named."""
         __tracebackhide__ = True
         self._assert_finished(report)
         failed = [f for f in report.findings if f.verdict is not Verdict.PASS]
         names = ", ".join(f"{f.name} ({f.loop})" for f in failed) or "; ".join(report.notes)
-        rest = [failure_text(f, report.command) for f in failed if f.name not in CLAIMED]
+        rest = [failure_text(f, report.command) for f in failed if whole or f.name not in CLAIMED]
         text = "\n\n".join([f"the verdict is {report.verdict}: {names}", *rest])
         record(self.config, VERDICT, "*", report.verdict, "", text if failed else "every check passes")
         if report.verdict is not Verdict.PASS:
@@ -111,7 +111,7 @@ class Verifier:
             return
         report = self.report(claim.job)
         if claim.check == VERDICT:
-            self._assert_verdict(report)
+            self._assert_verdict(report, claim.way in WHOLE)
             return
         self._assert_finished(report)
         found = [f for f in report.findings if (f.name, f.loop) == (claim.check, claim.loop)]

@@ -18,7 +18,7 @@ from verify.commands.completion import script
 from verify.commands.entry import SHADOWED
 from verify.commands.init import ALWAYS, CI
 from verify.errors import BadInput
-from verify.gate.claims import plan
+from verify.gate.claims import WHOLE, plan
 from verify.runner.job import Job
 from verify.runner.run import run
 from verify.surroundings import check_distribution
@@ -40,7 +40,7 @@ def test_the_target_runs_at_once_and_its_planted_bug_is_placed(
 ) -> None:
     target = f"{repository}/verify_target.py:MyTarget"
     assert run(target=target).verdict is Verdict.PASS
-    assert {claim.way for claim in plan(Job(target=target)).claims} == {"text"}
+    assert {claim.way for claim in plan(Job(target=target)).claims} == {"text", *WHOLE}
     # Ranks have the environment of the process that they are forked from, so another command it must be.
     command = [sys.executable, "-m", "verify", "run", "--target", target]
     variables = os.environ | {"PLANTED_BUG": "1", "PYTHONPATH": str(ROOT)}

@@ -13,7 +13,7 @@ import pytest
 
 from verify.fuzz.session import FuzzJob
 from verify.gate import plugin
-from verify.gate.claims import CLAIMED, plan
+from verify.gate.claims import CLAIMED, WHOLE, plan
 from verify.runner.job import Job
 
 ROOT = Path(__file__).parents[3]
@@ -108,7 +108,7 @@ def test_nothing_of_the_host_changes(host: Path) -> None:
 
 
 def test_the_claims_run_from_any_repository(host: Path) -> None:
-    status, text = session(host, "--pyargs", "verify.gate", "--verify-target", f"{TOY}:ToyTarget", "-q")
+    status, text = session(host, "--pyargs", "verify.gate", "--verify-target", f"{TOY}:ToyTarget", "-q", "-k", "text")
     assert status == 0, text
     assert f"claims about target {TOY}:ToyTarget were judged" in text
     assert "not judged: text_and_image: cfg_img_scale is 1.5, expected 1.0: two branches only" in text
@@ -116,7 +116,7 @@ def test_the_claims_run_from_any_repository(host: Path) -> None:
 
 @pytest.mark.parametrize("processes", [(), pytest.param(("-n", "2"), marks=pytest.mark.nightly)])
 def test_a_broken_target_is_red_with_rank_step_and_cause_first(host: Path, processes: tuple[str, ...]) -> None:
-    few = ("-q", "-k", "ranks_agree or verdict", *processes)
+    few = ("-q", "-k", "text and (ranks_agree or verdict)", *processes)
     status, text = session(host, "--pyargs", "verify.gate", "--verify-target", f"{TOY}:BrokenTarget", *few)
     assert status == 1, text
     screen = text.split("= FAILURES =")[1].splitlines()[:24]
@@ -155,6 +155,7 @@ def test_every_way_and_loop_has_its_claims() -> None:
     }
     assert found.not_judged == ()
     assert {claim.check for claim in found.claims} == {*CLAIMED, "verdict"}
+    assert {"fresh_interpreters", "larger_world"} <= {claim.way for claim in found.claims if claim.check == "verdict"}
 
 
 def test_a_number_of_ranks_chooses_the_request() -> None:
@@ -172,7 +173,8 @@ def test_loops_that_are_no_default_are_named_as_not_judged() -> None:
 def test_a_loop_of_your_own_is_judged_in_place_of_the_targets() -> None:
     claims = plan(Job(loop_reference="verify.loops.local:local")).claims
     assert {(claim.way, claim.loop) for claim in claims} == {
-        (way, loop) for way in ("text", "text_and_image") for loop in ("*", "verify.loops.local:local")
+        *((way, loop) for way in ("text", "text_and_image") for loop in ("*", "verify.loops.local:local")),
+        *((way, "*") for way in WHOLE),
     }
 
 

@@ -38,7 +38,8 @@ def default_of(path: str) -> Any:
 @pytest.mark.parametrize("option", [o for o in RUN.options if o.field], ids=lambda option: option.flag)
 def test_defaults_are_those_of_the_fields(option: Option) -> None:
     if option.field not in WITHOUT_DEFAULT:
-        value = option.default if option.into is None or option.default is None else option.into(option.default)
+        default = False if option.switch else option.default
+        value = default if option.into is None or default is None else option.into(default)
         assert value == default_of(option.field)
 
 
