@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verify.combine import combine_cfg
     from verify.errors import BadInput, Unjudged
-    from verify.report.document import RunReport as Report
+    from verify.report.run_report import RunReport as Report
     from verify.request import DenoiseRequest
     from verify.runner.job import Job
     from verify.runner.run import run
@@ -39,7 +39,7 @@ _HOMES = {
     "Job": "verify.runner.job:Job",
     "ModelOptions": "verify.targets.protocol:ModelOptions",
     "Prepared": "verify.targets.protocol:Prepared",
-    "Report": "verify.report.document:RunReport",
+    "Report": "verify.report.run_report:RunReport",
     "Schedule": "verify.schedule:Schedule",
     "Target": "verify.targets.protocol:Target",
     "Unjudged": "verify.errors:Unjudged",
