@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from verify.errors import BadInput, Unjudged
@@ -270,6 +271,27 @@ class _OneModule:
 
     def __exit__(self, *_: object) -> None:
         """Nor to take down."""
+
+
+def numbers(rank: Rank, given: str) -> dict[str, Any]:
+    """What a rank knows of its numbers, and what it gathers and is sent over its group."""
+    own = torch.tensor([dist.get_rank()])
+    return {
+        "given": given,
+        "rank": rank.group.rank,
+        "of": rank.group.world_size,
+        "world": dist.get_world_size(),
+        "global": rank.global_rank,
+        "gathered": [int(each) for each in rank.group.all_gather(own)],
+        "from rank 1": int(rank.group.broadcast(own.clone(), 1)),
+        "hash": hash("the order of a set of strings"),
+    }
+
+
+def destroy_the_default_group(rank: Rank) -> bool:
+    """As an engine that tidies up."""
+    dist.destroy_process_group()
+    return True
 
 
 def has_imported(rank: Rank, module: str) -> bool:

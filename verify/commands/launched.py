@@ -84,10 +84,13 @@ def execute(
 def _prepared(job: Job, ranks: LaunchedRanks) -> Job:
     """The job, once it can be run, with this process's rank on its way."""
     from verify.ranks.plan import require_fitting
+    from verify.targets.finding import find_target
+    from verify.targets.protocol import fits_any_world
 
     job = job.checked()
     require_fitting(job.device, job.backend)
-    ranks.start(job.ranks, job.device, job.backend)
+    one_world = job.larger_world or fits_any_world(find_target(job.target))
+    ranks.start(job.ranks, job.device, job.backend, one_world=one_world)
     return job
 
 

@@ -34,6 +34,7 @@ class BuiltinTarget:
     name = "builtin"
     loops: Mapping[str, Loop] = LOOPS
     expects: Mapping[str, str] = {name: name for name in LOOPS}
+    any_world = True
     bagel_options = tuple(BagelOptions.__dataclass_fields__)
     default = ("broadcast", "local")  # The two that engines had; round_robin is for other world sizes.
 

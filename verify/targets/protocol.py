@@ -101,6 +101,8 @@ class Target(Protocol):
     - ``branches(request) -> tuple of names``, in rank order, where they are not Bagel's;
     - ``schedule(request) -> Schedule`` that the loops are held to, where it is not Bagel's;
     - ``picture(request, options, latent) -> (PNG file as bytes, note)`` of a final latent, for ``--image``;
+    - ``any_world``: true where the target works though torch.distributed's default group holds other processes beside
+      the ranks of the run, as under an engine. Its loops are then judged in a larger world too;
     - ``explain(finding) -> tuple of lines`` to add to a failing finding: a public report of the fault, say.
 
     They are called in the controlling process too, so whatever takes long to import belongs in ``prepare``.
@@ -164,6 +166,11 @@ def explained(target: Target, finding: Finding) -> tuple[str, ...]:
     """What ``target`` has to say about a failing finding."""
     explain = getattr(target, "explain", None)
     return () if explain is None else tuple(explain(finding))
+
+
+def fits_any_world(target: Target) -> bool:
+    """Whether ``target`` works where torch.distributed's default group holds other processes too."""
+    return bool(getattr(target, "any_world", False))
 
 
 def default_loops(target: Target) -> tuple[str, ...]:

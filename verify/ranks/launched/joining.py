@@ -12,7 +12,7 @@ import torch.distributed as dist
 from verify.errors import Unjudged
 from verify.ranks import settings
 from verify.ranks.failure.status import StatusWriter
-from verify.ranks.group import LIBRARY_TIMEOUT, ProcessGroup
+from verify.ranks.group import LIBRARY_TIMEOUT, ProcessGroup, new_group
 from verify.ranks.launched.launch import Launch
 from verify.ranks.launched.transfer import Transfer
 from verify.ranks.rank import Rank
@@ -45,11 +45,9 @@ class Joined:
 
 
 def join_groups(
-    launch: Launch, store: Any, status: StatusWriter, ranks: int, device: str, backend: str | None
+    launch: Launch, store: Any, status: StatusWriter, ranks: int, device: str, backend: str | None, *, one_world: bool
 ) -> Joined:
     """Settings first, then the groups, as in a pool's rank. Waits for all processes; whoever watches bounds that.
-
-    The default group holds the ranks of this replica and no others, which is what targets expect.
 
     Args:
         launch: what the launcher says.
@@ -58,6 +56,8 @@ def join_groups(
         ranks: of one replica.
         device: ``cpu`` or ``cuda``.
         backend: ``gloo``, ``nccl`` or None for what fits.
+        one_world: whether torch.distributed's default group holds all processes, as under an engine. Else it holds the
+            ranks of this replica, which is what targets expect that make groups of their own.
 
     Raises:
         Unjudged: this host has no GPU where one is asked for, or too few for NCCL.
@@ -77,18 +77,32 @@ def join_groups(
     chosen = backend or ("nccl" if gpus and not shared else "gloo")
     status.activity("joining its groups")
     transfer = Transfer(_part(store, "all"), launch.rank, launch.world_size, LIBRARY_TIMEOUT)
+    number, processes = (launch.rank, launch.world_size) if one_world else (rank, ranks)
     dist.init_process_group(
         chosen,
-        store=_part(store, f"replica {replica}"),
-        rank=rank,
-        world_size=ranks,
+        store=_part(store, "world" if one_world else f"replica {replica}"),
+        rank=number,
+        world_size=processes,
         timeout=LIBRARY_TIMEOUT,
         device_id=own if chosen == "nccl" else None,
     )
+    group = None
+    if processes > ranks:
+        groups = [new_group(range(first, first + ranks)) for first in range(0, processes, ranks)]
+        group = groups[replica]
     status.activity("")
-    return Joined(
-        LaunchedRank(rank, ranks, own, chosen, ProcessGroup(), status, replica=replica), transfer, _notes(gpus)
+    joined = LaunchedRank(
+        rank,
+        ranks,
+        own,
+        chosen,
+        ProcessGroup(group),
+        status,
+        replica=replica,
+        world=dist.group.WORLD,
+        global_rank=launch.rank,
     )
+    return Joined(joined, transfer, _notes(gpus))
 
 
 def _part(store: Any, name: str) -> Any:

@@ -109,7 +109,7 @@ class LaunchedRanks(TaskRunner):
 
     # The rank's own thread.
 
-    def start(self, ranks: int, device: str, backend: str | None) -> None:
+    def start(self, ranks: int, device: str, backend: str | None, *, one_world: bool) -> None:
         """Starts the rank, which joins its groups, as in :func:`join_groups`, and runs what global rank 0 hands out.
 
         Raises:
@@ -121,7 +121,9 @@ class LaunchedRanks(TaskRunner):
         def work() -> None:
             try:
                 store = self.heartbeat.store("groups")
-                self._joined = join_groups(self.launch, store, self._status, ranks, device, backend)
+                self._joined = join_groups(
+                    self.launch, store, self._status, ranks, device, backend, one_world=one_world
+                )
                 while self._serve(self._joined):
                     pass
             except BaseException as error:
