@@ -98,7 +98,7 @@ def test_threads_of_large_operators_are_seen() -> None:
 
 def test_mixed_interfaces_do_not_raise() -> None:
     torch.set_float32_matmul_precision("highest")
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     with pytest.raises(RuntimeError, match="precision"):
         torch.get_float32_matmul_precision()
     assert read(BY_NAME["float32_matmul_precision"]) == MIXED
