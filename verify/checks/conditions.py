@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from verify.environment.conditions import Conditions
 from verify.environment.identity import Identity
-from verify.environment.properties import BY_NAME, Kind
+from verify.environment.properties import BY_NAME, MIXED, Kind
 from verify.environment.variables import is_own
 from verify.environment.watch import AFTER, BEFORE, OBSERVE, THREAD, VELOCITY, Look, Seen, kind_of
-from verify.trace.trace import PRIVATE_ENVIRONMENT, Trace
+from verify.trace.trace import PRIVATE_ENVIRONMENT
+
+C = TypeVar("C", bound=Conditions)
 
 # Of nested properties, each is compared by itself.
 _NESTED = ("settings", "flags", "variables")
@@ -48,19 +51,19 @@ class Difference:
         return f"{self.name}{when}: {self.ours!r} {ours}, {self.theirs!r} {theirs}"
 
 
-def differences(ours: Trace, theirs: Trace) -> list[Difference]:
+def differences(ours: Conditions, theirs: Conditions) -> list[Difference]:
     """All that can change bits and is not the same: code first, then the environment, then settings while running."""
     return [*of_code(ours, theirs), *of_environment(ours, theirs), *of_steps(ours, theirs)]
 
 
-def compared(trace: Trace) -> int:
+def compared(trace: Conditions) -> int:
     """How many properties of a rank there are to compare."""
     identity = trace.identity or Identity()
     parts = identity.sources, identity.distributions, identity.libraries
     return len(_environment(trace)) + sum(map(len, parts))
 
 
-def of_code(ours: Trace, theirs: Trace) -> Iterator[Difference]:
+def of_code(ours: Conditions, theirs: Conditions) -> Iterator[Difference]:
     """Sources, versions and libraries that both have loaded and that are not the same."""
     a, b = ours.identity or Identity(), theirs.identity or Identity()
     for mine, other, of, predicate in (
@@ -74,7 +77,7 @@ def of_code(ours: Trace, theirs: Trace) -> Iterator[Difference]:
                 yield Difference(f"{of} {name}", mine[name], other[name], predicate=f"{predicate} {name}")
 
 
-def of_environment(ours: Trace, theirs: Trace) -> Iterator[Difference]:
+def of_environment(ours: Conditions, theirs: Conditions) -> Iterator[Difference]:
     """Hardware, versions, variables and settings that differed before the loop."""
     a, b = _environment(ours), _environment(theirs)
     for name in sorted({*a, *b}, key=lambda name: (_TELLING.index(name) if name in _TELLING else len(_TELLING), name)):
@@ -82,7 +85,7 @@ def of_environment(ours: Trace, theirs: Trace) -> Iterator[Difference]:
             yield Difference(name, a.get(name), b.get(name))
 
 
-def _environment(trace: Trace) -> dict[str, Any]:
+def _environment(trace: Conditions) -> dict[str, Any]:
     """Everything that must be equal, of a flat list; settings as they were seen in the loop's own thread."""
     found: dict[str, Any] = {}
     for name, value in sorted(trace.environment.items()):
@@ -95,7 +98,7 @@ def _environment(trace: Trace) -> dict[str, Any]:
     return {name: value for name, value in found.items() if not is_own(name) and kind_of(name) is not Kind.SHOWN}
 
 
-def of_steps(ours: Trace, theirs: Trace) -> Iterator[Difference]:
+def of_steps(ours: Conditions, theirs: Conditions) -> Iterator[Difference]:
     """Settings that differed in a step or after the loop and not before; each once, where it was first seen."""
     a, b = ours.settings, theirs.settings
     if a is None or b is None:
@@ -106,7 +109,8 @@ def of_steps(ours: Trace, theirs: Trace) -> Iterator[Difference]:
         for one, two in _pairs(mine[step, moment], other[step, moment]):
             if one is two:
                 continue
-            for name in dict.fromkeys((*one, *two)):
+            # What is told as mixed is the older name of something else that differs.
+            for name in sorted(dict.fromkeys((*one, *two)), key=lambda name: MIXED in (one.get(name), two.get(name))):
                 if name not in told and one.get(name) != two.get(name) and kind_of(name) is not Kind.SHOWN:
                     told.add(name)
                     yield Difference(name, one.get(name), two.get(name), step, moment)
@@ -156,7 +160,7 @@ class Change:
         return kind_of(self.name)
 
 
-def changes(trace: Trace) -> list[Change]:
+def changes(trace: Conditions) -> list[Change]:
     """What the loop changed while running, each setting once."""
     seen = trace.settings
     found: dict[str, Change] = {}
@@ -169,37 +173,42 @@ def changes(trace: Trace) -> list[Change]:
     return [*found.values()]
 
 
-def unexplained(traces: Sequence[Trace]) -> list[str]:
+def unexplained(traces: Sequence[Conditions]) -> list[str]:
     """Variables that differ between ranks and of which it is not known whether they matter; names only."""
     others = [(trace.identity or Identity()).others for trace in traces]
     names = sorted({name for each in others for name in each})
     return [name for name in names if len({each.get(name) for each in others}) > 1]
 
 
-def loaded_by_some(traces: Sequence[Trace]) -> list[str]:
+# The controller among launched ranks shows progress and writes pages.
+_SHOWS_RESULTS = {"rich", "Pygments", "markdown-it-py", "mdurl", "Jinja2", "MarkupSafe", "jsonschema"}
+
+
+def loaded_by_some(traces: Sequence[Conditions]) -> list[str]:
     """Installed packages and sources that are loaded on some ranks only: what is optional may be missing on a host."""
     found: list[set[str]] = []
     for trace in traces:
         ran = trace.identity or Identity()
-        found.append({*ran.distributions, *(name for name in ran.sources if not name.startswith("verify"))})
+        sources = {name for name in ran.sources if not name.startswith("verify")}
+        found.append(sources | (ran.distributions.keys() - _SHOWS_RESULTS))
     return sorted(set[str]().union(*found) - found[0].intersection(*found))
 
 
-def shown(traces: Sequence[Trace]) -> list[str]:
+def shown(traces: Sequence[Conditions]) -> list[str]:
     """Settings that differ between ranks and are harmless by themselves."""
     before = [trace.settings.before for trace in traces if trace.settings is not None]
     harmless = [name for name in (*BY_NAME, THREAD) if kind_of(name) is Kind.SHOWN]
     return [name for name in harmless if len({str(each.get(name)) for each in before}) > 1]
 
 
-def most_alike(traces: Sequence[Trace]) -> Trace:
+def most_alike(traces: Sequence[C]) -> C:
     """The first of the traces that agree with the greatest number of others: with three, the odd one is the culprit."""
     signatures = [repr(_signature(trace)) for trace in traces]
     counts = Counter(signatures)
     return traces[max(range(len(traces)), key=lambda number: (counts[signatures[number]], -number))]
 
 
-def _signature(trace: Trace) -> tuple[Any, ...]:
+def _signature(trace: Conditions) -> tuple[Any, ...]:
     identity = trace.identity or Identity()
     samples = () if trace.settings is None else trace.settings.samples
     kept = [{n: v for n, v in sample.items() if kind_of(n) is not Kind.SHOWN} for sample in samples]

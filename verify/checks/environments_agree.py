@@ -14,6 +14,7 @@ from typing import Any
 from verify.checks import conditions
 from verify.checks.conditions import Change, Difference
 from verify.checks.records import CHECKS
+from verify.environment.conditions import AtStart, Conditions
 from verify.environment.properties import Kind
 from verify.environment.watch import AFTER
 from verify.trace.trace import Trace
@@ -83,7 +84,7 @@ def _is_told(change: Change) -> bool:
     return change.kind is not Kind.SHOWN
 
 
-def _notes(traces: Sequence[Trace], unexplained: Sequence[str]) -> list[str]:
+def _notes(traces: Sequence[Conditions], unexplained: Sequence[str]) -> list[str]:
     """What differs and is no failure: it may explain bits that differ."""
     notes = []
     if unexplained:
@@ -100,6 +101,23 @@ def _notes(traces: Sequence[Trace], unexplained: Sequence[str]) -> list[str]:
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def environments_at_start(ranks: Sequence[AtStart]) -> list[Finding]:
+    """What differs between ranks of which some never came to the end of a loop; nothing where nothing does."""
+    if not ranks:
+        return []
+    base = conditions.most_alike(ranks)
+    found = [(rank, d) for rank in ranks if rank is not base for d in conditions.differences(base, rank)]
+    if not found:
+        return []
+    rank, first = found[0]
+    details = [d.line(f"on rank {base.rank}", f"on rank {other.rank}") for other, d in found]
+    divergence = Divergence(None, (base.rank, rank.rank), f"environment, {first.name}")
+    summary = f"{_told(base.rank, rank.rank, first)}, before any loop ran"
+    compared = Compared(0, conditions.compared(base) * (len(ranks) - 1))
+    notes = _notes(ranks, conditions.unexplained(ranks))
+    return [Finding(NAME, "*", Verdict.FAIL, summary, compared, divergence, (*details, *notes))]
 
 
 def with_conditions(findings: Sequence[Finding]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Faults after which a loop does not end, or a rank is not like the others."""
+"""Faults after which a loop does not end."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-import torch
 from torch import Tensor
 
 from verify.faults.registry import UNKNOWN, Wiring, fault
 from verify.protocols import Denoiser, Group
-from verify.ranks import settings
 
 
 @fault(
@@ -142,30 +140,3 @@ def rank_dies(wiring: Wiring) -> None:
         return denoiser.velocity(x_t, step, branch)
 
     wiring.on_velocity(die)
-
-
-@fault(source="none public", breaks="environment", step=None, rank=1, caught_by="environments_agree", lasting=True)
-def matmul_precision_on_one_rank(wiring: Wiring) -> None:
-    """Rank 1 allows TF32 in float32 products."""
-    if wiring.rank == 1:
-        torch.set_float32_matmul_precision("high")
-
-
-@fault(source="none public", breaks="environment", step=None, rank=1, caught_by="environments_agree", lasting=True)
-def threads_on_one_rank(wiring: Wiring) -> None:
-    """Rank 1 sums over another number of threads."""
-    if wiring.rank == 1:
-        torch.set_num_threads(torch.get_num_threads() + 1)
-
-
-@fault(source="trt-llm 17670, 18477; pt 105726", breaks="environment", step=None, rank=1,
-       caught_by="environments_agree", lasting=True)  # fmt: skip
-def mixed_gpu_models(wiring: Wiring) -> None:
-    """Rank 1 sits on another model of GPU (said, not simulated: this machine has one)."""
-    if wiring.rank == 1:
-        honest = settings.environment
-
-        def mixed(device: torch.device, backend: str) -> dict[str, Any]:
-            return honest(device, backend) | {"gpu": "another GPU model"}
-
-        settings.environment = mixed  # lasting: its trace is written after the loop

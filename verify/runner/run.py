@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from verify.bagel.options import BagelOptions
+from verify.checks.environments_agree import environments_at_start
 from verify.checks.judging import Evidence, LoopRun, guarded, judge, judge_finished
 from verify.checks.merging import over_replicas, over_windows
 from verify.checks.replicas_agree import replicas_agree
 from verify.checks.windows_agree import windows_agree
+from verify.environment.conditions import AtStart
 from verify.errors import BadInput, Unjudged
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import PoolSpec, RankPool
@@ -27,6 +29,7 @@ from verify.runner.world_names import in_world, world_names
 from verify.targets.finding import find_target
 from verify.targets.loading import reference_to
 from verify.targets.protocol import REFERENCE, ModelOptions, Target, explained
+from verify.tasks.describe_rank import describe_at_start
 from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict, merge
@@ -89,7 +92,9 @@ def run_on(
     traces: Traces = {}
     passes, ends = [], []
     judging = 0.0
+    at_start: list[AtStart] = []
     try:
+        at_start = ranks.run(describe_at_start, name="starting", timeout=max(0.1, deadline - time.monotonic()))
         sensitivities = try_inputs(job, ranks, deadline, kept)
         for window in job.windows:
             traces = trace_all(job, ranks, deadline, progress, window, kept)
@@ -105,7 +110,7 @@ def run_on(
                 }
             )
     except RankFailure as failure:
-        findings = _of_the_finished(job, failure)
+        findings = environments_at_start(at_start) + _of_the_finished(job, failure)
         report = replace(
             report,
             verdict=merge(f.verdict for f in findings),

@@ -90,6 +90,7 @@ class Stage:
             group = rank.group if prepared.group is None else _whole(prepared.group, rank, plan)
         if plan.options.step_sizes == ON_DEVICE:
             request = request.on(rank.device)
+        rank.held.adopt()  # What importing and preparing set is what the loop finds, in this task and the next.
         return cls(rank, plan, prepared, request, group, loop)
 
     @property

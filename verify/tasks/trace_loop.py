@@ -40,7 +40,6 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
     def run(denoiser: Denoiser, group: Group, observe: Any) -> Any:
         return stage.play(denoiser, group, observe)
 
-    rank.held.adopt()
     with stage.arithmetic():
         final, seconds = recorder.run(run)
     rank.held.restore()  # What follows is computed as before the loop.
