@@ -11,6 +11,7 @@ from verify.ranks.group import can_permute
 from verify.ranks.local.pool import PoolSpec, RankPool
 from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
+from verify.runner.elsewhere import run_twice
 from verify.runner.job import Job
 from verify.runner.run import run_job
 from verify.verdict import Verdict
@@ -91,3 +92,35 @@ def test_a_branch_chosen_by_the_rank_in_the_world_is_seen_in_a_larger_one(tmp_pa
     first = 3 if can_permute() else 1
     assert engaged.summary.startswith(f"rank {first} (rank 0 of the CFG group) evaluated text, expected gen in step 0")
     assert report.environment[0]["rank"] == first
+
+
+ORDER_OF_A_SET = """
+import torch
+from verify.loops.local import local
+class Packed:
+    def __init__(self, group):
+        self.group, self.rank, self.world_size, self.broadcast = group, group.rank, group.world_size, group.broadcast
+        self.order = [int(name.split()[1]) for name in {f"block {number}" for number in range(8)}]
+    def all_gather(self, tensor):
+        packed = torch.cat([tensor.chunk(8)[number] for number in self.order])
+        found = []
+        for theirs in self.group.all_gather(packed):
+            blocks = dict(zip(self.order, theirs.chunk(8)))
+            found.append(torch.cat([blocks[number] for number in range(8)]))
+        return found
+def loop(denoiser, request, x_0, group, observe):
+    return local(denoiser, request, x_0, Packed(group), observe)
+"""
+
+
+def test_a_users_loop_that_passes_is_run_again_where_more_can_be_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "loop.py"
+    path.write_text(ORDER_OF_A_SET)
+    job = Job(DenoiseRequest(num_timesteps=8), loops=(), loop_reference=f"{path}:loop")
+    assert run_job(job).verdict is Verdict.PASS
+    report = run_twice(job)
+    assert report.verdict is Verdict.FAIL
+    assert "--fresh-interpreters" in report.command
+    assert "--larger-world" in report.command
+    path.write_text("from verify.loops.local import local as loop")
+    assert "passes too in fresh interpreters and as a part of a larger world" in run_twice(job).notes

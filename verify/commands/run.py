@@ -60,9 +60,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
         execute_launched(launch, arguments, job_of, show)
     fork_server()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
-    from verify.runner.run import run_job
+    from verify.runner.elsewhere import run_twice
 
-    return show(arguments, job_of(arguments), run_job)
+    return show(arguments, job_of(arguments), run_twice)
 
 
 def show(arguments: argparse.Namespace, job: Job, run: Callable[[Job, Progress], RunReport]) -> int:
