@@ -14,7 +14,6 @@ from rich.text import Text
 from verify.report.message import reproduce_line
 from verify.report.sections.blocks import (
     MARKS,
-    WORDS,
     Block,
     Bullets,
     Card,
@@ -35,9 +34,7 @@ _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "ye
 
 def print_presentation(shown: Presentation, console: Console) -> None:
     """Prints what was run, the tables, every failure, and last the verdict."""
-    verdict_alone = shown.headline in WORDS.values()  # The last line says it.
-    heading = shown.subject if verdict_alone else [shown.headline, *shown.subject, shown.made]
-    for line in filter(None, heading):
+    for line in filter(None, [shown.heading, *shown.subject, shown.made if shown.heading else ""]):
         say(console, line)
     for note in shown.notes:
         say(console, f"note: {note}")
@@ -46,11 +43,13 @@ def print_presentation(shown: Presentation, console: Console) -> None:
     for block in blocks:
         if not (isinstance(block, Card) and told_whole):
             print_block(block, console)
-    if shown.said and not verdict_alone:
+    if told_whole and shown.command and not any(isinstance(block, Command) for block in blocks):
+        say(console, f"\n{reproduce_line(shown.command).strip()}")
+    if shown.said and shown.heading:
         say(console, f"\n{shown.said}")
     if shown.verdict is not None:
         closing = f"{_mark(shown.verdict, console)}; {shown.closing}"
-        say(console, f"\n{closing}" if verdict_alone else closing, _STYLES[shown.verdict])
+        say(console, closing if shown.heading else f"\n{closing}", _STYLES[shown.verdict])
     elif shown.closing:
         say(console, shown.closing)
 

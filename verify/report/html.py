@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from verify.report import svg
-from verify.report.sections.blocks import MARKS, Block, Presentation, slug
+from verify.report.sections.blocks import MARKS, WORDS, Block, Card, Presentation, Table, slug
 from verify.text import literal
 
 # Blocks that may stand beside each other, with the class of what holds them.
@@ -20,7 +20,8 @@ _SIDE_BY_SIDE = {"Strips": "grids", "Chart": "figures", "TokenMap": "figures"}
 
 def page(shown: Presentation) -> str:
     """The whole page. No character of the presentation is markup, and none is hidden."""
-    return _template().render(shown=shown)
+    blocks = [block for section in shown.sections for block in section.blocks]
+    return _template().render(shown=shown, commands=[block.command for block in blocks if isinstance(block, Card)])
 
 
 @cache
@@ -34,11 +35,10 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    words = {verdict: mark.split()[-1] for verdict, mark in MARKS.items()}
-    environment.globals.update(svg=svg, words=words, marks={v: mark.split()[0] for v, mark in MARKS.items()})
-    environment.filters.update(
-        breakable=_breakable, anchor=slug, kind=_kind, grouped=_grouped, side_by_side=lambda b: _SIDE_BY_SIDE[_kind(b)]
-    )
+    shapes, words = ({verdict: mark.split()[i] for verdict, mark in MARKS.items()} for i in (0, -1))
+    environment.globals.update(svg=svg, words=words, sentences=WORDS, marks=shapes)
+    environment.filters.update(breakable=_breakable, column=_column, anchor=slug)
+    environment.filters.update(kind=_kind, grouped=_grouped, side_by_side=lambda block: _SIDE_BY_SIDE[_kind(block)])
     return environment.get_template("page.html.jinja")
 
 
@@ -50,6 +50,11 @@ def _literal(value: Any) -> Any:
 def _breakable(name: str) -> Markup:
     """A name that may go on in the next line after punctuation: names of users' loops are long and phones narrow."""
     return Markup("<wbr>").join(escape(literal(part)) for part in re.split(r"(?<=[._:/-])", name))
+
+
+def _column(table: Table, number: int) -> str:
+    """The classes of a column: whether it holds numbers, and whether a phone leaves it out."""
+    return ("number " if table.right(number) else "") + ("minor" if table.headings[number] in table.minor else "")
 
 
 def _kind(block: Block) -> str:

@@ -35,7 +35,7 @@ def markdown(shown: Presentation, level: int = 2) -> str:
     for section in shown.sections:
         if not section.page_only and (blocks := [said for block in section.blocks if (said := _block(block))]):
             parts += [f"**{markdown_text(section.heading)}**\n", *blocks]
-    parts += [f"Command: {markdown_code(shown.command)}\n"] if shown.command else []
+    parts += [f"Reproduce: {markdown_code(shown.command)}\n"] if shown.command else []
     parts.append(f"{markdown_text('; '.join(filter(None, (shown.made, shown.closing))))}\n")
     return "\n".join(parts)
 

@@ -31,7 +31,7 @@ def test_every_kind_has_a_page_and_a_summary(kind: str, tmp_path: Path) -> None:
 def test_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = written(tmp_path, json_of(one_bit().document))
     assert main(["report", document, "--markdown", "-"]) == 0
-    assert capsys.readouterr().out.startswith("## ✗ FAIL: ranks_agree (local) step 7")
+    assert capsys.readouterr().out.startswith("## ✗ FAIL: ranks_agree (local) at step 7")
     assert main(["report", document, "--html", "-"]) == 0
     assert capsys.readouterr().out.startswith("<!doctype html>")
     assert main(["report", document]) == 0
@@ -42,7 +42,7 @@ def test_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_document_on_a_terminal(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", written(tmp_path, KINDS[kind])]) == 0
     printed = capsys.readouterr().out
-    assert presented(KINDS[kind]).headline in printed
+    assert presented(KINDS[kind]).heading in printed
     for table in blocks_of(KINDS[kind], Table):
         for row in () if table.folded else table.rows:
             assert all((cell if isinstance(cell, str) else cell.text) in printed for cell in row), row

@@ -164,4 +164,4 @@ def test_a_notebook_shows_the_page_apart_from_its_own() -> None:
 def test_a_report_prints_itself() -> None:
     assert str(one_bit()) == one_bit().text()
     assert len(one_bit().text().splitlines()) < 25
-    assert repr(one_bit()).startswith("<RunReport fail: ranks_agree (local) step 7 | builtin tiny")
+    assert repr(one_bit()).startswith("<RunReport fail: ranks_agree (local) at step 7 | builtin tiny")

@@ -15,13 +15,13 @@ _PARTS = {"forward": "forward", "all_gather": "gather", "broadcast": "broadcast"
 def present_bench(d: Bench) -> Presentation:
     """What may be said of the loops, then one section a point: seconds of each loop, and where they go on each rank."""
     told = [f"{_size(p)}: {said}" for p in d.points for said in p.sentences]
-    sections = [Section("Result", [Bullets(told)])] if told else []
+    sections = [Section("Result", [Bullets(told)])] if len(told) > 1 else []
     for p in d.points:
         blocks: list[Block] = [_bars(p), _seconds(p), _parts(p)] if p.loops else []
         basis = _basis(p)
         blocks += [Bullets(basis)] if basis else []
         sections += [Section(f"{_size(p)}, {p.world_size} ranks", blocks)] if blocks else []
-    said = _incomplete(d.incomplete, f"{len(d.points)} points measured")
+    said = _incomplete(d.incomplete, told[0] if len(told) == 1 else f"{len(d.points)} points measured")
     subject = _notes(d.points)
     return present(d, "Loop versions against each other", said, sections, subject=subject, timings=d.timings)
 
@@ -73,7 +73,7 @@ def _seconds(p: Point) -> Table:
     low, high = p.cfg_interval
     caption = (
         f"{_size(p)}, {p.world_size} ranks over {p.backend} on {p.device}, {p.steps} steps "
-        f"({p.guided_steps} guided), interval [{low}, {high}], {made}"
+        f"({p.guided_steps} guided), interval ({low}, {high}], {made}"
     )
     rows = []
     for name, loop in p.loops.items():

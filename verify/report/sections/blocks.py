@@ -223,7 +223,7 @@ class Presentation:
     Attributes:
         title: what tells it apart from others, for a tab.
         verdict: None for what judges nothing.
-        headline: the verdict in words, or what the document is.
+        heading: what the document is; empty for a run, of which the verdict is the heading.
         said: the result in a sentence.
         subject: what was run, one line each.
         notes: what a reader must know first.
@@ -235,7 +235,7 @@ class Presentation:
 
     title: str
     verdict: Verdict | None
-    headline: str
+    heading: str
     said: str
     subject: Sequence[str]
     notes: Sequence[str]

@@ -40,3 +40,9 @@ def where(check: Check) -> str:
     """The step at which a check broke, if it broke at one."""
     step = None if check.first_divergence is None else check.first_divergence.step
     return "" if step is None else "before step 0" if step < 0 else f"step {step}"
+
+
+def at_step(check: Check) -> str:
+    """The same as a part of a sentence."""
+    said = where(check)
+    return f"at {said}" if said.startswith("step") else said

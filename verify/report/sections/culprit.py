@@ -9,7 +9,7 @@ from verify.checks.records import CHECKS
 from verify.report.documents.parts import Check, Failure, FirstDivergence
 from verify.report.message import distance, how_many, side_names, usual_cause_of_ending, usual_causes
 from verify.report.sections.blocks import Card
-from verify.report.sections.checks import where
+from verify.report.sections.checks import at_step
 from verify.report.sections.evidence import location
 from verify.verdict import Verdict
 
@@ -50,7 +50,7 @@ def check_card(check: Check, checks: Sequence[Check], command: str) -> Card:
     if first is not None:
         facts += _values(first)
     others = [named(other) for other in checks if other is not check and other.verdict is Verdict.FAIL]
-    return Card(f"{named(check)} {where(check)}".strip(), facts, usual_causes(check), command, others)
+    return Card(f"{named(check)} {at_step(check)}".strip(), facts, usual_causes(check), command, others)
 
 
 def _values(first: FirstDivergence) -> list[tuple[str, str]]:
@@ -70,8 +70,10 @@ def _values(first: FirstDivergence) -> list[tuple[str, str]]:
 def failure_card(failure: Failure, command: str) -> Card:
     """A run that some rank did not finish."""
     first = failure.ranks[0]
-    facts = [("what", failure.cause), ("while running", failure.task), ("rank", str(first.rank)), ("state", first.what)]
+    title = f"rank {first.rank} {first.what}"
+    facts = [] if failure.cause.startswith(title) else [("what", failure.cause)]
+    facts += [("while running", failure.task), ("rank", str(first.rank))]
     facts += [("where", first.where)] if first.where else []
-    facts += [("step", "before step 0" if first.step < 0 else f"the last one finished is {first.step}")]
+    facts += [("step", "before step 0" if first.step < 0 else f"{first.step} was the last that it finished")]
     facts += [("in", first.activity)] if first.activity else []
-    return Card(f"rank {first.rank} {first.what}", facts, usual_cause_of_ending(failure), command)
+    return Card(title, facts, usual_cause_of_ending(failure), command)

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from verify.report.documents.fuzz import Condition, Envelope
 from verify.report.sections.blocks import Block, Bullets, Card, Cell, Presentation, Section, Table, shown
 from verify.report.sections.plain import present
-from verify.verdict import Verdict
 
 # What a reader must act on comes first.
 _ORDER = ("differs", "within", "unknown", "bitwise")
-_VERDICTS = {"differs": Verdict.FAIL, "within": Verdict.FAIL, "unknown": Verdict.UNKNOWN, "bitwise": Verdict.PASS}
 _ULPS = "ULPs are those of each element: where guidance nearly cancels, a small element is many of its own off."
 
 
@@ -22,7 +20,7 @@ def present_envelope(d: Envelope) -> Presentation:
     sections = []
     if changing:
         conditions = dict.fromkeys(r.condition for r in changing)
-        facts = [(c, "; ".join(_in_short(r) for r in changing if r.condition == c)) for c in conditions]
+        facts = [(c, _in_short([r for r in changing if r.condition == c])) for c in conditions]
         sections.append(Section("What must match across ranks", [Card("These settings change bits", facts)]))
         why = dict.fromkeys(f"{r.condition} ({r.subject}): {r.explanation}" for r in changing if r.explanation)
         detail: list[Block] = [_table(changing, "settings that change bits"), Bullets([_ULPS, *why])]
@@ -40,9 +38,16 @@ def present_envelope(d: Envelope) -> Presentation:
     return present(d, title, said, sections, subject=[f"forward pass of {d.preset}"], timings=d.timings)
 
 
-def _in_short(r: Condition) -> str:
-    how = f"within {r.max_ulp} ULP" if r.verdict == "within" else "other bytes"
-    return f"{how} in the {r.subject}, {r.dtype}"
+def _in_short(rows: Sequence[Condition]) -> str:
+    """What one condition changes: by subject, then by how much, the dtypes."""
+    told: dict[str, dict[str, list[str]]] = {}
+    for r in rows:
+        how = f"within {r.max_ulp} ULP" if r.verdict == "within" else "other bytes"
+        told.setdefault(r.subject, {}).setdefault(how, []).append(r.dtype)
+    return "; ".join(
+        f"{subject}: " + ", ".join(f"{how} in {' and '.join(dtypes)}" for how, dtypes in hows.items())
+        for subject, hows in told.items()
+    )
 
 
 def _bitwise(rows: Sequence[Condition]) -> list[str]:
@@ -62,11 +67,10 @@ def _missing(rows: Sequence[Condition]) -> list[str]:
 
 def _table(rows: Sequence[Condition], caption: str, folded: bool = False) -> Table:
     headings = ["condition", "subject", "dtype", "result", "worst case", "variants", "max ULP", "differ", "of",
-                "relative", "note"]  # fmt: skip
+                "relative"]  # fmt: skip
     cells: list[list[str | Cell]] = [
-        [r.condition, r.subject, r.dtype, Cell("" if r.verdict in ("bitwise", "unknown") else r.verdict,
-         _VERDICTS[r.verdict]), r.worst or "-", *map(shown, (r.variants, r.max_ulp, r.mismatched, r.of)),
-         "-" if r.relative is None else f"{r.relative:.2g}", r.note]
+        [Cell(r.condition, note=r.note), r.subject, r.dtype, r.verdict, r.worst or "-",
+         *map(shown, (r.variants, r.max_ulp, r.mismatched, r.of)), "-" if r.relative is None else f"{r.relative:.2g}"]
         for r in rows
     ]  # fmt: skip
     return Table(headings, cells, caption, folded, minor=headings[4:])

@@ -72,7 +72,7 @@ def section(environment: Environment) -> Section:
              *("not set" if value is None else value for value in row.values)]
             for row in differing
         ]  # fmt: skip
-        blocks.append(Table(["property", *ranks], cells, "What differs between ranks"))
+        blocks.append(Table(["property", *ranks], cells, "What differs between ranks", folded=not matter))
     equal = [[row.name, row.values[0] or ""] for row in found if not row.differs]
     if equal:
         blocks.append(Table(["property", "value"], equal, "The same on every rank", folded=True))

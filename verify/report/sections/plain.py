@@ -26,7 +26,7 @@ def present(
     return Presentation(
         title=title if verdict is None else f"{verdict}: {title}",
         verdict=verdict,
-        headline=title,
+        heading=title,
         said=said,
         subject=subject,
         notes=document.notes,

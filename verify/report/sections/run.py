@@ -9,8 +9,8 @@ from verify.report.documents.parts import Check, Failure
 from verify.report.documents.run import Run
 from verify.report.message import failure_text, indented, rank_failure_text, rank_line
 from verify.report.sections import environment
-from verify.report.sections.blocks import WORDS, Block, Command, Fold, Message, Paragraph, Presentation, Section
-from verify.report.sections.checks import checks_table, where
+from verify.report.sections.blocks import Block, Fold, Message, Paragraph, Presentation, Section
+from verify.report.sections.checks import at_step, checks_table
 from verify.report.sections.culprit import check_card, failure_card, first_to_read, named
 from verify.report.sections.evidence import LEGEND, figures, strips
 from verify.verdict import EXIT_STATUS, Verdict
@@ -23,7 +23,7 @@ def present_run(d: Run) -> Presentation:
     return Presentation(
         title=f"{d.verdict}{_at_fault(d)} | {_subject(d)[0]}, {d.world_size} ranks, {d.device}",
         verdict=d.verdict,
-        headline=WORDS[d.verdict],
+        heading="",
         said=_said(d),
         subject=_subject(d),
         notes=d.notes,
@@ -44,7 +44,7 @@ def closing(verdict: Verdict, timings: dict[str, float]) -> str:
 def _at_fault(d: Run) -> str:
     check = first_to_read(d.checks)
     if check is not None and check.verdict is d.verdict:
-        return f": {named(check)} {where(check)}".rstrip()
+        return f": {named(check)} {at_step(check)}".rstrip()
     return "" if d.failure is None else f": rank {d.failure.ranks[0].rank} {d.failure.ranks[0].what}"
 
 
@@ -94,8 +94,6 @@ def _sections(d: Run) -> Iterator[Section]:
         yield Section("What failed" if failed else "What could not be judged", list(_evidence(d, troubled)))
     if d.failure is not None:
         yield Section("What became of each rank", [_endings(d.failure)])
-    if d.command and d.verdict is not Verdict.PASS:
-        yield Section("Reproduce", [Command(d.command)])
     yield environment.section(d.environment)
 
 
