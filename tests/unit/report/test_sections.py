@@ -86,9 +86,8 @@ def test_the_earliest_failure_comes_first_and_a_failed_environment_before_it() -
 def test_a_title_tells_runs_apart() -> None:
     titles = [present_run(made().document).title for made in EXAMPLES.values()]
     assert len(set(titles)) == len(titles) - 1  # Two of them differ in x_t alone.
-    assert (
-        titles[1] == "fail: ranks_agree (local) at step 7 | builtin tiny 128x128 bfloat16, guided by text, 2 ranks, cpu"
-    )
+    subject = "builtin tiny 128x128 bfloat16, guided by text, 2 ranks, cpu"
+    assert titles[1] == f"fail: ranks_agree (local) at step 7 | {subject}"
 
 
 def test_another_targets_request_needs_no_word_of_bagel() -> None:

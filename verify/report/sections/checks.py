@@ -9,11 +9,12 @@ from verify.report.documents.parts import Check
 from verify.report.sections.blocks import Cell, Table
 
 
-def checks_table(checks: Sequence[Check], over: str = "steps") -> Table:
+def checks_table(checks: Sequence[Check], what: str = "check", over: str = "steps") -> Table:
     """Checks downwards, loops across; then over how many steps each was compared, and elements in all loops.
 
     Args:
         checks: in the order to be shown.
+        what: they are called.
         over: what ``compared.steps`` counts.
     """
     loops = list(dict.fromkeys(check.loop for check in checks if check.loop != "*")) or ["*"]
@@ -28,7 +29,7 @@ def checks_table(checks: Sequence[Check], over: str = "steps") -> Table:
         elements = sum(check.compared.elements for check in row.values())
         first = Cell(name, note="" if record is None else record.claim)
         rows.append([first, *map(_judgement, judged), f"{steps:,}", f"{elements:,}"])
-    headings = ["check", *("" if loop == "*" else loop for loop in loops), over, "elements"]
+    headings = [what, *("" if loop == "*" else loop for loop in loops), over, "elements"]
     return Table(headings, rows, minor=(over, "elements"))
 
 

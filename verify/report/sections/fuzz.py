@@ -25,7 +25,7 @@ def present_fuzz(d: Fuzz) -> Presentation:
         sections.append(Section("Why it did not finish", [failure_card(d.failure, d.command)]))
     if d.properties:
         told = [detail for p in d.properties if p.verdict is Verdict.PASS for detail in p.details]
-        blocks: list[Block] = [checks_table(d.properties, "cases"), *([Bullets(told)] if told else [])]
+        blocks: list[Block] = [checks_table(d.properties, "property", "cases"), *([Bullets(told)] if told else [])]
         sections.append(Section("Properties", blocks))
     failures: list[Block] = []
     for p in d.properties:
