@@ -43,8 +43,8 @@ def assert_holds(report: FuzzReport, name: str) -> None:
     __tracebackhide__ = True
     if name in (STREAM, CUDA_GRAPH) and report.job.device == "cpu":
         pytest.skip("a CPU has neither streams nor graphs: --device cuda judges this property")
-    if report.failure is not None:
-        pytest.fail(rank_failure_text(report.failure, report.job.command), pytrace=False)
+    if report.document.failure is not None:
+        pytest.fail(rank_failure_text(report.document.failure, report.job.command), pytrace=False)
     if not report.findings:
         pytest.fail("nothing was judged: " + "; ".join(report.notes), pytrace=False)
     (finding,) = [finding for finding in report.findings if finding.name == name]

@@ -275,10 +275,9 @@ def test_the_envelope_sees_what_changes_bits_and_what_does_not() -> None:
     assert verdicts["strides", "combine", "float32"] == "within"
     assert verdicts["gathered slice", "forward", "bfloat16"] == "bitwise"
     assert verdicts["CUDA graph", "combine", "float32"] == "unknown"
-    document = report.to_dict()
-    for row in document["rows"]:
-        assert bool(row["explanation"]) == (row["verdict"] in ("within", "differs"))
-        assert bool(row["note"]) or row["verdict"] != "unknown"
+    for row in report.document.rows:
+        assert bool(row.explanation) == (row.verdict in ("within", "differs"))
+        assert bool(row.note) or row.verdict != "unknown"
     assert report.exit_status == 0
 
 

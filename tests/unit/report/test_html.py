@@ -81,9 +81,9 @@ def test_so_is_every_other_document(kind: str) -> None:
     assert all(row[0] in parsed.text for block in blocks_of(KINDS[kind], Card) for row in block.facts)
 
 
-def test_culprit_then_checks_then_agreement_then_evidence_then_environment() -> None:
+def test_culprit_then_bars_then_checks_then_evidence_then_environment() -> None:
     text = page_of(one_bit())
-    order = ["h1", 'id="what-is-at-fault"', 'id="checks"', 'id="agreement-step-by-step"', 'id="what-failed"',
+    order = ["h1", 'id="what-is-at-fault"', 'id="agreement-step-by-step"', 'id="checks"', 'id="what-failed"',
              'id="environment"']  # fmt: skip
     places = [text.index(heading, text.index("<main>")) for heading in order]
     assert places == sorted(places)

@@ -8,5 +8,5 @@ for (const button of document.querySelectorAll(".command button")) {
   });
 }
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details")) details.open = true;
+  for (const details of document.querySelectorAll("details:has(> pre)")) details.open = true;
 });

@@ -85,10 +85,11 @@ def _sections(d: Run) -> Iterator[Section]:
     troubled = [check for check in d.checks if check.verdict is not Verdict.PASS]
     if d.verdict is not Verdict.PASS:
         yield from _fault(d)
+    checks = Section("Checks", [checks_table(d.checks), *_collectives(d)])
+    drawn = strips(d)
+    agreement = Section("Agreement, step by step", [Paragraph(LEGEND), *drawn] if drawn else [], page_only=True)
     if d.checks:
-        yield Section("Checks", [checks_table(d.checks), *_collectives(d)])
-    if drawn := strips(d):
-        yield Section("Agreement, step by step", [Paragraph(LEGEND), *drawn], page_only=True)
+        yield from (checks, agreement) if d.verdict is Verdict.PASS else (agreement, checks)
     if troubled:
         failed = any(check.verdict is Verdict.FAIL for check in troubled)
         yield Section("What failed" if failed else "What could not be judged", list(_evidence(d, troubled)))
