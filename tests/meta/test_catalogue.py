@@ -58,7 +58,7 @@ def test_a_fault_is_written_in_ten_lines_run_caught_and_placed(
     assert (row["fault"], row["fired"][0], row["step"], row["rank"]) == ("slot_zeroed", "ranks_agree", 11, 0)
     assert row["caught"] and row["placed"]
     assert "the first tensor that differs in step 11 is gathered slot 1 (text), on rank 0" in row["message"]
-    assert "1 of 1 faults caught, 1 placed, clean control passed" in capsys.readouterr().out
+    assert "1 of 1 faults caught, 1 placed, the clean control passed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_a_fault_that_cannot_be_registered() -> None:
         fault(**right)(undescribed)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="the name of a fault is 'weight_changed', expected one that no other fault has"):
         fault(**right)(weight_changed)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="caught_by of undescribed is 'rank_agree', expected one of ranks_agree, "):
+    with pytest.raises(BadInput, match="caught_by of undescribed is 'rank_agree', expected one of environments_agree, "):
         fault(**right | {"caught_by": "rank_agree"})(undescribed)  # type: ignore[arg-type]
     for wrong in ({"caught_by": "unknown", "or_by": "collective"}, {"or_by": "collectives"}):
         with pytest.raises(
-            BadInput, match=rf"or_by of undescribed is '{wrong['or_by']}', expected one of ranks_agree, "
+            BadInput, match=rf"or_by of undescribed is '{wrong['or_by']}', expected one of environments_agree, "
         ):
             fault(**right | wrong)(undescribed)  # type: ignore[arg-type]
 

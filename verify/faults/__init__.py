@@ -1,4 +1,4 @@
-"""Real bugs, injected: each must be caught by the right check, at the right step, on the right rank."""
+"""Real bugs that are injected. The right check must catch each, at its step and on its rank."""
 
 from __future__ import annotations
 

@@ -82,15 +82,7 @@ def cache_updated_while_denoising(wiring: Wiring) -> None:
 @fault(source="vo 2371, 5287", breaks="denoiser", step=9, rank=1, caught_by="parallelism_engaged")
 def branch_state_aliased(wiring: Wiring) -> None:
     """A step-skip cache gives rank 1 the velocity of the step before."""
-    kept: list[Tensor] = []
-
-    def cached(denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
-        if wiring.at(9, 1):
-            return kept[0]
-        kept[:] = [denoiser.velocity(x_t, step, branch)]
-        return kept[0]
-
-    wiring.on_velocity(cached)
+    _reuse_velocity(wiring, 9, 1)
 
 
 @fault(source="vo 2371, 5287", breaks="denoiser", step=14, rank=1, caught_by="matches_reference")
@@ -121,12 +113,15 @@ def _bump_velocity(wiring: Wiring, at: int, rank: int) -> None:
 @fault(source="sg 26923, vllm-project/vllm 48720", breaks="denoiser", step=45, rank=1, caught_by="parallelism_engaged")
 def evaluation_skipped_when_unguided(wiring: Wiring) -> None:
     """Outside the interval rank 1 reuses its last velocity instead of evaluating gen."""
+    _reuse_velocity(wiring, 45, 1)
+
+
+def _reuse_velocity(wiring: Wiring, at: int, rank: int) -> None:
     kept: list[Tensor] = []
 
     def reuse(denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
-        if wiring.at(45, 1):
-            return kept[0]
-        kept[:] = [denoiser.velocity(x_t, step, branch)]
+        if not wiring.at(at, rank):
+            kept[:] = [denoiser.velocity(x_t, step, branch)]
         return kept[0]
 
     wiring.on_velocity(reuse)

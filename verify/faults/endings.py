@@ -93,7 +93,7 @@ def one_rank_compiles(wiring: Wiring) -> None:
     step=8,
     rank=None,
     caught_by=UNKNOWN,
-    # Over NCCL sizes that differ do not hang: each rank compares its call with rank 0's.
+    # Over NCCL, sizes that differ do not hang. The check compares each rank's call with rank 0's.
     or_by="collectives",
     or_rank=1,
     base="broadcast",

@@ -1,6 +1,6 @@
 """How a fault is written and registered.
 
-A fault is a loop: the ``local`` loop, or another version, with something it is given replaced. Neither loops nor model
+A fault is a loop: ``local`` or another version, with something replaced that the loop is given. Neither loops nor model
 know of it. README.md in this folder has the recipe.
 """
 
@@ -32,25 +32,25 @@ class Fault:
     """One injectable bug.
 
     Attributes:
-        name: of the function that makes it.
-        summary: its first docstring line.
-        source: the public report it comes from.
+        name: the name of the function that makes it.
+        summary: the first line of that function's docstring.
+        source: the public report that it comes from.
         breaks: loop, denoiser, combine, schedule, cache, group, noise, environment or ending.
-        step: where it strikes; -1 before step 0; None if a step does not apply.
-        rank: whom it strikes; None for every rank alike.
+        step: the step at which it strikes; -1 before step 0; None where no step applies.
+        rank: the rank that it strikes; None for every rank.
         caught_by: the check that must fail, or ``unknown`` for a loop that cannot end.
-        or_by: the check that must fail where a loop that ``unknown`` is due of ends all the same, as over NCCL; empty
-            where that is a miss.
-        or_rank: the rank which that check must name; None for any.
-        base: the loop version it breaks.
+        or_by: the check that must fail if the loop ends although ``caught_by`` is ``unknown``, as it may over NCCL. If
+            this is empty, such an end is a miss.
+        or_rank: the rank that ``or_by`` must name; None for any.
+        base: the loop version that it breaks.
         image: whether it needs image guidance.
-        least_ranks: the world size it takes at least.
-        extra_ranks: ranks beyond the number of branches.
-        requests: how many requests in a row it takes; the last one is judged.
-        stuck_in: for a fault that hangs, the collective that the report must name: in which ranks wait for one that
-            never joins it, or die of what another sent.
+        least_ranks: the smallest world size that it needs.
+        extra_ranks: how many ranks it needs beyond the number of branches.
+        requests: how many requests it needs in a row; the last one is judged.
+        stuck_in: for a fault that hangs, the collective that the report must name: ranks wait in it for one that never
+            joins, or die of what another rank sent.
         lasting: whether it changes the process for good, so that its ranks must be replaced.
-        loop_reference: what ``--loop`` takes.
+        loop_reference: the value that ``--loop`` takes.
     """
 
     name: str
@@ -73,19 +73,19 @@ class Fault:
 
     @property
     def expected(self) -> str:
-        """What must catch it, in words."""
+        """What must catch the fault, in words."""
         stuck = f", stuck in {self.stuck_in}" if self.stuck_in else ""
         return f"{self.caught_by}{stuck}" + (f"; {self.or_by} where the loop ends" if self.or_by else "")
 
-    def as_due(self, ended: bool) -> Fault:
-        """The fault with what is expected of a run of it: ``ended`` if every rank came to the end of the loop."""
+    def expected_if(self, ended: bool) -> Fault:
+        """The fault as a run of it is judged. ``ended`` says whether every rank came to the end of the loop."""
         if not ended or not self.or_by:
             return self
         return replace(self, caught_by=self.or_by, rank=self.or_rank, stuck_in="", or_by="", or_rank=None)
 
     @property
     def hangs(self) -> bool:
-        """Whether the command's time limit has to end it."""
+        """Whether only the time limit of the command ends it."""
         return bool(self.stuck_in)
 
 
@@ -94,13 +94,13 @@ FAULTS: dict[str, Fault] = {}
 
 @dataclass
 class Wiring:
-    """What a loop is given, for a fault to replace.
+    """What a loop is given. A fault replaces parts of it.
 
     Attributes:
         loop: the loop that will run.
         denoiser, request, x_0, group, observe: its arguments.
-        patches: contexts that are left when the loop ends, however it ends.
-        done: steps finished so far.
+        patches: context managers that are closed when the loop ends, however it ends.
+        done: how many steps have been finished.
     """
 
     loop: Loop
@@ -114,7 +114,7 @@ class Wiring:
 
     @property
     def rank(self) -> int:
-        """This process's rank, before any fault touched it."""
+        """This process's rank, before any fault changes it."""
         return self._rank
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Wiring:
         self.observe = count
 
     def at(self, step: int, rank: int | None = None) -> bool:
-        """Whether the loop is in ``step``, on ``rank`` (None: on any)."""
+        """Whether the loop is in ``step`` and this is ``rank`` (None: any rank)."""
         return self.done == step and rank in (None, self.rank)
 
     def after_step(self, change: Callable[[int, Tensor], Tensor]) -> None:
@@ -157,14 +157,11 @@ class Wiring:
 
     def use_schedule(self, schedule: Schedule) -> None:
         """Gives the loop another schedule."""
-        self.request = replace(self.request)
-        self.request.__dict__["schedule"] = schedule
+        self.request = self.request.resolved(schedule)
 
     def use_request(self, **changes: Any) -> None:
-        """Gives the loop a request with other fields and the same schedule."""
-        schedule = self.request.schedule
-        self.request = replace(self.request, **changes)
-        self.request.__dict__["schedule"] = schedule
+        """Gives the loop a request with other fields, but the same schedule and branches."""
+        self.request = replace(self.request.resolved(), **changes)
 
 
 class _ChangedDenoiser:
@@ -227,14 +224,14 @@ def fault(
 
         @wraps(break_it)
         def broken(denoiser: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe) -> Tensor:
-            # Where the branches outnumber the ranks, ``local`` has no place for them all.
+            # ``local`` needs a rank for each branch.
             fits = base != "local" or len(request.branches) == group.world_size
             wiring = Wiring(LOOPS[base if fits else "round_robin"], denoiser, request, x_0, group, observe)
             with wiring.patches:
                 break_it(wiring)
                 return wiring.loop(wiring.denoiser, wiring.request, wiring.x_0, wiring.group, wiring.observe)
 
-        # The signature to be seen is the loop's, not the fault's.
+        # Callers look at the signature: it must be the loop's, not the fault's.
         del broken.__wrapped__
         FAULTS[name] = Fault(
             name=name,
@@ -261,7 +258,7 @@ def fault(
 
 
 def _reference(break_it: Callable[[Wiring], None]) -> str:
-    """What ``--loop`` takes: ranks find a file of the user's by its path, whatever module it is here."""
+    """The value for ``--loop``. Ranks find a user's file by its path, whatever its module is called here."""
     module = break_it.__module__
     place = module if module.startswith("verify.") else break_it.__code__.co_filename
     return f"{place}:{break_it.__name__}"

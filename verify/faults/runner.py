@@ -1,4 +1,4 @@
-"""Running the catalogue, and judging the judge."""
+"""Runs the catalogue of faults and says which were caught, and placed at their step and rank."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from verify.runner.run import pool_for, run_job
 from verify.text import place_of_call
 from verify.verdict import Finding, Verdict
 
-# A loop that hangs is given this much of the time that the clean control took, from a cold start and for more loops.
+# A loop that hangs gets this many times the seconds of the clean control, which starts cold and runs more loops.
 _TIMES_THE_CONTROL = 1.5
 _LEAST_HANG_LIMIT = 3.0
-# Where no control has been timed.
+# The limit where no control has been timed.
 _HANG_LIMIT = 15.0
 CONTROL = "clean"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the suite made of one fault.
+    """How the suite judged one fault.
 
     Attributes:
-        fault: what was injected, with what is due of a run that ended as this one did; None for the clean control.
-        verdict: of the run.
+        fault: the fault, with what is expected of a run that ends as this one did; None for the clean control.
+        verdict: the verdict of the run.
         fired: the checks that failed, the expected one first.
-        step: the step named; None where none was.
-        rank: the rank named; None where none was.
-        collective: in which the report says ranks are stuck; empty where it says so of none.
-        seconds: until the verdict.
-        caught: whether the right check failed.
-        placed: whether step and rank are those injected, and the collective too where the fault hangs.
+        step: the step that the report names, if any.
+        rank: the rank that the report names, if any.
+        collective: the collective in which the report says ranks are stuck; empty if it names none.
+        seconds: how long it took to the verdict.
+        caught: whether the expected check failed.
+        placed: whether step and rank are the injected ones, and for a fault that hangs the collective too.
         message: the first line of evidence.
         ended: whether every rank came to the end of the faulty loop by itself.
     """
@@ -87,7 +87,7 @@ def _expected(fault: Fault) -> Expected:
 def run_catalogue(
     faults: Iterable[Fault], base: Job, world_size: int, done: Callable[[Row], None] = lambda row: None
 ) -> list[Row]:
-    """The clean control, then every fault, on ``world_size`` ranks: three stand for image guidance, two for text."""
+    """Runs the clean control and every fault on ``world_size`` ranks; on three, with image guidance."""
     kept = References()
     rows = [_control(base, world_size, kept)]
     done(rows[0])
@@ -137,14 +137,14 @@ def run_fault(
 ) -> Row:
     """Runs one fault and says whether it was caught and placed.
 
-    A fault that hangs is stopped after ``hang_limit`` seconds. What is not as it should be by then is run once more
-    with the job's own limit: a slow machine must not be taken for a wrong verdict.
+    A fault that hangs is stopped after ``hang_limit`` seconds. If the verdict is not the expected one by then, the
+    fault runs once more with the job's own limit, because the machine may only be slow.
     """
     job = job_of(fault, base, world_size)
     if not fault.hangs:
         return _run(fault, job, kept)
     row = _run(fault, replace(job, timeout=min(hang_limit, job.timeout)), kept)
-    if row.ended or (row.caught and row.placed):  # More time changes nothing where the loop has ended.
+    if row.ended or (row.caught and row.placed):  # More time would change nothing.
         return row
     again = _run(fault, job, kept)
     return replace(again, seconds=row.seconds + again.seconds)
@@ -163,20 +163,20 @@ def _run(fault: Fault, job: Job, kept: References | None) -> Row:
 
 
 def _start_ranks(job: Job) -> RankPool:
-    """What is timed, and limited, is the run and not the start of its ranks."""
+    """Starts the ranks before the clock: only the run itself is timed and limited."""
     pool = pool_for(place(job.ranks, job.device, job.backend).spec)
     pool.run(_is_up, name="starting")
     return pool
 
 
 def _is_up(rank: Rank) -> None:
-    """Nothing: that it was called is enough."""
+    """Does nothing. It runs only where a rank is up."""
 
 
 def _row(fault: Fault, report: RunReport, seconds: float) -> Row:
     failed = [f for f in report.findings if f.verdict is Verdict.FAIL]
     ended = report.failure is None
-    fault = fault.as_due(ended)
+    fault = fault.expected_if(ended)
     failed.sort(key=lambda f: f.name != fault.caught_by)
     fired = tuple(f.name for f in failed) or ((UNKNOWN,) if report.failure is not None else ())
     if fault.caught_by == UNKNOWN:
@@ -195,7 +195,7 @@ def _row(fault: Fault, report: RunReport, seconds: float) -> Row:
 
 
 def _stuck_in(report: RunReport) -> str:
-    """The collective that a rank died in, or else that ranks wait in for one that never joins it."""
+    """The collective in which a rank died, or in which ranks wait for one that never joins."""
     if report.failure is None:
         return ""
     first = report.failure["ranks"][0]
@@ -216,7 +216,7 @@ def _where_it_ended(report: RunReport) -> tuple[int | None, int | None, str]:
 
 
 def _where_it_failed(finding: Finding) -> tuple[int | None, int | None, str]:
-    """A location names the rank at fault; without one it is the second of the ranks compared."""
+    """The step and rank of the location; where there is none, the second of the ranks that were compared."""
     first, location = finding.first_divergence, finding.data.get("location")
     if location is not None:
         return location["step"], location["rank"], f"{finding.summary}; {finding.details[0]}"

@@ -1,4 +1,4 @@
-"""Faults in ``x_t`` itself: the smallest differences, everywhere a run has an edge."""
+"""Faults in ``x_t`` itself: the smallest differences, at every edge of a run."""
 
 from __future__ import annotations
 
