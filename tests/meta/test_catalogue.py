@@ -94,7 +94,8 @@ def test_a_fault_that_cannot_be_registered() -> None:
         fault(**right)(undescribed)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="the name of a fault is 'weight_changed', expected one that no other fault has"):
         fault(**right)(weight_changed)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="caught_by of undescribed is 'rank_agree', expected one of environments_agree, "):
+    said = "caught_by of undescribed is 'rank_agree', expected one of environments_agree, "
+    with pytest.raises(BadInput, match=said):
         fault(**right | {"caught_by": "rank_agree"})(undescribed)  # type: ignore[arg-type]
     for wrong in ({"caught_by": "unknown", "or_by": "collective"}, {"or_by": "collectives"}):
         with pytest.raises(
