@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from verify.protocols import Group
+from verify.schedule import ALL_GATHER, BROADCAST
 from verify.text import call_text
 
 T = TypeVar("T")
@@ -18,7 +19,9 @@ PATIENCE = 20.0
 
 
 class ThreadGroup:
-    """One thread's place among the others."""
+    """One thread's place among the others; nothing goes through torch.distributed."""
+
+    exchanges: ClassVar = {ALL_GATHER: (), BROADCAST: ()}
 
     def __init__(self, rank: int, slots: list[Tensor | None], barrier: threading.Barrier) -> None:
         self.rank, self.world_size = rank, len(slots)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -13,8 +13,11 @@ from torch import Tensor
 from verify.bits import bits_of
 from verify.checks.judging import Evidence, LoopRun, judge
 from verify.request import DenoiseRequest
-from verify.schedule import BROADCAST, expected_work
+from verify.schedule import ALL_GATHER, BROADCAST, expected_work
 from verify.trace.caches import CacheRecord
+from verify.trace.exchange_log import Heard
+from verify.trace.exchanges import Exchange
+from verify.trace.payloads import Sent
 from verify.trace.sensitivity import Sensitivity
 from verify.trace.state import StateRecord
 from verify.trace.trace import Collective, Trace
@@ -58,6 +61,8 @@ def clean(
             foreign=(0,) * len(after),
             collectives=tuple(tuple(map(collective, step)) for step in due.collectives),
             caches=tuple(cache(branch, layer) for branch in request.branches for layer in range(2)),
+            exchanges=tuple(tuple(heard_as(ranks, step)) for step in due.collectives),
+            sent=sent(due.collectives) if ranks > 1 else Sent(),
             environment={
                 "torch": "2.13.0",
                 "threads": 1,
@@ -71,6 +76,20 @@ def clean(
         )
         for rank in range(ranks)
     ]
+
+
+def heard_as(ranks: int, names: Sequence[str]) -> Iterator[Heard]:
+    """One exchange for each of a step's calls of the handed group."""
+    for number, name in enumerate(names, 1):
+        src = 0 if name == BROADCAST else None
+        exchange = Exchange(name, "float32", (TOKENS, CHANNELS), 4 * ELEMENTS, "0", tuple(range(ranks)), src)
+        yield Heard(exchange, number, f"{name} {number}")
+
+
+def sent(collectives: Sequence[Sequence[str]]) -> Sent:
+    """What entered the gathers was what the network had returned."""
+    gathers = sum(step.count(ALL_GATHER) for step in collectives)
+    return Sent(gathers, gathers * ELEMENTS)
 
 
 def reference(request: DenoiseRequest) -> Trace:
@@ -110,7 +129,7 @@ def flip(tensor: Tensor, index: tuple[int, ...], bit: int = 0) -> None:
 def cut(trace: Trace, steps: int) -> Trace:
     """The same trace, ended early."""
     fields: dict[str, Any] = {
-        name: getattr(trace, name)[:steps] for name in ("x_t", "branches", "foreign", "collectives")
+        name: getattr(trace, name)[:steps] for name in ("x_t", "branches", "foreign", "collectives", "exchanges")
     }
     return replace(trace, final=trace.x_t[steps - 1], **fields)
 
@@ -123,6 +142,7 @@ def extended(trace: Trace, called: Sequence[Collective] = (), evaluated: Sequenc
         branches=(*trace.branches, tuple(evaluated)),
         foreign=(*trace.foreign, 0),
         collectives=(*trace.collectives, tuple(called)),
+        exchanges=(*(trace.exchanges or ()), ()),
     )
 
 

@@ -17,6 +17,7 @@ from verify.checks.observed import observed
 from verify.checks.parallelism_engaged import parallelism_engaged
 from verify.checks.ranks_agree import ranks_agree
 from verify.checks.schedule_followed import schedule_followed
+from verify.checks.sent_as_computed import sent_as_computed
 from verify.checks.state_frozen import state_frozen
 from verify.request import DenoiseRequest
 from verify.schedule import expected_work
@@ -85,6 +86,7 @@ def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[F
         "matches_reference": lambda: matches_reference(traces, evidence.reference),
         "schedule": lambda: schedule_followed(traces, request),
         "collectives": lambda: collectives(traces, expected),
+        "sent_as_computed": lambda: sent_as_computed(traces),
         "parallelism_engaged": lambda: parallelism_engaged(traces, followed, expected),
         "cache_frozen": lambda: cache_frozen(traces),
         "state_frozen": lambda: state_frozen(traces),

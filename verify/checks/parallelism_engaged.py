@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.request import DenoiseRequest
-from verify.schedule import ALL_GATHER, Expected
+from verify.schedule import BROADCAST, Expected
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -41,11 +41,18 @@ def parallelism_engaged(traces: Sequence[Trace], request: DenoiseRequest, expect
             summary = f"no rank evaluated {_names(sorted(missing))} in step {step} (guided)"
             divergence = Divergence(step, (0, 0), "branch evaluations")
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
-    if not all(trace.count(ALL_GATHER) for trace in traces):
+    if not all(_exchanged(trace) for trace in traces):
         return Finding(NAME, loop, Verdict.UNKNOWN, "the loop never gathered: nothing was exchanged", compared)
     how = "no rank evaluated every branch" if expected is None else "each rank evaluated its own branch, and only that,"
     summary = f"{how} at {sum(guided)} guided steps"
     return Finding(NAME, loop, Verdict.PASS, summary, compared)
+
+
+def _exchanged(trace: Trace) -> bool:
+    """Whether the rank exchanged anything but the noise that is shared at the start."""
+    called = [c.name for step in trace.collectives for c in step]
+    heard = [h for step in trace.exchanges or () for h in step if h.call is None and not h.before_evaluating]
+    return bool(heard) or called.count(BROADCAST) > 1 or any(name != BROADCAST for name in called)
 
 
 def _names(branches: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ A target of your own is any object with the attributes of :class:`Target`; nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -72,13 +72,17 @@ class Prepared:
             the loop, so a mapping that reads the cache itself shows a tensor that was replaced. A target that cannot
             show them leaves it empty, and the check on them says unknown.
         notes: what the reader of a report must know: parts that were substituted, say.
-        group: what the loops send over, where the target has a process group of its own.
+        group: what the loops send over, where the target has a process group of its own. Each call of it makes one
+            exchange of its own name, bytes and ranks; one that makes others says which in an attribute ``exchanges``,
+            see ``verify/trace/exchange_log.py``.
         followed: the schedule that the loops are known to follow, where that is not the one they are held to. The
             reference follows it too, collectives and branch evaluations are counted against it, and the check
             ``schedule`` fails: one fault is one finding.
         environment: what else decides bits here, to be shown and to be compared between ranks.
         draws: the loops draw random numbers by design, as a stochastic sampler does, so that generators may move.
         alike: pairs of branches that have one velocity by design, as ``img`` and ``gen`` do without an image.
+        sends: what the loops make of a velocity before they gather it, where they send another format on purpose:
+            ``sends=lambda velocity: velocity.half()``. None holds them to the network's own bytes.
     """
 
     denoiser: Denoiser
@@ -90,6 +94,7 @@ class Prepared:
     environment: Mapping[str, Any] = field(default_factory=dict)
     draws: bool = False
     alike: tuple[tuple[str, str], ...] = ()
+    sends: Callable[[Tensor], Tensor] | None = None
 
 
 @runtime_checkable

@@ -32,7 +32,16 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
         return None
     caches = CacheWatch(prepared.caches)
     recorder = Recorder(
-        prepared.denoiser, stage.group, prepared.x_0, request, caches, rank.status, plan.window, state, first
+        prepared.denoiser,
+        stage.group,
+        prepared.x_0,
+        request,
+        caches,
+        rank.status,
+        plan.window,
+        state,
+        first,
+        prepared.sends,
     )
     kept = None if plan.window is None else plan.window.count(request.schedule.steps)
     rank.expect(trace_bytes(request, prepared.x_0.shape[-1], kept, prepared.x_0.element_size()))

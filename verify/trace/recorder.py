@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,27 +28,14 @@ from verify.text import call_text
 from verify.trace.caches import CacheWatch
 from verify.trace.contract import caller, checked_latent, checked_step, plain_copy
 from verify.trace.digest import digest
+from verify.trace.exchange_log import ExchangeLog
 from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
 from verify.trace.network import NetworkWatch
+from verify.trace.payloads import Cast, PayloadWatch
 from verify.trace.state import StateWatch
+from verify.trace.status import Status
 from verify.trace.trace import Collective, Trace
 from verify.trace.window import Window
-
-
-class Status(Protocol):
-    """Where a recorder says what the rank is doing, for the progress bar and for whoever finds the rank dead."""
-
-    def finished(self, step: int) -> None:
-        """``step`` is done."""
-        ...
-
-    def activity(self, words: str) -> None:
-        """The rank is about to do this."""
-        ...
-
-    def collective(self, name: str, number: int, step: int) -> None:
-        """The rank is about to call the ``number``-th collective, from 1, of ``step``."""
-        ...
 
 
 class Recorder(Listener):
@@ -64,11 +52,13 @@ class Recorder(Listener):
         window: Window | None = None,
         state: StateWatch | None = None,
         first_state: Mapping[str, str] | None = None,
+        sends: Cast | None = None,
     ) -> None:
         """Recording starts here: what has been written to ``caches`` so far is forgiven.
 
         ``window``: the steps whose ``x_t`` to keep; all if None. The steps outside it are watched in every other way.
         ``state``: what else the loop must leave as it is; ``first_state``: its digests before the first loop.
+        ``sends``: what the target says its loops make of a velocity before they gather it.
         """
         self.denoiser = HeardDenoiser(denoiser, self)
         self.group = HeardGroup(group, self)
@@ -96,6 +86,8 @@ class Recorder(Listener):
         self._velocities: dict[str, Tensor] = {}
         self._alike: list[tuple[int, str, str, Tensor]] = []
         self._network = NetworkWatch(denoiser)
+        self._exchanges = ExchangeLog(group, self._step)
+        self._payloads = PayloadWatch(sends)
         self._state, self._first_state = state, first_state
         self._caches = caches
         self._caches.begin()
@@ -103,10 +95,14 @@ class Recorder(Listener):
     def _nothing(self) -> Tensor:
         return torch.zeros((), dtype=torch.int64, device=self._device)
 
+    def _step(self) -> int:
+        """The step that the loop is in: after its evaluation, where that was made ahead of time."""
+        return max(self._done, self._evaluating)
+
     def run(self, loop: Callable[[Denoiser, Group, Observe], Any]) -> tuple[Any, float]:
         """Runs the loop and returns its result and its seconds, the device's work included."""
         synchronise(self._device)
-        with self._network.watching():
+        with self._network.watching(), self._exchanges.listening():
             began = time.perf_counter()
             self.settings = SettingsWatch()
             final = loop(self.denoiser, self.group, self.observe)
@@ -143,12 +139,15 @@ class Recorder(Listener):
             self._status.activity(f"velocity of {branch}")
         if self._state is not None:
             self._state.entering()
-        with self._network.asked():
+        with self._network.asked(), self._exchanges.evaluating(branch):
             v_t = denoiser.velocity(x_t, step, branch)
         if self._state is not None:
             self._state.left()
-        if not self._has_peers and isinstance(v_t, Tensor):
-            self._note_velocity(at, branch, v_t)
+        if isinstance(v_t, Tensor):
+            with self._lock:
+                self._payloads.computed(at, branch, v_t)
+            if not self._has_peers:
+                self._note_velocity(at, branch, v_t)
         self._status.activity("")
         return v_t
 
@@ -172,26 +171,30 @@ class Recorder(Listener):
         self._velocities[branch] = v_t.detach().clone()
 
     def all_gather(self, group: Group, tensor: Tensor) -> list[Tensor]:
-        self._collective(ALL_GATHER, tensor)
-        gathered = group.all_gather(tensor)
-        self._status.activity("")
-        return gathered
+        with self._called(ALL_GATHER, tensor):
+            return group.all_gather(tensor)
 
     def broadcast(self, group: Group, tensor: Tensor, src: int) -> Tensor:
-        self._collective(BROADCAST, tensor, src)
-        group.broadcast(tensor, src)
-        self._status.activity("")
+        with self._called(BROADCAST, tensor, src):
+            group.broadcast(tensor, src)
         return tensor
 
-    def _collective(self, name: str, tensor: Tensor, src: int | None = None) -> None:
+    @contextmanager
+    def _called(self, name: str, tensor: Tensor, src: int | None = None) -> Iterator[None]:
         with self._lock:
-            step = max(self._done, self._evaluating)
+            step = self._step()
             called = self._collectives[step]
             called.append(Collective(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), src))
             if self._has_peers:
                 self._status.collective(name, len(called), step)
             else:  # Nobody can be missing, and the peers of the reference's rank must not be counted as missing.
                 self._status.activity(call_text(name, len(called), step))
+            if name == ALL_GATHER:
+                self._payloads.gathered(step, tensor)
+            call = self._exchanges.call(name, len(called), step, tensor, src)
+        with call:
+            yield
+        self._status.activity("")
 
     def observe(self, step: int, x_t: Tensor) -> None:
         """Takes a copy of ``x_t`` on its device. A wrong step or ``x_t`` is noted; recording ends there.
@@ -281,6 +284,9 @@ class Recorder(Listener):
             noise=self._noise,
             state=None if self._state is None else self._state.record(self._first_state),
             settings=self.settings.seen(),
+            exchanges=by_step(self._exchanges.heard),
+            unheard=self._exchanges.unheard,
+            sent=self._payloads.record(),
         )
 
 

@@ -12,6 +12,8 @@ from verify.environment.identity import Identity
 from verify.environment.watch import Seen
 from verify.schedule import Schedule
 from verify.trace.caches import CacheRecord
+from verify.trace.exchange_log import Heard
+from verify.trace.payloads import Sent
 from verify.trace.state import StateRecord
 
 # What may differ between two ranks' environments without making their bits differ.
@@ -62,6 +64,10 @@ class Trace:
         state: what the loop could spoil, before and after it; None where nothing was looked at.
         identity: which code the rank ran, and variables of which it is not known whether they matter.
         settings: what was set before the loop, in each of its steps and after it.
+        exchanges: everything that the process exchanged in each step, through the handed group or beside it; None where
+            nobody listened.
+        unheard: calls of the handed group under which less was exchanged than they stand for.
+        sent: what was put into gathers, beside what the network had returned; None where nobody looked.
     """
 
     loop: str
@@ -90,6 +96,9 @@ class Trace:
     state: StateRecord | None = None
     identity: Identity | None = None
     settings: Seen | None = None
+    exchanges: tuple[tuple[Heard, ...], ...] | None = None
+    unheard: tuple[str, ...] = ()
+    sent: Sent | None = None
 
     @property
     def name(self) -> str:

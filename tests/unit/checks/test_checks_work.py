@@ -111,8 +111,7 @@ def test_the_same_names_with_other_tensors() -> None:
     traces = clean(TWO, "broadcast")
     traces = changed(traces, 1, collectives=swapped(traces[1].collectives, 2, (GATHER, SEND._replace(src=1))))
     summary = (
-        "in step 2 rank 0 called broadcast of float32 (4, 3) from rank 0 where rank 1 called broadcast of float32 "
-        "(4, 3) from rank 1"
+        "rank 1 called broadcast of float32 (4, 3) from rank 1 in step 2, expected x_t, float32 (4, 3), from rank 0"
     )
     finding = collectives(traces, due("broadcast"))
     assert_fails(finding, summary, 2, (0, 1), "collectives", "broadcast")

@@ -36,6 +36,7 @@ NAMES = [
     "matches_reference",
     "schedule",
     "collectives",
+    "sent_as_computed",
     "parallelism_engaged",
     "cache_frozen",
     "state_frozen",
@@ -86,7 +87,7 @@ def test_what_one_rank_cannot_be_judged_for() -> None:
     request = small_request(2)
     said = verdicts(list(judged(request, clean(request, "round_robin", 1), "round_robin").values()))
     unknown = {name for name, verdict in said.items() if verdict is Verdict.UNKNOWN}
-    assert unknown == {"ranks_agree", "parallelism_engaged", "environments_agree"}
+    assert unknown == {"ranks_agree", "sent_as_computed", "parallelism_engaged", "environments_agree"}
     assert merge(said.values()) is Verdict.UNKNOWN
 
 

@@ -1,0 +1,208 @@
+"""What a process exchanges with others, heard below every Python function that can start it.
+
+Whatever goes through ``torch.distributed``, be it a function, a functional collective, a DTensor, an object or a batch
+of sends, ends in an operator of PyTorch's dispatcher: ``c10d::broadcast_``, say. While somebody listens, each of these
+operators has one kernel more, in front of those of the backends, that tells of the call and passes it on.
+
+No other operator is touched, unlike under a ``TorchDispatchMode``. On one CPU ``x + x`` took 1.0 µs and ``torch.empty``
+0.8 µs with and without a listener; an ``all_reduce`` in a group of one took 32 µs with one and 15 µs without. Kernels
+are put in place in about 3 ms when listening begins and are gone when it ends.
+
+Not heard: data that passes without ``torch.distributed`` (NCCL or MPI called directly, peer-to-peer copies, symmetric
+memory, files, shared memory, a key-value store), and a collective that a CUDA graph repeats: its capture is heard.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from verify.schedule import ALL_GATHER, BROADCAST
+
+SEND, RECEIVE, BARRIER = "send", "recv", "barrier"
+# What the field calls each operator; one that is not here goes by its own name.
+_NAMES = {
+    "broadcast_": BROADCAST,
+    "allreduce_": "all_reduce",
+    "allreduce_coalesced_": "all_reduce",
+    "allgather_": ALL_GATHER,
+    "_allgather_base_": ALL_GATHER,
+    "allgather_coalesced_": ALL_GATHER,
+    "allgather_into_tensor_coalesced_": ALL_GATHER,
+    "reduce_": "reduce",
+    "gather_": "gather",
+    "scatter_": "scatter",
+    "reduce_scatter_": "reduce_scatter",
+    "_reduce_scatter_base_": "reduce_scatter",
+    "reduce_scatter_tensor_coalesced_": "reduce_scatter",
+    "alltoall_": "all_to_all",
+    "alltoall_base_": "all_to_all",
+    "send": SEND,
+    "recv_": RECEIVE,
+    "recv_any_source_": RECEIVE,
+    "barrier": BARRIER,
+    "monitored_barrier_": BARRIER,
+}
+# BackendSelect is the one key before the backends' that is always looked at: also for tensors made in inference mode,
+# which have no autograd keys.
+_KEY = "BackendSelect"
+
+
+class Exchange(NamedTuple):
+    """One exchange as a rank began it.
+
+    Attributes:
+        name: in the field's words: all_gather, broadcast, all_reduce, send, recv, barrier and so on.
+        dtype: of what this rank gives, or is given where it gives nothing.
+        shape: likewise; of the first tensor where there are several.
+        size: its bytes, of all its tensors.
+        group: PyTorch's name of the process group.
+        ranks: the group's global ranks.
+        src: the global rank that it comes from, where one is named.
+        dst: the global rank that it goes to, where one is named.
+        asynchronous: whether the caller was given a handle to wait for.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+    group: str
+    ranks: tuple[int, ...]
+    src: int | None = None
+    dst: int | None = None
+    asynchronous: bool = False
+
+    def __str__(self) -> str:
+        what = "" if self.name == BARRIER else f" of {self.dtype} {self.shape}"
+        source = "" if self.src is None else f" from rank {self.src}"
+        goal = "" if self.dst is None else f" to rank {self.dst}"
+        return f"{self.name}{what}{source}{goal}"
+
+
+Callback = Callable[[Exchange], None]
+
+
+class _Kernels:
+    """The kernels in front of the backends', in place while anybody listens."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._library: Any = None
+        self._running = 0
+        self.callbacks: tuple[Callback, ...] = ()
+
+    def add(self, callback: Callback) -> None:
+        with self._lock:
+            self.callbacks += (callback,)
+            if self._library is None:
+                self._library = torch.library.Library("c10d", "IMPL")
+                for name, operator in _operators():
+                    self._library.impl(name, partial(self._call, operator), _KEY, with_keyset=True)
+
+    def remove(self, callback: Callback) -> None:
+        with self._lock:
+            self.callbacks = tuple(each for each in self.callbacks if each is not callback)
+            # A kernel that is running, in a thread that the loop left behind, must not be taken away under it.
+            if not self.callbacks and not self._running and self._library is not None:
+                self._library._destroy()
+                self._library = None
+
+    def _call(self, operator: Any, keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        with self._lock:
+            self._running += 1
+        try:
+            for callback in self.callbacks:
+                callback(_exchange(operator, arguments))
+            return operator.redispatch(keys & _keys_after(), *arguments)
+        finally:
+            with self._lock:
+                self._running -= 1
+
+
+_KERNELS = _Kernels()
+
+
+@contextmanager
+def listening(callback: Callback) -> Iterator[None]:
+    """Calls ``callback`` with every exchange that any thread of this process is about to begin in the block."""
+    _KERNELS.add(callback)
+    try:
+        yield
+    finally:
+        _KERNELS.remove(callback)
+
+
+@cache
+def _operators() -> tuple[tuple[str, Any], ...]:
+    """Every operator that takes a process group, with its name."""
+    found = []
+    for full_name in torch._C._dispatch_get_all_op_names():
+        namespace, _, name = full_name.partition("::")
+        if namespace == "c10d" and "." not in name:
+            operator = getattr(torch.ops.c10d, name).default
+            if "process_group" in _argument_names(operator):
+                found.append((name, operator))
+    return tuple(found)
+
+
+@cache
+def _keys_after() -> torch._C.DispatchKeySet:
+    return torch._C._dispatch_keyset_full_after(getattr(torch._C.DispatchKey, _KEY))
+
+
+@cache
+def _argument_names(operator: Any) -> tuple[str, ...]:
+    return tuple(argument.name for argument in operator._schema.arguments)
+
+
+def _exchange(operator: Any, arguments: Sequence[Any]) -> Exchange:
+    given = dict(zip(_argument_names(operator), arguments, strict=False))
+    group = dist.ProcessGroup.unbox(given["process_group"])
+    ranks = _ranks(group)
+
+    def in_the_world(argument: str) -> int | None:
+        rank = given.get(argument)
+        return ranks[rank] if isinstance(rank, int) and 0 <= rank < len(ranks) else None
+
+    # What a rank gives; a rank that only receives is told by what it receives into.
+    tensors = _tensors([value for name, value in given.items() if name.startswith("input")])
+    tensors = tensors or _tensors(list(given.values()))
+    first = tensors[0] if tensors else None
+    name = operator._schema.name.removeprefix("c10d::")
+    source = in_the_world("root_rank")
+    return Exchange(
+        name=_NAMES.get(name, name),
+        dtype="" if first is None else str(first.dtype).removeprefix("torch."),
+        shape=() if first is None else tuple(first.shape),
+        size=sum(tensor.nbytes for tensor in tensors),
+        group=group.group_name,
+        ranks=ranks,
+        src=source if name in ("broadcast_", "scatter_") else in_the_world("src"),
+        dst=source if name in ("reduce_", "gather_") else in_the_world("dst"),
+        asynchronous=bool(given.get("async_op", False)),
+    )
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tensors(value)
+    return found
+
+
+def _ranks(group: dist.ProcessGroup) -> tuple[int, ...]:
+    try:
+        return tuple(dist.get_process_group_ranks(group))
+    except (KeyError, RuntimeError):  # Made without torch.distributed's knowledge: it knows its size alone.
+        return tuple(range(group.size()))
