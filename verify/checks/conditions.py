@@ -181,7 +181,7 @@ def unexplained(traces: Sequence[Conditions]) -> list[str]:
 
 
 # The controller among launched ranks shows progress and writes pages.
-_SHOWS_RESULTS = {"rich", "Pygments", "markdown-it-py", "mdurl", "Jinja2", "MarkupSafe", "jsonschema"}
+_SHOWS_RESULTS = {"msgspec", "rich", "Pygments", "markdown-it-py", "mdurl", "Jinja2", "MarkupSafe", "jsonschema"}
 
 
 def loaded_by_some(traces: Sequence[Conditions]) -> list[str]:

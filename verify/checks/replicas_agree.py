@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.checks.agreement import Pair, agreement
-from verify.checks.conditions import differences
+from verify.checks.conditions import Difference, differences
+from verify.trace.state import WEIGHTS
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -34,6 +35,7 @@ def replicas_agree(replicas: Sequence[Sequence[Trace]]) -> Finding:
     found = [
         (pair.right, pair.other, difference) for pair in pairs for difference in differences(pair.right, pair.other)
     ]
+    found = [*_weights(pairs), *found]
     if not found:
         return bits
     a, b, first = found[0]
@@ -49,6 +51,17 @@ def replicas_agree(replicas: Sequence[Sequence[Trace]]) -> Finding:
     divergence = Divergence(None, (a.rank, b.rank), f"environment, {first.name}", replicas=(a.replica, b.replica))
     compared = Compared(bits.compared.steps, bits.compared.elements)
     return Finding(NAME, a.loop, Verdict.FAIL, summary, compared, divergence, (*details, *of_bits), bits.data)
+
+
+def _weights(pairs: Sequence[Pair]) -> list[tuple[Trace, Trace, Difference]]:
+    """Pairs of ranks that began with other weights: another checkpoint, or one that was read wrongly."""
+    found = []
+    for a, b in ((pair.right, pair.other) for pair in pairs):
+        ours, theirs = (None if trace.state is None else trace.state.before.get(WEIGHTS) for trace in (a, b))
+        if None not in (ours, theirs) and ours != theirs:
+            difference = Difference("digest of the weights", ours, theirs, predicate="hold different weights")
+            found.append((a, b, difference))
+    return found
 
 
 def _place(trace: Trace) -> str:

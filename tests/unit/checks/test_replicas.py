@@ -21,6 +21,7 @@ from verify.report.documents.reading import document_of
 from verify.report.message import failure_text
 from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
+from verify.trace.state import WEIGHTS, StateRecord
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -131,6 +132,19 @@ def test_the_likeliest_cause_is_named_first() -> None:
     one = replica(0, gpu="NVIDIA H100", driver="570.1", multiprocessors=114)
     other = replica(1, gpu="NVIDIA H200", driver="580.2", multiprocessors=132)
     assert first_of(replicas_agree([one, other])).tensor == "environment, gpu"
+
+
+def test_other_weights_are_named_before_bits_are_blamed() -> None:
+    replicas = [
+        [replace(trace, state=StateRecord({WEIGHTS: digest}, (), 8)) for trace in replica(number)]
+        for number, digest in enumerate("ab")
+    ]
+    finding = replicas_agree(replicas)
+    assert first_of(finding).tensor == "environment, digest of the weights"
+    assert finding.summary == (
+        "rank 0 of replica 0 (on node-0) and rank 0 of replica 1 (on node-1) hold different weights; "
+        "their bytes agree in this request"
+    )
 
 
 def test_what_may_differ_between_hosts() -> None:
