@@ -17,7 +17,7 @@ from verify.ranks.failure.failure import RankFailure
 from verify.ranks.plan import place
 from verify.report.documents.bench import Bench
 from verify.report.documents.bench import Overhead as OverheadDocument
-from verify.report.documents.parts import SCHEMA, Made
+from verify.report.documents.parts import SCHEMA, Made, finite
 from verify.runner.run import pool_for
 from verify.runner.tracing import Progress
 from verify.tasks.stage import describe_rank
@@ -86,7 +86,7 @@ class Session:
         try:
             largest = max((point.job for point in self._points), key=lambda job: job.ranks)
             pool = pool_for(place(largest.ranks, largest.device, largest.backend).spec)
-            self._known["environment"] = pool.run(describe_rank, largest.options)
+            self._known["environment"] = finite(pool.run(describe_rank, largest.options))
             self._known["timings"]["starting"] = time.monotonic() - self._began
             what = Overhead if self.kind == "overhead" else Comparison
             measure(what, self._points, self._budget, self._keep, progress)

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from verify.commands.report import check_outputs, show
@@ -68,7 +69,6 @@ def _forwards(arguments: argparse.Namespace) -> int:
     from verify.report.documents.parts import SCHEMA, Made, finite
 
     began = time.monotonic()
-    arguments.target = arguments.forwards
     measured = [forwards(point.job, point.alternations) for point in _points(arguments)]
     document = Forwards(
         schema=SCHEMA,
@@ -100,8 +100,9 @@ def _points(arguments: argparse.Namespace) -> list[Point]:
         graphed = _listed("--cuda-graph", arguments.cuda_graph, int, "some of --sizes, separated by commas")
         if not set(graphed) <= set(sides):
             raise BadInput.of("--cuda-graph", arguments.cuda_graph, "some of --sizes", "add the size there")
+    base = job_of(arguments)
     jobs = settings(
-        job_of(arguments),
+        replace(base, target=arguments.forwards) if arguments.forwards else base,
         sides,
         _listed("--presets", arguments.presets, str, "different names of presets"),
         _listed("--world-sizes", arguments.world_sizes, int, "different numbers of ranks, such as 2,3"),
