@@ -81,10 +81,12 @@ def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[F
     expected = None
     if run.expect != ANY:
         expected = expected_work(run.expect, followed.schedule, request.branches, len(traces))
+    # A schedule that is known not to be the request's fails by itself; its sizes would be the same fault once more.
+    sizes = () if evidence.sensitivity is None or followed.schedule != request.schedule else evidence.sensitivity.sizes
     checks: dict[str, Callable[[], Finding]] = {
         "ranks_agree": lambda: ranks_agree(traces),
         "matches_reference": lambda: matches_reference(traces, evidence.reference),
-        "schedule": lambda: schedule_followed(traces, request),
+        "schedule": lambda: schedule_followed(traces, request, sizes),
         "collectives": lambda: collectives(traces, expected),
         "sent_as_computed": lambda: sent_as_computed(traces),
         "parallelism_engaged": lambda: parallelism_engaged(traces, followed, expected),

@@ -15,11 +15,23 @@ from verify.verdict import Compared, Divergence, Finding, Verdict
 NAME = "schedule"
 
 
-def schedule_followed(traces: Sequence[Trace], request: DenoiseRequest) -> Finding:
-    """Counts each rank's steps; where a target says which schedule its loops follow, compares that step by step."""
+# How far a step size may be from the schedule's: an engine may round it, and the velocity, to bfloat16.
+_ROUNDED = 2.0**-7
+
+
+def schedule_followed(traces: Sequence[Trace], request: DenoiseRequest, sizes: Sequence[float] = ()) -> Finding:
+    """Counts each rank's steps; where a target says which schedule its loops follow, compares that step by step.
+
+    Args:
+        traces: one a rank.
+        request: with the schedule that loops are held to.
+        sizes: the step sizes that the reference was seen to take; empty where they were not seen.
+    """
     loop, due = traces[0].loop, request.schedule
     known = [trace.followed for trace in traces if trace.followed is not None]
-    compared = Compared(due.steps, len(traces) + sum(3 * min(due.steps, schedule.steps) for schedule in known))
+    compared = Compared(
+        due.steps, len(traces) + sum(3 * min(due.steps, schedule.steps) for schedule in known) + len(sizes)
+    )
     for trace in traces:
         if trace.steps != due.steps:
             summary = (
@@ -34,8 +46,16 @@ def schedule_followed(traces: Sequence[Trace], request: DenoiseRequest) -> Findi
             step, what = different
             divergence = Divergence(step, (trace.rank, trace.rank), "schedule")
             return Finding(NAME, loop, Verdict.FAIL, f"rank {trace.rank} {what}", compared, divergence)
-    said = f"{due.steps} Euler steps on every rank"
-    said += f", {due.guided_steps} of them guided, at the schedule's times" if len(known) == len(traces) else ""
+    for step, (seen, size) in enumerate(zip(sizes, due.dts.tolist(), strict=False)):
+        if abs(seen - size) > _ROUNDED * abs(size):
+            summary = f"the reference takes step {step} with dt = {seen:.6g}, expected {size:.6g}"
+            return Finding(NAME, loop, Verdict.FAIL, summary, compared, Divergence(step, (0, 0), "step size"))
+    seen = len(sizes) == due.steps
+    said = f"{due.steps} Euler steps{' of the sizes of the schedule' if seen else ''} on every rank"
+    if len(known) == len(traces):
+        said += f", {due.guided_steps} of them guided, at the schedule's times"
+    elif not seen:
+        said += "; the sizes of the steps were not seen"
     return Finding(NAME, loop, Verdict.PASS, said, compared)
 
 

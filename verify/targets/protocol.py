@@ -5,6 +5,7 @@ A target of your own is any object with the attributes of :class:`Target`; nothi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from verify.errors import BadInput
+from verify.errors import BadInput, Unjudged
 from verify.protocols import Denoiser, Group, Loop
 from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import Schedule
@@ -143,20 +144,44 @@ def understood(target: Target, request: DenoiseRequest) -> ResolvedRequest:
     """The request with the schedule and branches that ``target`` makes of it.
 
     Raises:
-        BadInput: its schedule has not as many timesteps, dts and guided flags; or the target refuses the request.
+        BadInput: its schedule is none, its branches have one name twice, a method of its raised, or it refuses the
+            request.
     """
-    branches, schedule = getattr(target, "branches", None), getattr(target, "schedule", None)
-    if branches is None and schedule is None:
-        return request.resolved()
-    own = request.schedule if schedule is None else even(schedule(request), target, "method schedule")
-    return request.resolved(own, request.branches if branches is None else tuple(branches(request)))
+    schedule, branches = request.schedule, request.branches
+    if hasattr(target, "schedule"):
+        schedule = sound(_asked(target, "schedule", request), target, "method schedule")
+    if hasattr(target, "branches"):
+        branches = tuple(_asked(target, "branches", request))
+    if len(set(branches)) < len(branches):
+        raise BadInput(
+            f"the branches of target {target.name} are {', '.join(branches)}, expected names that differ; mend its "
+            "method branches"
+        )
+    return request.resolved(schedule, branches)
 
 
-def even(schedule: Schedule, target: Target, made_by: str) -> Schedule:
-    """``schedule``, if it has as many timesteps as step sizes and guided flags.
+def _asked(target: Target, method: str, request: DenoiseRequest) -> Any:
+    """What a method of the target answers; an exception of it is told as the target's."""
+    try:
+        return getattr(target, method)(request)
+    except (BadInput, Unjudged):
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"method {method} of target {target.name} raised {type(error).__name__}: {error}; expected it to answer "
+            "for every request that the target does not refuse by BadInput; mend it"
+        ) from error
+
+
+def sound(schedule: Schedule, target: Target, made_by: str) -> Schedule:
+    """``schedule``, if steps can be taken by it.
+
+    It has as many timesteps as step sizes and guided flags, the sizes are positive and finite, and the times do not
+    rise. Where times lie on [0, 1], as a flow's do, each size is the distance to the next time, and the last one
+    reaches 0: to 1 % of it, since an engine may round sizes to 16 bits.
 
     Raises:
-        BadInput: it has not; the line names ``target`` and what of it made the schedule.
+        BadInput: it is not so; the line names ``target`` and what of it made the schedule.
     """
     counts = len(schedule.timesteps), len(schedule.dts), len(schedule.guided)
     if len(set(counts)) > 1:
@@ -164,13 +189,32 @@ def even(schedule: Schedule, target: Target, made_by: str) -> Schedule:
             "the schedule of target {} has {} timesteps, {} dts and {} guided flags, expected as many of each; mend "
             "its {}, see verify/targets/protocol.py".format(target.name, *counts, made_by)
         )
+    times, sizes = schedule.timesteps, schedule.dts.detach().cpu().double().tolist()
+    flow = all(0.0 <= t <= 1.001 for t in times)
+    for step, (t, size, after) in enumerate(zip(times, sizes, (*times[1:], 0.0), strict=True)):
+        expected = ""
+        if not (math.isfinite(size) and size > 0):
+            expected = "a positive, finite step size"
+        elif not math.isfinite(t) or (step + 1 < len(times) and after > t):
+            expected = "times that are finite and do not rise"
+        elif flow and abs(t - after - size) > 0.01 * size:
+            expected = f"dt = {t - after:.6g}, the distance to the next time {after:.6g}"
+        if expected:
+            raise BadInput(
+                f"the schedule of target {target.name} has t = {t:.6g} and dt = {size:.6g} in step {step}, expected "
+                f"{expected}; mend its {made_by}, see verify/targets/protocol.py"
+            )
     return schedule
 
 
 def explained(target: Target, finding: Finding) -> tuple[str, ...]:
-    """What ``target`` has to say about a failing finding."""
-    explain = getattr(target, "explain", None)
-    return () if explain is None else tuple(explain(finding))
+    """What ``target`` has to say about a failing finding; an exception of it is told, and costs no finding."""
+    if not hasattr(target, "explain"):
+        return ()
+    try:
+        return tuple(target.explain(finding))
+    except Exception as error:
+        return (f"method explain of target {target.name} raised {type(error).__name__}: {error}",)
 
 
 def fits_any_world(target: Target) -> bool:

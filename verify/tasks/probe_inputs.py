@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
@@ -24,19 +25,24 @@ _ONE_BY_ONE = 1.0
 
 
 def probe_inputs(rank: Rank, plan: Plan) -> Sensitivity | None:
-    """Runs on rank 0, on a stage of its own; the others help the target to prepare and return None.
+    """Runs on rank 0; the others help the target to prepare and return None.
 
-    ``plan`` names the reference. What the trial changes is put right, and the stage is not used again.
+    ``plan`` names the reference. Each trial has a stage of its own, so that none finds what another has changed.
     """
-    stage = Stage.of(rank, plan)
-    if not stage.takes_part:
+    stages = [Stage.of(rank, plan) for _ in range(4)]
+    if not stages[0].takes_part:
         return None
-    guided = stage.request.schedule.guided
+    guided = stages[0].request.schedule.guided
     step = guided.index(True) if True in guided else 0
     rank.status.activity(f"trying what matters to the network in step {step}")
     try:
-        with stage.arithmetic():
-            return _tried(stage, step)
+        with stages[0].arithmetic():
+            found = _tried(stages[0], step)
+            if guided[step] and len(stages[0].request.branches) > 1:
+                first = stages[0].request.branches[0]
+                plain, same = _one_step(stages[1], step, Listener()), _one_step(stages[2], step, _FirstOnly(first))
+                found = replace(found, guided=not same_bits(plain, same))
+            return replace(found, sizes=_sizes(stages[3]))
     except Exception as error:
         return Sensitivity(step=step, failed=f"{type(error).__name__}: {error}")
 
@@ -71,7 +77,6 @@ def _tried(stage: Stage, step: int) -> Sensitivity:
         unrepeated=unrepeated,
         deaf=deaf,
         unread=tuple(unread),
-        guided=_guidance_matters(stage, step, x_t) if guided and len(branches) > 1 else None,
         alike=stage.prepared.alike,
     )
 
@@ -109,13 +114,41 @@ class _FirstOnly(Listener):
         return denoiser.velocity(x_t, step, self._branch)
 
 
-def _guidance_matters(stage: Stage, step: int, x_t: Tensor) -> bool:
+def _one_step(stage: Stage, step: int, listener: Listener) -> Tensor:
+    """The reference's ``x_t`` after that step alone, from the initial latent."""
     s, only = stage.request.schedule, slice(step, step + 1)
     request = stage.request.resolved(Schedule(s.timesteps[only], s.dts[only], s.guided[only]))
+    denoiser = HeardDenoiser(stage.prepared.denoiser, listener, step)
+    found: Tensor = stage.loop(denoiser, request, stage.prepared.x_0.clone(), Alone(), lambda step, x_t: None)
+    return found
 
-    def after(listener: Listener) -> Tensor:
-        denoiser = HeardDenoiser(stage.prepared.denoiser, listener, step)
-        found: Tensor = stage.loop(denoiser, request, x_t.clone(), Alone(), lambda step, x_t: None)
-        return found
 
-    return not same_bits(after(Listener()), after(_FirstOnly(stage.request.branches[0])))
+class _Ones(Listener):
+    """Answers for every branch with a velocity of 1 everywhere, and keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def evaluate(self, denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
+        return torch.ones_like(x_t)
+
+    def observe(self, step: int, x_t: Tensor) -> None:
+        self.seen.append(x_t.detach().clone())
+
+
+def _sizes(stage: Stage) -> tuple[float, ...]:
+    """The size of each step of the reference loop: how far a velocity of 1 moves a latent of zeros.
+
+    Equal branches combine to themselves, whatever the scales. A loop that cannot be run so, or moves elements
+    differently, does not show its sizes.
+    """
+    ones = _Ones()
+    zeros = torch.zeros_like(stage.prepared.x_0)
+    try:
+        stage.loop(HeardDenoiser(stage.prepared.denoiser, ones), stage.request, zeros, Alone(), ones.observe)
+    except Exception:
+        return ()
+    moved = [after.double() - before.double() for before, after in pairwise([zeros, *ones.seen])]
+    if not moved or any(float(by.max() - by.min()) > 1e-6 for by in moved):
+        return ()
+    return tuple(-float(by.flatten()[0]) for by in moved)

@@ -17,7 +17,7 @@ from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import Schedule
 from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
-from verify.targets.protocol import ON_DEVICE, REFERENCE, ModelOptions, Prepared, even, understood
+from verify.targets.protocol import ON_DEVICE, REFERENCE, ModelOptions, Prepared, sound, understood
 from verify.trace.window import Window
 
 
@@ -84,7 +84,7 @@ class Stage:
         target = find_target(plan.target)
         request = understood(target, plan.request)
         if prepared.followed is not None:
-            request = request.resolved(even(prepared.followed, target, "Prepared.followed"))
+            request = request.resolved(sound(prepared.followed, target, "Prepared.followed"))
         group: Group = Alone()
         if plan.loop != REFERENCE:
             group = rank.group if prepared.group is None else _whole(prepared.group, rank, plan)

@@ -16,6 +16,8 @@ class Sensitivity:
         deaf: branches whose velocity is the same at another ``x_t``.
         unread: caches, as ``text: keys, layer 3``, that changed no velocity when they were changed.
         guided: whether the step is another when every branch answers as the first; None without guidance.
+        sizes: the size of each step as the reference took it, seen with a network whose velocity is 1; empty where the
+            reference does not step by size times velocity, or could not be run so.
         alike: pairs of branches that are equal by the target's design.
         failed: why the trial could not be made; empty if it could.
     """
@@ -26,5 +28,6 @@ class Sensitivity:
     deaf: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     guided: bool | None = None
+    sizes: tuple[float, ...] = ()
     alike: tuple[tuple[str, str], ...] = ()
     failed: str = ""

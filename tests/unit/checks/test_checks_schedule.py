@@ -26,7 +26,7 @@ def assert_fails(finding: Finding, summary: str, step: int | None, ranks: tuple[
 def test_the_schedule_is_followed() -> None:
     finding = schedule_followed(clean(TWO), TWO)
     assert (finding.name, finding.loop, finding.verdict) == ("schedule", "local", Verdict.PASS)
-    assert finding.summary == "7 Euler steps on every rank"
+    assert finding.summary == "7 Euler steps on every rank; the sizes of the steps were not seen"
     assert finding.compared == Compared(STEPS, 2)
 
 
@@ -49,7 +49,7 @@ def test_a_known_schedule_is_compared_step_by_step() -> None:
     # Each step's time, size and guidance.
     assert finding.compared == Compared(STEPS, 2 + 2 * 3 * STEPS)
     one_of_two = schedule_followed(changed(clean(TWO), 1, followed=TWO.schedule), TWO)
-    assert one_of_two.summary == "7 Euler steps on every rank"
+    assert one_of_two.summary == "7 Euler steps on every rank; the sizes of the steps were not seen"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -124,3 +124,16 @@ def test_a_schedule_of_another_length(num_timesteps: int) -> None:
     summary = f"rank 1 follows a schedule of {num_timesteps - 1} steps, expected 7"
     step = min(num_timesteps - 1, STEPS)
     assert_fails(schedule_followed(changed(clean(TWO), 1, followed=other), TWO), summary, step, (1, 1), "schedule")
+
+
+def test_sizes_that_were_seen_are_compared() -> None:
+    sizes = TWO.schedule.dts.tolist()
+    assert (
+        schedule_followed(clean(TWO), TWO, sizes).summary == "7 Euler steps of the sizes of the schedule on every rank"
+    )
+    rounded = TWO.schedule.dts.bfloat16().tolist()
+    assert schedule_followed(clean(TWO), TWO, rounded).verdict is Verdict.PASS
+    sizes[3] *= 1.02
+    finding = schedule_followed(clean(TWO), TWO, sizes)
+    assert finding.verdict is Verdict.FAIL
+    assert finding.summary.startswith("the reference takes step 3 with dt = 0.10984")

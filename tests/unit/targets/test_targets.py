@@ -12,7 +12,7 @@ from verify.errors import BadInput, Unjudged
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.targets.finding import find_target
-from verify.targets.protocol import Target, default_loops, even, explained, understood
+from verify.targets.protocol import Target, default_loops, explained, sound, understood
 from verify.trace.caches import CacheWatch
 from verify.verdict import Finding, Verdict
 
@@ -144,7 +144,7 @@ def test_a_schedule_found_to_be_followed_that_has_not_as_many_of_each() -> None:
     uneven = Schedule((1.0, 0.5), torch.ones(2), (True,))
     target = find_target("builtin")
     with pytest.raises(BadInput, match=r"2 timesteps, 2 dts and 1 guided flags, .* mend its Prepared.followed, see"):
-        even(uneven, target, "Prepared.followed")
+        sound(uneven, target, "Prepared.followed")
 
 
 def test_only_a_target_that_explains_does() -> None:
@@ -192,3 +192,45 @@ def test_a_cache_that_is_replaced_is_seen() -> None:
     for record in records.values():
         assert record.before != record.after
         assert record.written_at == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "sizes", "said"),
+    [
+        ((1.0, 0.5), (0.5, 0.0), "t = 0.5 and dt = 0 in step 1, expected a positive, finite step size"),
+        ((1.0, 0.5), (0.5, -0.5), "expected a positive, finite step size"),
+        ((1.0, 0.5), (float("nan"), 0.5), "dt = nan in step 0, expected a positive, finite step size"),
+        ((0.5, 1.0), (0.5, 0.5), "expected times that are finite and do not rise"),
+        ((1.0, 0.5), (0.5, 0.3), "dt = 0.3 in step 1, expected dt = 0.5, the distance to the next time 0"),
+        ((1.0, 0.5), (0.525, 0.5), "dt = 0.525 in step 0, expected dt = 0.5"),
+    ],
+)
+def test_a_schedule_by_which_no_steps_can_be_taken(
+    times: tuple[float, ...], sizes: tuple[float, ...], said: str
+) -> None:
+    made = Schedule(times, torch.tensor(sizes), (True,) * len(times))
+    with pytest.raises(BadInput) as caught:
+        sound(made, find_target("builtin"), "method schedule")
+    assert said in str(caught.value)
+
+
+def test_schedules_of_other_units_are_not_held_to_a_flow() -> None:
+    made = Schedule((999.0, 500.0), torch.tensor([14.6, 0.3]), (True, True))
+    assert sound(made, find_target("builtin"), "method schedule") is made
+
+
+def test_what_a_target_raises_is_told_as_the_targets() -> None:
+    def broken(asked: object) -> None:
+        raise ValueError("no scheduler config")
+
+    target = SimpleNamespace(name="mine", schedule=broken, branches=broken, explain=broken)
+    with pytest.raises(BadInput, match=r"^method schedule of target mine raised ValueError: no scheduler config"):
+        understood(target, DenoiseRequest())
+    said = explained(target, Finding("schedule", "x", Verdict.FAIL, "more steps"))
+    assert said == ("method explain of target mine raised ValueError: no scheduler config",)
+
+
+def test_branches_have_names_of_their_own() -> None:
+    target = SimpleNamespace(name="mine", branches=lambda request: ("gen", "gen"))
+    with pytest.raises(BadInput, match=r"the branches of target mine are gen, gen, expected names that differ"):
+        understood(target, DenoiseRequest())
