@@ -84,6 +84,7 @@ def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[F
     # A schedule that is known not to be the request's fails by itself; its sizes would be the same fault once more.
     sizes = () if evidence.sensitivity is None or followed.schedule != request.schedule else evidence.sensitivity.sizes
     checks: dict[str, Callable[[], Finding]] = {
+        "environments_agree": lambda: environments_agree(traces),
         "ranks_agree": lambda: ranks_agree(traces),
         "matches_reference": lambda: matches_reference(traces, evidence.reference),
         "schedule": lambda: schedule_followed(traces, request, sizes),
@@ -94,7 +95,6 @@ def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[F
         "state_frozen": lambda: state_frozen(traces),
         "observed": lambda: observed(traces),
         "finite": lambda: finite(traces),
-        "environments_agree": lambda: environments_agree(traces),
     }
     broken = next((trace for trace in traces if trace.breach), None)
     if broken is not None:

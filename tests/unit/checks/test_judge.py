@@ -32,6 +32,7 @@ from verify.trace.trace import Trace
 from verify.verdict import Verdict, merge
 
 NAMES = [
+    "environments_agree",
     "ranks_agree",
     "matches_reference",
     "schedule",
@@ -42,7 +43,6 @@ NAMES = [
     "state_frozen",
     "observed",
     "finite",
-    "environments_agree",
 ]
 WORLDS = [("broadcast", 2), ("local", 2), ("round_robin", 2), ("broadcast", 3), ("local", 3), ("round_robin", 3)]
 
