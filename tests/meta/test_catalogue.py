@@ -26,7 +26,7 @@ from verify.ranks.failure.report import RankReport, RankState
 from verify.report.documents.faults import Expected
 from verify.report.run_report import RunReport
 from verify.runner.job import Job
-from verify.runner.run import blank_report
+from verify.runner.one_request import blank_report
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 ROOT = Path(__file__).parents[2]

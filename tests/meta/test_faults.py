@@ -23,7 +23,7 @@ from verify.tasks.trace_loop import trace_loop
 from verify.verdict import Finding, Verdict
 
 TWO_FAULTS = Path(__file__).with_name("two_faults.py")
-ENDING = [f for f in FAULTS.values() if f.caught_by != "unknown" and not f.hangs and f.requests == 1]
+ENDING = [f for f in FAULTS.values() if f.caught_by != "unknown" and not f.hangs and f.requests == "one"]
 # The whole catalogue on two and three ranks is ``verify faults``, which the nightly run calls.
 # Reports of the public list; vo, sg, pt and others as in the catalogue.
 REPORTS = (

@@ -1,4 +1,4 @@
-"""Findings on parts of a run, told as one: on several replicas, or on several windows of steps. Pure."""
+"""Findings on parts of a run, told as one: on several replicas, requests or windows of steps. Pure."""
 
 from __future__ import annotations
 
@@ -44,6 +44,35 @@ def over_replicas(replicas: Sequence[Sequence[Finding]]) -> list[Finding]:
                 data={**found.data, "replica": worst},
             )
         )
+    return merged
+
+
+def over_requests(
+    requests: Sequence[Sequence[Finding]], names: Sequence[str], commands: Sequence[str]
+) -> list[Finding]:
+    """One finding for each check and loop: what is worst in any request, the first such one, else what holds in all.
+
+    Args:
+        requests: the findings of each request; a request may lack those that could not be made of it.
+        names: which request each is, in words; empty for the one that the run is about: its findings stand as they are.
+        commands: what judges each request alone.
+    """
+    found: dict[tuple[str, str], list[tuple[int, Finding]]] = {}
+    for number, findings in enumerate(requests):
+        for finding in findings:
+            found.setdefault((finding.name, finding.loop), []).append((number, finding))
+    merged = []
+    for parts in found.values():
+        number, worst = min(parts, key=lambda part: _WORST_FIRST.index(part[1].verdict))
+        steps, elements = (sum(getattr(f.compared, what) for _, f in parts) for what in ("steps", "elements"))
+        told = replace(worst, compared=Compared(steps, elements))
+        if worst.verdict is Verdict.PASS:
+            merged.append(replace(told, summary=f"{worst.summary}, in each of {len(parts)} requests"))
+        elif not names[number]:
+            merged.append(told)
+        else:
+            data = {**worst.data, "request": number + 1, "command": commands[number]}
+            merged.append(replace(told, summary=f"in {names[number]}: {worst.summary}", data=data))
     return merged
 
 

@@ -73,7 +73,14 @@ _RECORDS = (
         "requests_repeat",
         "a request that is judged again after another one gives the same bytes",
         "anything about requests not judged",
-        "state of an earlier request survives: a cache that is not reset, a buffer of the first request's size",
+        "state of an earlier request survives: a cache that is not reset, a buffer of the first request's size, or "
+        "memory that nothing wrote",
+    ),
+    CheckRecord(
+        "requests_matter",
+        "each parameter of a request changes bytes of the reference in some request of the matrix",
+        "that every value of a parameter would show a fault",
+        "the target does not read the parameter, or no request judged lets it act",
     ),
     CheckRecord(
         "schedule",

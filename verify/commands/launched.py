@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import faulthandler
 import fcntl
+import functools
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from verify.errors import BadInput, Unjudged
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from verify.ranks.local.anonymous import AnonymousFile
     from verify.report.run_report import RunReport
     from verify.runner.job import Job
-    from verify.runner.tracing import Progress
+    from verify.runner.replay import References
+    from verify.runner.tracing import Progress, Traces
+    from verify.trace.trace import Trace
 
 _BAD_INPUT, _UNKNOWN, _INTERRUPTED = 2, 3, 128
 # Beyond the command's own limit: starting, locating a divergence and writing the report.
@@ -95,12 +99,52 @@ def _prepared(job: Job, ranks: LaunchedRanks) -> Job:
 
 
 def _run(job: Job, ranks: LaunchedRanks, progress: Progress) -> RunReport:
-    from verify.runner.run import blank_report, run_on
+    from verify.runner.sequence import run_requests
 
     ranks.wait_for_groups()
-    report = replace(blank_report(job), command=ranks.launch.command(job.command))
-    report, _ = run_on(job, ranks, report, time.monotonic(), progress)
-    return replace(report, backend=ranks.backend, notes=(*ranks.notes, *report.notes), replicas=ranks.described())
+    # Nobody can start more processes: every request must have the world size of the first.
+    job = replace(job, world_size=job.ranks)
+    report = run_requests(job, _Launched(ranks, progress, time.monotonic()))
+    command = ranks.launch.command(job.command)
+    return replace(
+        report,
+        command=command,
+        backend=ranks.backend,
+        notes=(*ranks.notes, *report.notes),
+        replicas=ranks.described(),
+    )
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """Judges one request at a time in launched processes, which cannot be replaced."""
+
+    ranks: LaunchedRanks
+    progress: Progress
+    began: float
+
+    def judge(self, job: Job, name: str) -> tuple[RunReport, Traces]:
+        from verify.runner.one_request import blank_report, run_on
+        from verify.runner.pools import Within
+
+        report = replace(blank_report(job), command=self.ranks.launch.command(job.command))
+        progress = Within(self.progress, name) if name else self.progress
+        return run_on(job, self.ranks, report, self.began, progress, self.kept)
+
+    def reference(self, job: Job, name: str) -> Trace:
+        from verify.runner.one_request import reference_on
+
+        return reference_on(job, self.ranks, self.began, name)
+
+    def afresh(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    @functools.cached_property
+    def kept(self) -> References:
+        """What the reference did for an earlier request."""
+        from verify.runner.replay import References
+
+        return References()
 
 
 def _follow(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from verify.bits import bits_of
 from verify.faults.registry import Wiring, fault
 from verify.protocols import Denoiser
+from verify.runner.requests import SEQUENCE
 
 
 def _denoiser(wiring: Wiring) -> Any:
@@ -166,7 +167,7 @@ def gemm_in_reduced_precision(wiring: Wiring) -> None:
 _first_request: dict[int, Tensor] = {}
 
 
-@fault(source="sg 35054, 35136", breaks="denoiser", step=0, rank=1, caught_by="matches_reference", requests=2,
+@fault(source="sg 35054, 35136", breaks="denoiser", step=0, rank=1, caught_by="requests_repeat", requests=SEQUENCE,
        lasting=True)  # fmt: skip
 def state_survives_request(wiring: Wiring) -> None:
     """Rank 1 begins the second request with a velocity of the first."""

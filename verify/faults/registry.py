@@ -19,6 +19,7 @@ from verify.errors import BadInput
 from verify.loops import LOOPS
 from verify.protocols import Denoiser, Group, Loop, Observe
 from verify.request import DenoiseRequest
+from verify.runner.requests import ONE
 from verify.schedule import Schedule
 
 UNKNOWN = "unknown"
@@ -46,7 +47,7 @@ class Fault:
         image: whether it needs image guidance.
         least_ranks: the smallest world size that it needs.
         extra_ranks: how many ranks it needs beyond the number of branches.
-        requests: how many requests it needs in a row; the last one is judged.
+        requests: the set of requests that shows it, as in :mod:`verify.runner.requests`.
         stuck_in: for a fault that hangs, the collective that the report must name: ranks wait in it for one that never
             joins, or die of what another rank sent.
         lasting: whether it changes the process for good, so that its ranks must be replaced.
@@ -66,7 +67,7 @@ class Fault:
     image: bool
     least_ranks: int
     extra_ranks: int
-    requests: int
+    requests: str
     stuck_in: str
     lasting: bool
     loop_reference: str
@@ -204,7 +205,7 @@ def fault(
     image: bool = False,
     least_ranks: int = 2,
     extra_ranks: int = 0,
-    requests: int = 1,
+    requests: str = ONE,
     stuck_in: str = "",
     lasting: bool = False,
 ) -> Callable[[Callable[[Wiring], None]], Loop]:

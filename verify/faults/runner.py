@@ -16,6 +16,7 @@ from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.replay import References
+from verify.runner.requests import ONE
 from verify.runner.run import pool_for, run_job
 from verify.text import place_of_call
 from verify.verdict import Finding, Verdict
@@ -106,7 +107,7 @@ def _request(base: Job, image: bool) -> DenoiseRequest:
 def _control(base: Job, world_size: int, kept: References) -> Row:
     request = _request(base, world_size == 3)
     loops = ("broadcast", "local") if len(request.branches) == world_size else ("round_robin",)
-    job = replace(base, request=request, world_size=world_size, loops=loops).checked()
+    job = replace(base, request=request, world_size=world_size, loops=loops, requests=ONE).checked()
     _start_ranks(job)
     began = time.monotonic()
     report = run_job(job, kept=kept)
@@ -129,6 +130,7 @@ def job_of(fault: Fault, base: Job, world_size: int) -> Job:
         loops=(),
         loop_reference=fault.loop_reference,
         expect=expect,
+        requests=fault.requests,
     )
 
 
@@ -152,8 +154,6 @@ def run_fault(
 
 def _run(fault: Fault, job: Job, kept: References | None) -> Row:
     pool = _start_ranks(job)
-    for earlier in range(fault.requests - 1):
-        run_job(replace(job, request=replace(job.request, seed=job.request.seed + 1 + earlier)))
     began = time.monotonic()
     report = run_job(job, kept=kept)
     seconds = time.monotonic() - began

@@ -10,6 +10,7 @@ from typing import Any
 from verify.checks.records import CHECKS
 from verify.errors import BadInput
 from verify.runner.job import Job
+from verify.runner.requests import MATRIX
 from verify.targets.finding import find_target
 from verify.targets.loading import in_words
 from verify.targets.protocol import REFERENCE, default_loops, understood
@@ -23,7 +24,7 @@ EVERY_LOOP = "*"
 WHOLE = ("fresh_interpreters", "larger_world")
 # A property of the target's own combine.
 COMBINE = "combine"
-_OF_ALL_LOOPS = "loops_agree"
+_OF_ALL_LOOPS = ("loops_agree", "requests_matter")
 # Checks of launched replicas and of windows, which the gate has not.
 _ELSEWHERE = ("replicas_agree", "windows_agree")
 CLAIMED = [name for name in CHECKS if name not in _ELSEWHERE]
@@ -93,7 +94,8 @@ def plan(job: Job) -> Plan:
 def ways(job: Job) -> Iterator[tuple[str, Job]]:
     """The ways in which a target is run, by name."""
     image_guided = replace(job, request=replace(job.request, **IMAGE_GUIDED))
-    yield TEXT, job
+    # What a merge depends on is judged for every kind of request that there is, unless another set is asked for.
+    yield TEXT, replace(job, requests=MATRIX) if job.requests is None else job
     yield IMAGE, image_guided
     yield "fresh_interpreters", replace(job, fresh_interpreters=True)
     yield "larger_world", replace(job, larger_world=True)
@@ -104,10 +106,14 @@ def ways(job: Job) -> Iterator[tuple[str, Job]]:
 
 def _claims(way: str, job: Job) -> Iterator[Claim]:
     loops = list(job.kinds())
-    for loop in loops if way not in WHOLE else ():
-        yield from (Claim(way, loop, check, job) for check in CLAIMED if check != _OF_ALL_LOOPS)
-    if len(loops) > 1 and way not in WHOLE:
-        yield Claim(way, EVERY_LOOP, _OF_ALL_LOOPS, job)
+    if way in WHOLE:
+        loops = []
+    for loop in loops:
+        yield from (Claim(way, loop, check, job) for check in CLAIMED if check not in _OF_ALL_LOOPS)
+    if len(loops) > 1:
+        yield Claim(way, EVERY_LOOP, "loops_agree", job)
+    if job.request_set == MATRIX:
+        yield Claim(way, EVERY_LOOP, "requests_matter", job)
     yield Claim(way, EVERY_LOOP, VERDICT, job)
 
 

@@ -109,6 +109,10 @@ RUN = Command(
             TARGET,
             Option("--reference", "full, or inductive: each step from the x_t recorded before it", "reference",
                    default="full", metavar="MODE"),
+            Option("--requests", "one; sequence: two others, then the first again; or matrix: a pairwise covering set. "
+                   "If not given, sequence where it costs seconds (--preset tiny), else one", "requests",
+                   metavar="SET"),
+            Option("--fill-memory", "memory that nothing has written yet holds NaN", "fills_memory", switch=True),
             Option("--window", "keep x_t of K steps at a time, in a pass for each K steps; all if not given", "window",
                    type=int, metavar="K"),
         )),

@@ -27,7 +27,8 @@ def failure_text(finding: Finding | Check, command: str = "") -> str:
     lines += [f"  {detail}" for detail in check.details[:_MOST_DETAILS]]
     if len(check.details) > _MOST_DETAILS:
         lines.append(f"  and {len(check.details) - _MOST_DETAILS} more")
-    return _joined(lines, usual_causes(check), command)
+    # Of several requests, the one that shows it.
+    return _joined(lines, usual_causes(check), check.data.get("command", command))
 
 
 def usual_causes(check: Check) -> str:

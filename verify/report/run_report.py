@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from verify.report.documents.parts import SCHEMA, Check, Failure, Made, finite
-from verify.report.documents.run import Replica, Run, Schedule
+from verify.report.documents.run import Judged, Replica, Run, Schedule
 from verify.verdict import EXIT_STATUS, Finding, Verdict
 
 _WIDTH = 100
@@ -39,6 +39,8 @@ class RunReport:
         command: what reproduces the run.
         replicas: for a run of several processes that a launcher started: each replica's global ranks and their hosts,
             in rank order. ``world_size`` is then the size of one replica, and ``environment`` has one entry a process.
+        requests: where several were judged, each one's fields, and its verdict or why the target refused it; the first
+            is ``request``.
         made: when and from what.
     """
 
@@ -58,6 +60,7 @@ class RunReport:
     failure: Mapping[str, Any] | None = None
     command: str = ""
     replicas: Sequence[Mapping[str, Any]] = ()
+    requests: Sequence[Mapping[str, Any]] = ()
     made: Made = field(default_factory=Made.now, compare=False)
 
     @property
@@ -86,6 +89,7 @@ class RunReport:
             timings={name: round(seconds, 6) for name, seconds in self.timings.items()},
             failure=None if self.failure is None else msgspec.convert(self.failure, Failure),
             replicas=tuple(msgspec.convert(replica, Replica) for replica in self.replicas),
+            requests=tuple(msgspec.convert(finite(request), Judged) for request in self.requests),
         )
 
     def text(self, width: int = _WIDTH) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from verify.bagel.checkpoint import survey
@@ -16,7 +16,8 @@ from verify.errors import BadInput
 from verify.options.option import reproducing, values_of
 from verify.options.table import COMMANDS
 from verify.request import DenoiseRequest, ResolvedRequest
-from verify.schedule import LOOP_KINDS
+from verify.runner.requests import ONE, REQUEST_SETS, SEQUENCE, Asked, requests_of
+from verify.schedule import LOOP_KINDS, ONE_BRANCH_A_RANK
 from verify.targets.finding import find_target
 from verify.targets.protocol import REFERENCE, STEP_SIZES, ModelOptions, default_loops, understood
 from verify.tasks.stage import Plan
@@ -24,6 +25,8 @@ from verify.trace.window import Window, windows_of
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 DEFAULT_TIMEOUT = 300.0
+# A sequence denoises this often three times over; more takes longer than a default may.
+_LIGHT_TIMESTEPS = 100
 # The reference as one loop from the noise on, or each step of it from the x_t recorded before it.
 FULL, INDUCTIVE = REFERENCE_MODES = ("full", "inductive")
 
@@ -49,6 +52,8 @@ class Job:
         window: how many steps' ``x_t`` are kept at a time; None for all. See :attr:`windows`.
         larger_world: whether the CFG group is a part of a larger world, as where tensor parallelism is used beside it.
         fresh_interpreters: whether each rank is a Python started anew, with a hash seed of its own, and not a fork.
+        requests: which set of requests is judged, of which ``request`` is the first; None for :attr:`request_set`.
+        fills_memory: whether memory that nothing has written yet holds NaN, where it is taken for a tensor.
     """
 
     request: DenoiseRequest = field(default_factory=DenoiseRequest)
@@ -66,6 +71,46 @@ class Job:
     image: str | None = None
     larger_world: bool = False
     fresh_interpreters: bool = False
+    requests: str | None = None
+    fills_memory: bool = False
+
+    @property
+    def request_set(self) -> str:
+        """``one``, ``sequence`` or ``matrix``: what is given, else a sequence where it costs seconds."""
+        if self.requests is not None:
+            return self.requests
+        return SEQUENCE if self.is_light and self.request.num_timesteps <= _LIGHT_TIMESTEPS else ONE
+
+    @property
+    def is_light(self) -> bool:
+        """Whether the network takes no time to build and to run."""
+        return self.options.preset == "tiny" and self.options.checkpoint is None
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        """The requests to be judged, in order."""
+        return requests_of(self.request_set, self.request, varies_dtype=self.is_light, image=self._image_guided)
+
+    @property
+    def _image_guided(self) -> bool | None:
+        """Whether requests of the set must, or must not, guide by the image; None where both are served."""
+        if self.world_size is not None and any(kind in ONE_BRANCH_A_RANK for kind in self.kinds().values()):
+            return self.request.cfg_img_scale > 1.0
+        try:
+            replace(self, request=replace(self.request, cfg_text_scale=4.0, cfg_img_scale=1.5)).resolved  # noqa: B018
+        except BadInput:
+            return False
+        return None
+
+    def asking(self, asked: Asked) -> Job:
+        """The job that judges one request of the set."""
+        dtype = self.options.dtype if asked.dtype is None else asked.dtype
+        # Autocast is for half-precision networks.
+        options = replace(self.options, dtype=dtype, autocast=self.options.autocast and "16" in dtype)
+        # The picture is the first one's.
+        image = self.image if asked == self.asked[0] else None
+        fills = self.fills_memory or asked.again
+        return replace(self, request=asked.request, options=options, requests=ONE, fills_memory=fills, image=image)
 
     @property
     def ranks(self) -> int:
@@ -128,6 +173,8 @@ class Job:
             raise BadInput.of("dtype", self.options.dtype, f"one of {', '.join(DTYPES)}", "choose one")
         if not 0 < self.timeout <= 86400:
             raise BadInput.of("timeout", self.timeout, "seconds above 0 and up to 86400", "choose one in that range")
+        if self.requests not in (None, *REQUEST_SETS):
+            raise BadInput.of("requests", self.requests, f"one of {', '.join(REQUEST_SETS)}", "choose one")
         if self.reference not in REFERENCE_MODES:
             raise BadInput.of("reference", self.reference, f"one of {', '.join(REFERENCE_MODES)}", "choose one")
         if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
@@ -164,7 +211,7 @@ class Job:
 
     def _plan(self, loop: str) -> Plan:
         reference = None if loop == REFERENCE else self.loop_reference
-        return Plan(self.request, self.options, self.target, loop, reference)
+        return Plan(self.request, self.options, self.target, loop, reference, fills_memory=self.fills_memory)
 
     def plans(self) -> list[Plan]:
         """The reference, then each loop to be judged."""
@@ -177,7 +224,7 @@ class Job:
 
 def _require_fitting_world(kind: str, world_size: int, branches: Sequence[str]) -> None:
     """``broadcast`` and ``local`` give each rank one branch, so the numbers must match."""
-    if kind in ("broadcast", "local") and world_size != len(branches):
+    if kind in ONE_BRANCH_A_RANK and world_size != len(branches):
         raise BadInput.of(
             "world size",
             world_size,

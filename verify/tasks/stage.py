@@ -32,6 +32,7 @@ class Plan:
         loop: one of the target's loops, or empty when ``loop_reference`` is given.
         loop_reference: ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME`` of a loop of the user's own.
         window: the steps whose ``x_t`` is kept; None for all.
+        fills_memory: whether memory that nothing has written yet holds NaN, where it is taken for a tensor.
     """
 
     request: DenoiseRequest
@@ -40,6 +41,7 @@ class Plan:
     loop: str = ""
     loop_reference: str | None = None
     window: Window | None = None
+    fills_memory: bool = False
 
     @property
     def loop_name(self) -> str:
@@ -100,12 +102,23 @@ class Stage:
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """The modes that loops run in: without gradients, and under autocast where the options say so."""
+        """The modes that loops run in: without gradients, under autocast and with memory filled where the plan says so.
+
+        A fresh page holds zeros, which a loop that forgets to write a buffer may take for its own. The same request
+        judged once more with NaN there gives other bytes. It is not the rule, because a loop that finds NaN everywhere
+        shows less of what goes wrong with what it really finds.
+        """
         options = self.plan.options
-        with torch.no_grad(), torch.autocast(
-            self.rank.device.type, dtype=options.torch_dtype, enabled=options.autocast
-        ):  # fmt: skip
-            yield
+        memory: Any = torch.utils.deterministic
+        before = memory.fill_uninitialized_memory
+        memory.fill_uninitialized_memory = before or self.plan.fills_memory
+        try:
+            with torch.no_grad(), torch.autocast(
+                self.rank.device.type, dtype=options.torch_dtype, enabled=options.autocast
+            ):  # fmt: skip
+                yield
+        finally:
+            memory.fill_uninitialized_memory = before
 
     def play(self, denoiser: Denoiser, group: Group, observe: Observe, schedule: Schedule | None = None) -> Any:
         """Runs the loop from this rank's initial latent, and returns what it returns.

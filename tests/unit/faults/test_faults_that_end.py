@@ -13,7 +13,7 @@ from verify.faults import FAULTS, endings, runner
 from verify.protocols import Group
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
-from verify.runner.run import blank_report
+from verify.runner.one_request import blank_report
 from verify.schedule import expected_work
 from verify.trace.caches import CacheWatch
 from verify.trace.recorder import Recorder

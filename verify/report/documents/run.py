@@ -36,6 +36,15 @@ class Replica(Part, frozen=True):
     hosts: Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
+class Judged(Part, frozen=True):
+    """One request of several: its fields, whether it is the first one again, and its verdict or why it was refused."""
+
+    request: dict[str, Any]
+    again: bool
+    verdict: Verdict | None
+    refused: str
+
+
 class Run(Document, frozen=True, tag="run"):
     """What a run found; see :class:`verify.report.run_report.RunReport`.
 
@@ -54,6 +63,7 @@ class Run(Document, frozen=True, tag="run"):
     timings: dict[str, float]
     failure: Failure | None
     replicas: tuple[Replica, ...] = ()
+    requests: tuple[Judged, ...] = ()
 
     def __post_init__(self) -> None:
         require_merged(self.verdict, self.checks, self.failure)
