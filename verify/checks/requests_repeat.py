@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from verify.checks.agreement import Pair, agreement
-from verify.trace.recorder import Trace
+from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
 
 NAME = "requests_repeat"
