@@ -112,16 +112,17 @@ RUN = Command(
             Option("--requests", "one; sequence: two others, then the first again; or matrix: a pairwise covering set. "
                    "If not given, sequence where it costs seconds (--preset tiny), else one", "requests",
                    metavar="SET"),
-            Option("--fill-memory", "memory that nothing has written yet holds NaN", "fills_memory", switch=True),
+            Option("--fill-memory", "memory that nothing has written yet holds NaN", "fills_memory", default=False,
+                   switch=True),
             Option("--window", "keep x_t of K steps at a time, in a pass for each K steps; all if not given", "window",
                    type=int, metavar="K"),
         )),
         PLACEMENT,
         Group("how ranks are started", (
             Option("--larger-world", "make the CFG group a part of a larger world, in another order", "larger_world",
-                   switch=True),
+                   default=False, switch=True),
             Option("--fresh-interpreters", "start each rank as a Python of its own, with a hash seed of its own",
-                   "fresh_interpreters", switch=True),
+                   "fresh_interpreters", default=False, switch=True),
         )),
         Group("how forward passes run", (
             Option("--cuda-graph", "replay them from CUDA graphs; on a GPU at the size of 7b if not given",
