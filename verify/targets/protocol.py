@@ -111,8 +111,8 @@ class Target(Protocol):
       the ranks of the run, as under an engine. Its loops are then judged in a larger world too;
     - ``explain(finding) -> tuple of lines`` to add to a failing finding: a public report of the fault, say.
 
-    They are called in the controlling process too, so whatever takes long to import belongs in ``prepare``. A target may
-    also name the fields of a request that it does not read, as ``ignores``: changing them need not matter.
+    They are called in the controlling process too, so whatever takes long to import belongs in ``prepare``. A target
+    may also name the fields of a request that it does not read, as ``ignores``: changing them need not matter.
 
     Attributes:
         name: what reports call it.
