@@ -1,7 +1,7 @@
 """Timesteps, step sizes, guided steps, and what each version of the loop must therefore do.
 
-This is the one place that knows how many steps there are, which of them are guided, and how many collectives and
-branch evaluations follow from that. Checks compare traces with it; nothing else counts.
+Only this module knows how many steps there are, which of them are guided, and how many collectives and branch
+evaluations follow from that. Checks compare traces with it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ONE_BRANCH_A_RANK = ("broadcast", "local")
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Where the Euler steps of one request lie.
+    """The Euler steps of one request.
 
     Attributes:
-        timesteps: ``t`` at the start of each step, one float a step, falling from 1 (as float32 rounds it).
-        dts: the positive step sizes, float32, one element a step.
+        timesteps: ``t`` at the start of each step, one float per step, falling from 1 (as float32 rounds it).
+        dts: the positive step sizes, float32, one element per step.
         guided: whether each step lies inside the CFG interval (always False without guidance).
     """
 

@@ -1,10 +1,10 @@
-"""Text that users wrote, as it may be shown anywhere; and how one collective is called in words."""
+"""Shows text that users wrote without letting it act on a terminal, and names collectives in words."""
 
 from __future__ import annotations
 
 import re
 
-# A name may be as long as a file; a line is for reading.
+# A user's name may be as long as a file, but a line must be readable.
 _LONGEST_LINE = 1000
 _CALL = re.compile(r"\w+ (\d+) of step (\d+)")
 
@@ -19,7 +19,7 @@ def literal(text: str, line_breaks: bool = True) -> str:
 
 
 def one_line(text: str) -> str:
-    """``text`` literally, in one line of at most 1000 characters: its middle is left out where it is longer."""
+    """``text`` literally, in one line of at most 1000 characters. The middle of a longer text is left out."""
     line = literal(" ".join(text.split()), line_breaks=False)
     half = _LONGEST_LINE // 2 - 2
     return line if len(line) <= _LONGEST_LINE else f"{line[:half]}...{line[-half:]}"
@@ -31,6 +31,6 @@ def call_text(name: str, number: int, step: int) -> str:
 
 
 def place_of_call(text: str) -> tuple[int, int] | None:
-    """Step and number, in that order, in what :func:`call_text` gave; None for any other text."""
+    """The step and the number in a text of :func:`call_text`; None for any other text."""
     found = _CALL.fullmatch(text)
     return None if found is None else (int(found[2]), int(found[1]))

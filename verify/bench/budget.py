@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 class OutOfTime(Exception):
-    """What was being measured did not end before the deadline."""
+    """A measurement did not end before the deadline."""
 
 
-# A turn may take a little longer than the longest so far.
+# The next turn may take a little longer than the longest so far.
 _MARGIN = 1.1
 
 
@@ -24,14 +24,14 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Seconds; 0 once they are over."""
+        """Seconds until the deadline; 0 after it."""
         return max(0.0, self._deadline - self._clock())
 
     def share(self, parts: int) -> Budget:
-        """An equal share of what is left for the first of ``parts``; what it does not use, the others have."""
+        """An equal share of what is left, for the first of ``parts``. What it does not use is left to the others."""
         left = self.left
         return Budget(None if left == math.inf else left / parts, self._clock)
 
     def allows(self, seconds: float) -> bool:
-        """Whether something that took ``seconds`` before can be done once more."""
+        """Whether there is time to do again what took ``seconds`` before."""
         return self.left > 0 and seconds * _MARGIN <= self.left

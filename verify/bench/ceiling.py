@@ -1,4 +1,4 @@
-"""What the hardware allows: the floating-point operations of a forward pass, the rate of a large product, the limit."""
+"""What the hardware allows: the operations of a forward pass, and the rate at which a large product does them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verify.schedule import Schedule, expected_work
 
 
 def forward_flops(config: BagelConfig, tokens: int, cached_rows: int) -> int:
-    """Floating-point operations of one velocity: a multiply and an add for each weight a token meets, and attention.
+    """Floating-point operations of one velocity: a multiply and an add per token and weight, and attention.
 
     Args:
         config: the model's geometry.
@@ -29,16 +29,16 @@ def forward_flops(config: BagelConfig, tokens: int, cached_rows: int) -> int:
 
 
 def forwards_in_turn(kind: str, schedule: Schedule, branches: Sequence[str], devices: Sequence[str]) -> int:
-    """Forward passes of a whole loop that cannot run beside each other.
+    """How many forward passes of a whole loop have to run one after another.
 
-    A step lasts as long as its busiest device: ranks with a device of their own run side by side, ranks that share a
-    GPU one after the other, since each pass fills it.
+    A step lasts as long as its busiest device. Ranks with a device of their own run side by side. Ranks that share a
+    GPU run one after another, because each pass fills it.
 
     Args:
         kind: a loop version.
-        schedule: of the request.
-        branches: of the request, in rank order.
-        devices: one a rank; CPU ranks have cores of their own.
+        schedule: the schedule of the request.
+        branches: the branches of the request, in rank order.
+        devices: one per rank; CPU ranks have cores of their own.
     """
     places = [f"{device} {rank}" if device == "cpu" else device for rank, device in enumerate(devices)]
     ranks = expected_work(kind, schedule, branches, len(devices)).branches
@@ -52,7 +52,7 @@ def forwards_in_turn(kind: str, schedule: Schedule, branches: Sequence[str], dev
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a square product of random matrices, the median of several after a warm-up."""
+    """Operations per second of a square product of random matrices: the median of several, after a warm-up."""
     # A CPU without half-precision units takes a fifth of a second for this one, a GPU two thousandths.
     size, runs = (8192, 40) if device.type == "cuda" else (512, 2)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -60,7 +60,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, runs: int, warm_up: int = 1) -> float:
-    """Median duration of ``work``: by CUDA events on a GPU, by the clock on a CPU."""
+    """The median duration of ``work``, by CUDA events on a GPU and by the clock on a CPU."""
     for _ in range(warm_up):
         work()
     watch = Stopwatch(device)

@@ -20,7 +20,7 @@ _WARM_UP_STEPS = 5
 
 
 class Comparison(Measurement):
-    """One point: every loop, eager and where asked for over CUDA graphs; and the reference, alone."""
+    """One point: every loop, eager and if asked for with CUDA graphs, and the reference alone."""
 
     def __init__(self, point: Point, placement: Placement, pool: RankPool, budget: Budget) -> None:
         super().__init__(point, placement, pool, budget)
@@ -38,7 +38,7 @@ class Comparison(Measurement):
         return min((len(turns) for name, turns in self._timings.items() if name != REFERENCE), default=0)
 
     def prepare(self) -> None:
-        """Every rank says how long it took to get ready, and whether it can replay CUDA graphs."""
+        """Makes every rank ready, times that, and finds out whether it can replay CUDA graphs."""
         ranks = self.run(prepare_point, self._reference, self.point.graph)
         self._prepared = {key: max(rank[key] for rank in ranks) for key in ("seconds", "graph_s") if key in ranks[0]}
         self._graph_fault = next((rank["graph_fault"] for rank in ranks if rank.get("graph_fault")), "")
@@ -48,7 +48,7 @@ class Comparison(Measurement):
         self._timings = {_name(plan, replayed): [] for plan, replayed in self._variants}
 
     def turn(self, warm_up: bool) -> None:
-        """Each loop once. Warming up takes a few steps only: kernels are loaded and chosen in them."""
+        """Times each loop once. A warm-up takes only a few steps, in which kernels are loaded and chosen."""
         steps = _WARM_UP_STEPS if warm_up else None
         timed = {
             _name(plan, replayed): self.run(timed_loop, plan, True, replayed, steps)
@@ -59,11 +59,11 @@ class Comparison(Measurement):
                 self._timings[name].append(timings)
 
     def after_first(self) -> None:
-        """A forward pass against what the device could do."""
+        """Compares a forward pass with what the device could do."""
         self._forward = self.run(forward_against_ceiling, self._reference, _CEILING_ROUNDS, self._graph)[0]
 
     def at_last(self, allowed: Callable[[], bool]) -> None:
-        """The reference, which only rank 0 runs."""
+        """Times the reference, which only rank 0 runs."""
         for _ in range(_REFERENCE_RUNS):
             if allowed():
                 alone = [timing for timing in self.run(timed_loop, self._reference, True) if timing is not None]

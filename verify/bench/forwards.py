@@ -1,4 +1,4 @@
-"""One forward pass of a target's network beside the built-in one's: same weights, same noise, same GPU, in turn."""
+"""Times a forward pass of a target's network in turn with the built-in one's, with the same noise on the same GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What verifying costs: the bare loop, the recorded one, and recorded, gathered and judged."""
+"""What verifying costs: times of the loop bare, recorded, and recorded, gathered and judged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from verify.tasks.stage import Plan
 from verify.tasks.trace_loop import trace_loop
 from verify.trace.trace import Trace
 
-# Enough steps to hold guided ones and others; the profile of a whole loop would be large and say no more.
+# Enough for guided and unguided steps. The profile of a whole loop would be large and say no more.
 _PROFILED_TIMESTEPS = 8
 
 
@@ -46,11 +46,11 @@ class Overhead(Measurement):
         return min(len(s["bare"]) for s in self._seconds.values())
 
     def prepare(self) -> None:
-        """Traces once what the loops are judged against."""
+        """Traces the reference once."""
         self._reference = self.run(trace_loop, self._job.plans()[0])[0]
 
     def turn(self, warm_up: bool) -> None:
-        """Each loop bare and verified: until its findings are there, with moving the traces and judging them."""
+        """Times each loop bare and verified. Verified includes moving the traces and judging them."""
         for name, plan in self._plans.items():
             timed = [run(name, plan) for run in self.in_turn((self._bare, self._verified))]
             if not warm_up:

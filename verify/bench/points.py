@@ -1,4 +1,4 @@
-"""What a benchmark measures: its points, and the way through them, one after the other, in turns, within a budget."""
+"""The points that a benchmark measures one after another, in turns and within a budget."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from verify.runner.run import pool_for
 from verify.runner.tracing import Progress
 from verify.schedule import ONE_BRANCH_A_RANK
 
-# What guides by the image too where the world size asks for a third branch and the request has none.
+# The image scale where the world size needs a third branch and the request has none.
 _IMAGE_SCALE = 1.5
 
 Save = Callable[[list[dict[str, Any]]], None]
@@ -51,7 +51,7 @@ _Variant = TypeVar("_Variant")
 
 
 class Measurement(ABC):
-    """What is measured at one point. Its turns are repeated, and it is valid JSON after each of them."""
+    """What is measured at one point. Its turns are repeated; its JSON form is valid after each."""
 
     def __init__(self, point: Point, placement: Placement, pool: RankPool, budget: Budget) -> None:
         """``budget`` is that of all points: beyond it nothing may run."""
@@ -62,7 +62,7 @@ class Measurement(ABC):
         """Runs a task of this point on every rank.
 
         Raises:
-            OutOfTime: it did not end before the deadline; the ranks that were at it have been ended.
+            OutOfTime: it did not end before the deadline. Its ranks have been ended.
             RankFailure: a rank died, raised or hung.
         """
         timeout = min(self.point.job.timeout, self._budget.left)
@@ -79,25 +79,25 @@ class Measurement(ABC):
         """Turns in which every loop was timed."""
 
     def in_turn(self, variants: Sequence[_Variant]) -> Sequence[_Variant]:
-        """What to time in this turn, forwards in one turn and backwards in the next: whoever comes later finds a warmer
-        GPU, with lower clocks.
+        """What to time in this turn, in the opposite order of the turn before: what comes later finds a warmer GPU with
+        lower clocks.
         """
         return variants if self.alternations % 2 == 0 else variants[::-1]
 
     @abstractmethod
     def prepare(self) -> None:
-        """What the first turn needs."""
+        """Makes ready what the first turn needs."""
 
     @abstractmethod
     def turn(self, warm_up: bool) -> None:
-        """Times every loop once; what a ``warm_up`` takes is not kept."""
+        """Times every loop once. The times of a ``warm_up`` are not kept."""
 
     def after_first(self) -> None:  # noqa: B027 - not every measurement has something to add.
-        """Measures what is wanted once, as soon as the loops have been timed once."""
+        """Measures what is needed once, after the loops have been timed once."""
 
     @abstractmethod
     def at_last(self, allowed: Callable[[], bool]) -> None:
-        """Measures what is wanted only if there is time left for a turn: while ``allowed()``."""
+        """Measures what is optional, while ``allowed()`` says that there is time for a turn."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -111,14 +111,14 @@ def measure(
     save: Save = lambda done: None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Every point in turn; each may use its share of ``budget``.
+    """Measures every point in turn. Each may use its share of ``budget``.
 
     Args:
-        kind: what to measure at each of them.
-        points: where to measure it; consecutive points of one network and number of ranks keep their models.
-        budget: how long all of it may take; for ever if left out.
-        save: called with all that is known after each turn, so that whoever is cut short has kept it.
-        progress: who wants to follow.
+        kind: what to measure at each point.
+        points: the points. Consecutive points with one network and number of ranks keep their models.
+        budget: how long all points may take together; no limit if left out.
+        save: called after each turn with all that is known, so that a benchmark that is cut short keeps it.
+        progress: told how far the benchmark is.
 
     Raises:
         RankFailure: a rank died, raised or hung. What was measured before it has been saved.
@@ -140,7 +140,7 @@ def measure(
         save(done)
         following = [_place(point).spec for point in points[number + 1 : number + 2]]
         if following and following != [placement.spec]:
-            pool.stop()  # Its ranks hold a model each; the next ones need the memory.
+            pool.stop()  # Each of its ranks holds a model; the next pool needs the memory.
     return done
 
 
@@ -157,7 +157,7 @@ def _measure_point(measured: Measurement, share: Budget, keep: Callable[[], None
         measured.prepare()
         longest = 0.0
         for turn in range(point.alternations + 1):
-            # One alternation there must be, or the point says nothing.
+            # Without one alternation the point says nothing.
             if turn > 1 and not share.allows(longest):
                 break
             began = time.monotonic()
@@ -183,10 +183,10 @@ def settings(
     intervals: Sequence[tuple[float, float]] = (),
     timesteps: Sequence[int] = (),
 ) -> Iterator[Job]:
-    """Every combination of what is listed; what is not stays as in ``base``. Sizes change first, presets last.
+    """Every combination of what is listed; the rest stays as in ``base``. Sizes change fastest, presets slowest.
 
-    A loop that gives each rank one branch needs as many branches as ranks: three ranks stand for image guidance, two
-    for text guidance alone.
+    A loop that gives each rank one branch needs as many branches as ranks: three ranks mean guidance by text and image,
+    two mean guidance by text alone.
     """
     one_branch_a_rank = any(kind in ONE_BRANCH_A_RANK for kind in base.kinds().values())
     worlds: Sequence[int | None] = world_sizes or [base.world_size]
@@ -198,7 +198,7 @@ def settings(
         sides or [0],
     )
     for name, world_size, points, interval, side in choices:
-        # A preset has a size of its own, unless one was asked for.
+        # A preset brings its size, unless a size was asked for.
         side = side or (preset(name).side if presets else 0)
         changes: dict[str, Any] = {"num_timesteps": points, "cfg_interval": interval}
         changes |= {"height": side, "width": side} if side else {}

@@ -1,4 +1,4 @@
-"""One benchmark from its first point to its document, which is saved whenever more is known."""
+"""One benchmark, from its first point to its document. The document is saved whenever more is known."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Session:
         time_limit: float | None = None,
         began: float | None = None,
     ) -> None:
-        """``began`` is when the seconds of ``time_limit`` began to count, on the monotonic clock; now if left out."""
+        """``began`` is the monotonic time from which ``time_limit`` counts; now if left out."""
         self.kind = "overhead" if overhead else "points"
         self._points = points
         self._save = save

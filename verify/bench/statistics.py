@@ -1,4 +1,4 @@
-"""Medians, spreads and ratios that say no more than the data carry."""
+"""Medians, spreads and ratios, with intervals that assume no distribution."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def _coverage(n: int, k: int) -> float:
-    """How sure it is that the median lies between the k-th least and the k-th greatest of ``n`` values."""
+    """The probability that the median lies between the k-th least and the k-th greatest of ``n`` values."""
     return max(0.0, 1 - 2 * sum(comb(n, i) for i in range(k)) / 2**n) if 2 * k <= n + 1 else 0.0
 
 
@@ -52,7 +52,7 @@ def outcome(ratio: Mapping[str, float]) -> str:
 
 
 def sentence(ratio: Mapping[str, float], faster: str, slower: str) -> str:
-    """What a ratio of seconds ``slower / faster`` lets one say. ``±`` reaches the farther end of the interval."""
+    """A sentence about a ratio of seconds ``slower / faster``. ``±`` reaches the farther end of the interval."""
     shown = outcome(ratio)
     if shown == "too few":
         return f"too few pairs ({ratio['pairs']}) to say whether {faster} is faster than {slower}"

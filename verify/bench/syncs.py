@@ -1,4 +1,4 @@
-"""How often the host waits for the device inside a loop, as CUDA's own profiler counts it."""
+"""How often the host waits for the device inside a loop, counted by CUDA's own profiler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WAITING = re.compile(r"cu(da)?((Stream|Device|Event|Ctx)Synchronize|Memcpy([23]
 
 
 def waiting_calls(names: Iterable[str]) -> dict[str, int]:
-    """How often each call that makes the host wait occurs among the names of a profile's events."""
+    """Counts the calls that make the host wait, among the names of a profile's events."""
     return dict(sorted(Counter(name for name in names if _WAITING.fullmatch(name)).items()))
 
 

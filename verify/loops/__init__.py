@@ -1,4 +1,4 @@
-"""The versions of the denoising loop, each in one screen."""
+"""The versions of the denoising loop. Each fits on one screen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step that every loop shares: how a request combines the branch velocities."""
+"""Combines the branch velocities as a request asks. Every loop uses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from verify.request import DenoiseRequest
 def guide(
     request: DenoiseRequest, velocities: Sequence[Float[Tensor, "tokens channels"]]
 ) -> Float[Tensor, "tokens channels"]:
-    """Combines branch velocities, given in the order of ``request.branches``, as the request asks."""
+    """The guided velocity. ``velocities`` are in the order of ``request.branches``."""
     gen, text, *rest = velocities
     return combine_cfg(
         gen,

@@ -15,9 +15,9 @@ def round_robin(
 ) -> Float[Tensor, "tokens channels"]:
     """Like ``local``, with branch ``i`` on rank ``i mod world size``: three branches fit on two ranks.
 
-    Sends: ``x_0`` from rank 0, once. At a guided step, one all_gather for each round of branches. A rank that has none
-    left in the last round sends its last one again, and a rank that never has one evaluates gen: the gather needs a
-    tensor from everybody, and nobody reads that one. Outside the interval nothing is sent.
+    Sends: ``x_0`` from rank 0, once. At a guided step, one all_gather per round of branches. Each gather needs a tensor
+    from every rank. So a rank without a branch in the last round sends its last velocity again, and a rank that never
+    has a branch evaluates gen; nobody reads these. Outside the interval nothing is sent.
 
     Source: vllm-omni's ``CFGParallelMixin``.
     """
