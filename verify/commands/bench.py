@@ -69,7 +69,8 @@ def _forwards(arguments: argparse.Namespace) -> int:
     from verify.report.documents.parts import SCHEMA, Made, finite
 
     began = time.monotonic()
-    measured = [forwards(point.job, point.alternations) for point in _points(arguments)]
+    other = argparse.Namespace(**vars(arguments) | {"target": arguments.forwards})
+    measured = [forwards(point.job, point.alternations) for point in _points(other)]
     document = Forwards(
         schema=SCHEMA,
         command=_command(arguments),

@@ -25,7 +25,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from verify.faults import FAULTS
-    from verify.faults.runner import Row, run_catalogue
+    from verify.faults.runner import BUILTIN, WHERE_INJECTED, Row, run_catalogue
     from verify.report.console import print_block
     from verify.report.documents.faults import Faults
     from verify.report.documents.parts import SCHEMA, Made, finite
@@ -45,8 +45,8 @@ def execute(arguments: argparse.Namespace) -> int:
     world_size = arguments.world_size = arguments.world_size or 2
     if world_size not in (2, 3):
         raise BadInput.of("--world-size", world_size, "2 (text guidance) or 3 (image guidance too)", "choose one")
-    names = _named(arguments, world_size)
     job = job_of(arguments)
+    names = _named(arguments, world_size, job)
     if job.device == "cpu":  # Ranks are replaced often here; on a GPU machine the server must not touch the driver.
         fork_server().warm_up("verify.tasks.probe_step:warm_up")
     began = time.monotonic()
@@ -67,7 +67,7 @@ def execute(arguments: argparse.Namespace) -> int:
             command=reproducing("faults", COMMANDS["faults"], vars(arguments)),
             made=Made.now(),
             environment=tuple(finite(rank) for rank in _environment(job, world_size)),
-            notes=(),
+            notes=() if job.target == BUILTIN else (WHERE_INJECTED.format(target=job.target),),
             verdict=Verdict.PASS if good else Verdict.FAIL,
             world_size=world_size,
             device=job.device,  # type: ignore[arg-type]
@@ -87,13 +87,14 @@ def _environment(job: Job, world_size: int) -> list[dict[str, Any]]:
     return pool_for(place(world_size, job.device, job.backend).spec).run(describe_rank, job.options)
 
 
-def _named(arguments: argparse.Namespace, world_size: int) -> list[str]:
+def _named(arguments: argparse.Namespace, world_size: int, job: Job) -> list[str]:
     """The faults asked for: by name, or of a file, or all that can be made to happen on so many ranks.
 
     Raises:
         BadInput: there is no such fault, or it takes more ranks.
     """
     from verify.faults import FAULTS
+    from verify.faults.runner import BUILTIN, applies
 
     known, file = dict(FAULTS), getattr(arguments, "from")
     if file:
@@ -101,6 +102,8 @@ def _named(arguments: argparse.Namespace, world_size: int) -> list[str]:
         known = {name: fault for name, fault in FAULTS.items() if fault.loop_reference.startswith(place)}
         if not known:
             raise BadInput.of("--from", file, "a file that registers faults", "decorate one with @fault(...)")
+    if job.target != BUILTIN:
+        known = {name: fault for name, fault in known.items() if applies(fault, job)}
     if not arguments.only:
         possible = [name for name, fault in known.items() if fault.least_ranks <= world_size]
         if not possible:
@@ -110,7 +113,8 @@ def _named(arguments: argparse.Namespace, world_size: int) -> list[str]:
     names: list[str] = arguments.only.split(",")
     for name in names:
         if name not in known:
-            raise BadInput.of("--only", name, "names of faults", "verify faults --list shows them")
+            fits = "" if job.target == BUILTIN else f" that can be injected into {job.target}"
+            raise BadInput.of("--only", name, f"names of faults{fits}", "verify faults --list shows them")
         if known[name].least_ranks > world_size:
             raise BadInput.of("--world-size", world_size, f"{known[name].least_ranks} for the fault {name}", "use that")
         if names.count(name) > 1:

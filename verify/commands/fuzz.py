@@ -12,6 +12,7 @@ from typing import Any
 
 from verify.commands.report import check_outputs, show
 from verify.errors import BadInput
+from verify.options.targets import with_options
 from verify.ranks.local.forkserver import fork_server
 
 
@@ -48,7 +49,7 @@ def _execute(arguments: argparse.Namespace, began: float) -> int:
     if arguments.target:
         if arguments.combine:
             raise BadInput("--target and --combine were both given, expected one of them; leave one out")
-        given["combine"] = OF_TARGET + arguments.target
+        given["combine"] = OF_TARGET + with_options(arguments.target, arguments.target_option or ())
     if arguments.replay:
         report = run_replay(arguments.replay, **given)
     else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from verify.commands.report import check_outputs
 from verify.commands.report import show as show_document
 from verify.options.table import COMMANDS
+from verify.options.targets import with_options
 from verify.ranks.launched.launch import launched
 from verify.ranks.local.forkserver import fork_server
 
@@ -38,6 +39,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
     request, options, bagel, job = given["request"], given["options"], given["options.bagel"], given[""]
     if job.get("loop_reference") and job.get("loops"):
         raise BadInput("--loops and --loop were both given, expected one of them; leave one out")
+    job["target"] = with_options(job["target"], arguments.target_option or ())
     # As the engines run it: autocast matters on CUDA, and only to a half-precision network.
     autocast = job["device"] == "cuda" and "16" in options["dtype"] and not arguments.no_autocast
     if options.get("checkpoint") is not None:  # Its size is its own, and so is the name of that size.

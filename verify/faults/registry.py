@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -21,8 +21,11 @@ from verify.protocols import Denoiser, Group, Loop, Observe
 from verify.request import DenoiseRequest
 from verify.runner.requests import ONE
 from verify.schedule import Schedule
+from verify.targets.protocol import Target, default_loops
 
 UNKNOWN = "unknown"
+# What any engine's loop is given. Networks, guidance and schedules are each engine's own, and so are faults of theirs.
+OF_ANY_ENGINE = ("loop", "group", "noise", "environment", "ending")
 # What can catch a fault: a check, or the report of ranks that did not end.
 CATCHERS = (*CHECKS, UNKNOWN)
 BEFORE = -1
@@ -227,13 +230,25 @@ def fault(
         def broken(denoiser: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe) -> Tensor:
             # ``local`` needs a rank for each branch.
             fits = base != "local" or len(request.branches) == group.world_size
-            wiring = Wiring(LOOPS[base if fits else "round_robin"], denoiser, request, x_0, group, observe)
-            with wiring.patches:
-                break_it(wiring)
-                return wiring.loop(wiring.denoiser, wiring.request, wiring.x_0, wiring.group, wiring.observe)
+            return _broken(
+                break_it, Wiring(LOOPS[base if fits else "round_robin"], denoiser, request, x_0, group, observe)
+            )
+
+        def in_loops_of(target: Target) -> Loop:
+            name = loop_to_break(target, base)
+            if target.name == "builtin" or name is None:
+                return broken
+
+            def broken_there(
+                d: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe
+            ) -> Tensor:
+                return _broken(break_it, Wiring(target.loops[name], d, request, x_0, group, observe))
+
+            return cast(Loop, broken_there)
 
         # Callers look at the signature: it must be the loop's, not the fault's.
         del broken.__wrapped__
+        broken.in_loops_of = in_loops_of  # type: ignore[attr-defined]
         FAULTS[name] = Fault(
             name=name,
             summary=str(break_it.__doc__).strip().splitlines()[0],
@@ -256,6 +271,17 @@ def fault(
         return broken
 
     return register
+
+
+def _broken(break_it: Callable[[Wiring], None], wiring: Wiring) -> Tensor:
+    with wiring.patches:
+        break_it(wiring)
+        return wiring.loop(wiring.denoiser, wiring.request, wiring.x_0, wiring.group, wiring.observe)
+
+
+def loop_to_break(target: Target, base: str) -> str | None:
+    """Which of a target's loops a fault of ``base`` breaks: one held to that version; None if there is none."""
+    return next((name for name in default_loops(target) if target.expects[name] == base), None)
 
 
 def _reference(break_it: Callable[[Wiring], None]) -> str:

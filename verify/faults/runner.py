@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from verify.faults.registry import UNKNOWN, Fault
+from verify.faults.registry import OF_ANY_ENGINE, UNKNOWN, Fault, loop_to_break
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.ranks.rank import Rank
@@ -18,6 +18,7 @@ from verify.runner.job import Job
 from verify.runner.replay import References
 from verify.runner.requests import ONE
 from verify.runner.run import pool_for, run_job
+from verify.targets.finding import find_target
 from verify.text import place_of_call
 from verify.verdict import Finding, Verdict
 
@@ -27,6 +28,11 @@ _LEAST_HANG_LIMIT = 3.0
 # The limit where no control has been timed.
 _HANG_LIMIT = 15.0
 CONTROL = "clean"
+BUILTIN = "builtin"
+WHERE_INJECTED = (
+    "injected into the loops of {target}: faults of what any loop is given (exchanges, noise, latents, settings, how "
+    "it ends); those of network, guidance, caches, schedule and image guidance are written for the built-in engine"
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,9 @@ def _request(base: Job, image: bool) -> DenoiseRequest:
 
 def _control(base: Job, world_size: int, kept: References) -> Row:
     request = _request(base, world_size == 3)
-    loops = ("broadcast", "local") if len(request.branches) == world_size else ("round_robin",)
+    loops: tuple[str, ...] | None = ("broadcast", "local") if len(request.branches) == world_size else ("round_robin",)
+    if base.target != BUILTIN:
+        loops = None
     job = replace(base, request=request, world_size=world_size, loops=loops, requests=ONE).checked()
     _start_ranks(job)
     began = time.monotonic()
@@ -114,6 +122,12 @@ def _control(base: Job, world_size: int, kept: References) -> Row:
     passed = report.verdict is Verdict.PASS
     fired = tuple(f.name for f in report.findings if f.verdict is not Verdict.PASS)
     return Row(None, report.verdict, fired, None, None, "", time.monotonic() - began, passed, passed, "")
+
+
+def applies(fault: Fault, job: Job) -> bool:
+    """Whether a fault can be injected into the loops of a job's target, which is not the built-in one."""
+    loop = loop_to_break(find_target(job.target), fault.base)
+    return loop is not None and fault.breaks in OF_ANY_ENGINE and not fault.image and not fault.extra_ranks
 
 
 def job_of(fault: Fault, base: Job, world_size: int) -> Job:

@@ -20,6 +20,7 @@ from verify.fuzz.strategies import schedules
 from verify.fuzz.tasks import MUTANT, OF_TARGET, OWN, combine_of, describe
 from verify.options.option import reproducing
 from verify.options.table import COMMANDS
+from verify.options.targets import given_options, split_options
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
@@ -88,7 +89,9 @@ class FuzzJob:
         """The command line that reproduces this job."""
         of_target = self.combine.startswith(OF_TARGET)
         own: dict[str, Any] = {"combine": None} if of_target or self.combine == OWN else {}
-        own |= {"target": self.combine.removeprefix(OF_TARGET)} if of_target else {}
+        if of_target:
+            target = self.combine.removeprefix(OF_TARGET)
+            own |= {"target": split_options(target)[0], "target_option": given_options(target)}
         return reproducing("fuzz", COMMANDS["fuzz"], vars(self) | own)
 
 

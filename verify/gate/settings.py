@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from verify.options.table import RUN
+from verify.options.table import RUN, TARGET_OPTION
 
 if TYPE_CHECKING:
     from verify.runner.job import Job
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 GATE_OPTIONS = [
     option
     for option in RUN.options
-    if option.field and not option.field.startswith("request.") and not option.switch and not option.negatable
+    if (option.field or option is TARGET_OPTION)
+    and not (option.field.startswith("request.") or option.switch or option.negatable)
 ]
 COUNTS = {"require-gpus": "fail, not skip, what needs up to N GPUs"}
 _KEPT = pytest.StashKey["Settings"]()
@@ -74,10 +75,9 @@ class Settings:
         from verify.targets.finding import find_target
         from verify.targets.loading import load_loop
 
-        find_target(self.given["target"])
+        find_target(self.job.target)
         if self.given["loop"]:
             load_loop(self.given["loop"])
-        self.job  # noqa: B018 - it is made to see whether it can be.
         for option, allowed in (("device", ("cpu", "cuda")), ("backend", (None, "gloo", "nccl"))):
             if self.given[option] not in allowed:
                 names = ", ".join(name for name in allowed if name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from verify.options.option import Command, Group, Option
+from verify.options.targets import given_options, split_options
 
 TARGETS = "builtin, vllm_omni, FILE.py:NAME or PACKAGE.MODULE:NAME"
 
@@ -30,7 +31,10 @@ def _listed(ids: tuple[int, ...] | None) -> str | None:
     return None if ids is None else ",".join(map(str, ids))
 
 
-TARGET = Option("--target", f"whose loops: {TARGETS}", "target", default="builtin", metavar="NAME", always=True)
+TARGET = Option("--target", f"whose loops: {TARGETS}", "target", shown=lambda job: split_options(job.target)[0],
+                default="builtin", metavar="NAME", always=True)  # fmt: skip
+TARGET_OPTION = Option("--target-option", "an argument, as text, for the class or function that makes the target",
+                       shown=lambda job: given_options(job.target), repeated=True, metavar="K=V")  # fmt: skip
 LOOPS = Option("--loops", "the target's loops; if not given, broadcast,local or all of another target's",
                "loops", into=_names, shown=lambda job: ",".join(job.judged), metavar="A,B", always=True)  # fmt: skip
 LOOP = Option("--loop", "a loop of your own instead of the target's", "loop_reference",
@@ -107,6 +111,7 @@ RUN = Command(
                    shown=lambda job: job.expect if job.loop_reference else None, default="local", metavar="KIND",
                    always=True),
             TARGET,
+            TARGET_OPTION,
             Option("--reference", "full, or inductive: each step from the x_t recorded before it", "reference",
                    default="full", metavar="MODE"),
             Option("--requests", "one; sequence: two others, then the first again; or matrix: a pairwise covering set. "
@@ -147,6 +152,8 @@ FAULTS = Command(
             Option("--only", "these faults; all if not given", metavar="NAME,..."),
             Option("--from", "the faults of a file of your own", metavar="FILE.py"),
             Option("--list", "print the catalogue and run nothing", switch=True),
+            replace(TARGET, help=f"inject into the loops of another engine: {TARGETS}"),
+            TARGET_OPTION,
         )),
         replace(PLACEMENT, options=(replace(WORLD_SIZE, help="ranks: 2, or 3 with image guidance; 2 if not given"),
                                     *PLACEMENT.options[1:])),
@@ -166,6 +173,7 @@ FUZZ = Command(
             Option("--seed", "of everything drawn", default=0, type=int, metavar="N", always=True),
             Option("--combine", "a combine of your own instead", metavar="FILE_OR_MODULE:FUNCTION"),
             replace(TARGET, help="the combine that a target offers instead", field="", default=None, always=False),
+            TARGET_OPTION,
             Option("--replay", "evaluate one saved case again, in the setting it was saved with", metavar="FILE"),
             Option("--mutants", "fuzz combines with one thing wrong, and show what sees it", switch=True),
             Option("--envelope", "measure which settings must match across ranks", switch=True),
@@ -191,6 +199,8 @@ BENCH = Command(
     (
         Group("what is measured", (
             replace(LOOPS, always=False),
+            replace(TARGET, always=False),
+            TARGET_OPTION,
             Option("--alternations", "runs of each loop, one number or one for each size", default="10",
                    metavar="N[,N...]"),
             Option("--overhead", "measure the cost of verifying instead", switch=True),

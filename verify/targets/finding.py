@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from verify.errors import BadInput
+from verify.options.targets import split_options
 from verify.schedule import LOOP_KINDS
 from verify.targets.loading import in_words, load_object
 from verify.targets.protocol import REFERENCE, Target, default_loops
@@ -30,18 +31,26 @@ def find_target(name: str) -> Target:
     Raises:
         BadInput: there is none, it cannot be imported, or it lacks what a target must have.
     """
-    if name not in _NAMED and ":" not in name:
+    place, options = split_options(name)
+    if place not in _NAMED and ":" not in place:
         raise BadInput.of(
             "--target", name, f"{', '.join(_NAMED)}, FILE.py:NAME or PACKAGE.MODULE:NAME", "name one of these"
         )
-    found = load_object("--target", _NAMED.get(name, name))
+    found = load_object("--target", _NAMED.get(place, place))
     if name not in _targets or _targets[name][0] is not found:
-        _targets[name] = found, _checked(name, _instance(name, found))
+        _targets[name] = found, _checked(name, _instance(name, found, options))
     return _targets[name][1]
 
 
-def _instance(name: str, found: Any) -> Any:
+def _instance(name: str, found: Any, options: Mapping[str, str]) -> Any:
     """The target itself, where a class or a function that makes one was named."""
+    makes = inspect.isclass(found) or (inspect.isroutine(found) and not hasattr(found, "prepare"))
+    if options:
+        _require_arguments(name, found if makes else None, options)
+        try:
+            return found(**options)
+        except Exception as error:
+            raise BadInput(f"--target {name}: making it with these options raised {in_words(error)}") from error
     if inspect.isclass(found) or (inspect.isroutine(found) and not hasattr(found, "prepare")):
         try:
             found = found()
@@ -51,6 +60,21 @@ def _instance(name: str, found: Any) -> Any:
                 f"calling it raised {in_words(error)}",
             ) from error  # fmt: skip
     return found
+
+
+def _require_arguments(name: str, makes: Any, options: Mapping[str, str]) -> None:
+    try:
+        known = inspect.signature(makes).parameters if makes is not None else {}
+    except ValueError:
+        return  # A builtin without a signature: calling it will tell.
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for option in options:
+        if option not in known:
+            takes = f"one of {', '.join(known)}" if known else "none: it takes no arguments"
+            raise BadInput.of(
+                f"--target-option of {split_options(name)[0]}", option, takes, "leave it out or correct it"
+            )
 
 
 def _checked(name: str, target: Any) -> Target:

@@ -162,7 +162,10 @@ def describe_rank(rank: Rank, options: ModelOptions) -> dict[str, object]:
 
 def _loop_of(plan: Plan) -> Loop:
     if plan.loop_reference is not None:
-        return cast(Loop, load_loop(plan.loop_reference))
+        loop = load_loop(plan.loop_reference)
+        # A fault breaks a loop of the target that it is injected into.
+        injected = getattr(loop, "in_loops_of", None)
+        return cast(Loop, loop if injected is None else injected(find_target(plan.target)))
     return find_target(plan.target).loops[plan.loop]
 
 
