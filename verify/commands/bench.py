@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from verify.commands.report import check_outputs, show
+from verify.commands.report import check_outputs, progress_for, show
 from verify.commands.run import job_of
 from verify.errors import BadInput
 from verify.options.option import reproducing
@@ -27,12 +27,9 @@ def execute(arguments: argparse.Namespace) -> int:
     """Measures, prints tables and returns 0: a benchmark judges nothing. 3 if some point was not measured at all."""
     began = time.monotonic()
     fork_server()
-    from rich.console import Console
-
     from verify.bench.session import Session
     from verify.errors import Unjudged
     from verify.report.disk import write_document
-    from verify.report.progress import ProgressReport
 
     check_outputs(arguments)
 
@@ -45,7 +42,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return _forwards(arguments)
     session = Session(_points(arguments), arguments.overhead, _command(arguments), save, arguments.time_limit, began)
     problem: Unjudged | None = None
-    with ProgressReport(Console(stderr=True)) as progress:
+    with progress_for(arguments) as progress:
         try:
             session.measure(progress)
         except Unjudged as reason:
@@ -69,8 +66,7 @@ def _forwards(arguments: argparse.Namespace) -> int:
     from verify.report.documents.parts import SCHEMA, Made, finite
 
     began = time.monotonic()
-    other = argparse.Namespace(**vars(arguments) | {"target": arguments.forwards})
-    measured = [forwards(point.job, point.alternations) for point in _points(other)]
+    measured = [forwards(point.job, point.alternations) for point in _points(arguments)]
     document = Forwards(
         schema=SCHEMA,
         command=_command(arguments),

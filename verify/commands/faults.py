@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from verify.commands.report import check_outputs, show
+from verify.commands.report import check_outputs, progress_for, show
 from verify.commands.run import job_of
 from verify.errors import BadInput
 from verify.options.option import reproducing
@@ -29,7 +29,6 @@ def execute(arguments: argparse.Namespace) -> int:
     from verify.report.console import print_block
     from verify.report.documents.faults import Faults
     from verify.report.documents.parts import SCHEMA, Made, finite
-    from verify.report.progress import ProgressReport
     from verify.report.sections.blocks import Table
     from verify.targets.loading import load_file
     from verify.verdict import Verdict
@@ -50,7 +49,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if job.device == "cpu":  # Ranks are replaced often here; on a GPU machine the server must not touch the driver.
         fork_server().warm_up("verify.tasks.probe_step:warm_up")
     began = time.monotonic()
-    with ProgressReport(Console(stderr=True)) as progress:
+    with progress_for(arguments) as progress:
         progress.start("faults", len(names) + 1)
         seen: list[Row] = []
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from verify.commands.report import check_outputs, show
+from verify.commands.report import check_outputs, progress_for, show
 from verify.errors import BadInput
 from verify.options.targets import with_options
 from verify.ranks.local.forkserver import fork_server
@@ -35,11 +35,8 @@ def _execute(arguments: argparse.Namespace, began: float) -> int:
         return _envelope(arguments)
     if arguments.mutants:
         return _mutants(arguments)
-    from rich.console import Console
-
     from verify.fuzz.session import FuzzJob, run_fuzz, run_replay
     from verify.fuzz.tasks import OF_TARGET
-    from verify.report.progress import ProgressReport
 
     given: dict[str, Any] = {
         name: getattr(arguments, name)
@@ -54,7 +51,7 @@ def _execute(arguments: argparse.Namespace, began: float) -> int:
         report = run_replay(arguments.replay, **given)
     else:
         settings = {"profile": arguments.profile, "cases": arguments.cases, "seed": arguments.seed}
-        with ProgressReport(Console(stderr=True)) as progress:
+        with progress_for(arguments) as progress:
             report = run_fuzz(FuzzJob(**settings, save=Path(arguments.save), **given), progress, began)
     show(report.document, arguments)
     return report.exit_status
@@ -73,25 +70,19 @@ def _nothing_kept() -> Iterator[None]:
 
 
 def _mutants(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from verify.fuzz.mutation import run_mutants
-    from verify.report.progress import ProgressReport
 
-    with ProgressReport(Console(stderr=True)) as progress:
+    with progress_for(arguments) as progress:
         report = run_mutants(arguments.profile, arguments.seed, arguments.device or "cpu", arguments.backend, progress)
     show(report.document, arguments)
     return report.exit_status
 
 
 def _envelope(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from verify.envelope.envelope import EnvelopeJob, run_envelope
-    from verify.report.progress import ProgressReport
 
     job = EnvelopeJob(arguments.device or "cpu", arguments.preset, arguments.backend, arguments.timeout)
-    with ProgressReport(Console(stderr=True)) as progress:
+    with progress_for(arguments) as progress:
         report = run_envelope(job, progress)
     show(report.document, arguments)
     return report.exit_status

@@ -12,7 +12,9 @@ from verify.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from verify.report.console import Detail
     from verify.report.documents.parts import Document
+    from verify.report.progress import ProgressReport
     from verify.report.sections.blocks import Presentation
 
 _STANDARD_OUTPUT = "-"
@@ -49,6 +51,27 @@ def console_for(arguments: argparse.Namespace) -> Console:
     return Console(stderr=_STANDARD_OUTPUT in outputs)
 
 
+def detail_of(arguments: argparse.Namespace) -> Detail:
+    """How much a command prints.
+
+    Raises:
+        BadInput: both ``--quiet`` and ``--verbose``.
+    """
+    quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
+    if quiet and verbose:
+        raise BadInput("--quiet and --verbose were both given, expected one of them; leave one out")
+    return "quiet" if quiet else "verbose" if verbose else "usual"
+
+
+def progress_for(arguments: argparse.Namespace) -> ProgressReport:
+    """What tells how far a long command is; nothing where it is to be quiet."""
+    from rich.console import Console
+
+    from verify.report.progress import ProgressReport
+
+    return ProgressReport(Console(stderr=True, quiet=detail_of(arguments) == "quiet"))
+
+
 def show(document: Document, arguments: argparse.Namespace) -> None:
     """Prints a document, and writes it, its page and its summary where the command was asked to.
 
@@ -60,7 +83,7 @@ def show(document: Document, arguments: argparse.Namespace) -> None:
     from verify.report.sections.present import present
 
     shown = present(document)
-    print_presentation(shown, console_for(arguments))
+    print_presentation(shown, console_for(arguments), detail_of(arguments))
     if getattr(arguments, "json", None):
         write_document(document, arguments.json)
     write_outputs(shown, arguments)

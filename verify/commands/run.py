@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verify.commands.report import check_outputs
+from verify.commands.report import check_outputs, progress_for
 from verify.commands.report import show as show_document
 from verify.options.table import COMMANDS
 from verify.options.targets import with_options
@@ -69,12 +69,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace, job: Job, run: Callable[[Job, Progress], RunReport]) -> int:
     """Has ``run`` run the job, prints and writes what it reports, and returns the exit status."""
-    from rich.console import Console
-
-    from verify.report.progress import ProgressReport
 
     check_outputs(arguments)
-    with ProgressReport(Console(stderr=True)) as progress:
+    with progress_for(arguments) as progress:
         report = run(job, progress)
     show_document(report.document, arguments)
     return report.exit_status

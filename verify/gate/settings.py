@@ -62,7 +62,7 @@ class Settings:
         """
         from verify.commands.run import job_of
 
-        return job_of(argparse.Namespace(command="run", no_autocast=False, **self.given))
+        return job_of(argparse.Namespace(command="run", **self.given))
 
     def checked(self) -> Settings:
         """These settings, if a session can begin with them.
@@ -100,7 +100,7 @@ def settings_of(config: pytest.Config) -> Settings:
 
 
 def _read(option: Any) -> Settings:
-    defaults = {each.name: each.default for each in RUN.options if each.field or not each.switch}
+    defaults = {each.name: False if each.switch else each.default for each in RUN.options}
     given = {each.name: getattr(option, f"verify_{each.name}", None) for each in GATE_OPTIONS}
     found = {name: value for name, value in given.items() if value is not None}
     named = "target" in found or "loop" in found

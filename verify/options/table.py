@@ -95,11 +95,13 @@ REQUEST = Group("the request", (
     Option("--seed", "of noise, prompt and condition image", "request.seed", default=0, type=int, metavar="N"),
 ))  # fmt: skip
 
-JSON = Option("--json", "write what was found to FILE", metavar="FILE", reproduces=False)
+JSON = Option("--json", "write what was found to FILE; - for standard output", metavar="FILE", reproduces=False)
 HTML = Option("--html", "write a self-contained page to FILE; - for standard output", metavar="FILE", reproduces=False)
 MARKDOWN = Option("--markdown", "write a summary to FILE; - for standard output", metavar="FILE", reproduces=False)
 TIMEOUT = Option("--timeout", "seconds for all loops", "timeout", default=300.0, type=float, metavar="S")
-OUTPUT = Group("what comes out", (JSON, HTML, MARKDOWN))
+QUIET = Option("--quiet", "print failures and the verdict alone", short="-q", switch=True, reproduces=False)
+VERBOSE = Option("--verbose", "print everything that the page has in words", short="-v", switch=True, reproduces=False)
+OUTPUT = Group("what comes out", (JSON, HTML, MARKDOWN, QUIET, VERBOSE))
 
 RUN = Command(
     "run the loops on real ranks and compare every x_t, bit by bit",
@@ -235,6 +237,7 @@ REPORT = Command(
         Group("what comes out", (
             HTML,
             MARKDOWN,
+            VERBOSE,
             Option("--png", "write its plots, or else its tables, as PNG files to DIR", metavar="DIR",
                    reproduces=False),
         )),
@@ -242,7 +245,9 @@ REPORT = Command(
     ("verify report run.json", "verify report run.json --html run.html"),
 )  # fmt: skip
 
-DOCTOR = Command("show what this machine can run", (Group("what comes out", (JSON,)),), ("verify doctor",))
+DOCTOR = Command(
+    "show what this machine can run", (Group("what comes out", (JSON, QUIET, VERBOSE)),), ("verify doctor",)
+)
 
 INIT = Command(
     "write a target skeleton, a test and a CI job for your own repository",

@@ -32,17 +32,31 @@ _WIDEST = 160
 _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow"}
 
 
-def print_presentation(shown: Presentation, console: Console) -> None:
-    """Prints what was run, the tables, every failure, and last the verdict."""
+Detail = Literal["quiet", "usual", "verbose"]
+
+
+def print_presentation(shown: Presentation, console: Console, detail: Detail = "usual") -> None:
+    """Prints what was run, the tables, every failure, and last the verdict.
+
+    Args:
+        shown: what there is to print.
+        console: where to.
+        detail: ``quiet`` leaves all but failures and verdict out; ``verbose`` prints what is folded too, and what else
+            only the page has.
+    """
+    if detail == "quiet":
+        _print_outcome(shown, console)
+        return
+    verbose = detail == "verbose"
     for line in filter(None, [shown.heading, *shown.subject, shown.made if shown.heading else ""]):
         say(console, line)
     for note in shown.notes:
         say(console, f"note: {note}")
-    blocks = [block for section in shown.sections if not section.page_only for block in section.blocks]
+    blocks = [block for section in shown.sections if verbose or not section.page_only for block in section.blocks]
     told_whole = any(isinstance(block, Message) for block in blocks)
     for block in blocks:
         if not (isinstance(block, Card) and told_whole):
-            print_block(block, console)
+            print_block(block, console, verbose)
     if told_whole and shown.command and not any(isinstance(block, Command) for block in blocks):
         say(console, f"\n{reproduce_line(shown.command).strip()}")
     if shown.said and shown.heading:
@@ -54,10 +68,19 @@ def print_presentation(shown: Presentation, console: Console) -> None:
         say(console, shown.closing)
 
 
-def print_block(block: Block, console: Console) -> None:
-    """Prints a block; pictures, and what is folded, have no form here."""
+def _print_outcome(shown: Presentation, console: Console) -> None:
+    for section in shown.sections:
+        for block in section.blocks:
+            if isinstance(block, (Message, Command)):
+                print_block(block, console)
+    closing = shown.closing if shown.verdict is None else f"{_mark(shown.verdict, console)}; {shown.closing}"
+    say(console, closing or shown.heading, "" if shown.verdict is None else _STYLES[shown.verdict])
+
+
+def print_block(block: Block, console: Console, verbose: bool = False) -> None:
+    """Prints a block; pictures have no form here, and what is folded only where ``verbose``."""
     match block:
-        case Table(folded=True):
+        case Table(folded=True) if not verbose:
             pass
         case Table():
             if block.caption:

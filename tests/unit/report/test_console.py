@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from example_reports import COMMAND, EXAMPLES, clean, dead_and_hung, one_bit, passing, rank_report, ranks_differ, report
@@ -227,3 +228,18 @@ def test_a_pass_prints_no_failure_and_no_command() -> None:
 )
 def test_the_last_line_is_the_verdict(example: Callable[[], RunReport], expected: str) -> None:
     assert printed(example()).splitlines()[-1].startswith(expected)
+
+
+def in_detail(detail: Any) -> str:
+    file = io.StringIO()
+    shown = present_run(one_bit().document)
+    print_presentation(shown, Console(file=file, width=160, force_terminal=False, _environ={}), detail)
+    return file.getvalue()
+
+
+def test_quiet_and_verbose() -> None:
+    quiet, usual, verbose = (in_detail(detail) for detail in ("quiet", "usual", "verbose"))
+    assert "FAIL ranks_agree (local)" in quiet
+    assert quiet.splitlines()[-1] == usual.splitlines()[-1]
+    assert "━" not in quiet
+    assert len(quiet) < len(usual) < len(verbose)
