@@ -164,7 +164,8 @@ def _argument_names(operator: Any) -> tuple[str, ...]:
 
 
 def _exchange(operator: Any, arguments: Sequence[Any]) -> Exchange:
-    given = dict(zip(_argument_names(operator), arguments, strict=False))
+    names = _argument_names(operator)
+    given = dict(zip(names, arguments, strict=False))  # Without the last ones, where they have their default values.
     group = dist.ProcessGroup.unbox(given["process_group"])
     ranks = _ranks(group)
 
@@ -187,7 +188,7 @@ def _exchange(operator: Any, arguments: Sequence[Any]) -> Exchange:
         ranks=ranks,
         src=source if name in ("broadcast_", "scatter_") else in_the_world("src"),
         dst=source if name in ("reduce_", "gather_") else in_the_world("dst"),
-        asynchronous=bool(given.get("async_op", False)),
+        asynchronous="async_op" in names and bool(given.get("async_op", True)),
     )
 
 
