@@ -75,6 +75,11 @@ def _redistributed(rank: int, size: int, x: Tensor) -> None:
     DTensor.from_local(x, mesh, [Shard(0)], run_check=False).redistribute(mesh, [Replicate()]).to_local()
 
 
+def _by_the_backend(rank: int, size: int, x: Tensor) -> None:
+    backend: Any = _world()._get_backend(x.device)
+    backend.allreduce([x]).wait()
+
+
 WAYS: dict[str, Way] = {
     "broadcast": lambda r, n, x: dist.broadcast(x, 1),
     "all_gather": lambda r, n, x: dist.all_gather(_slots(n, x), x),
@@ -100,6 +105,7 @@ WAYS: dict[str, Way] = {
     "functional": lambda r, n, x: functional.all_reduce(x, "sum", _world()) + 1,
     "functional, gather": lambda r, n, x: functional.all_gather_tensor(x, 0, _world()) + 1,
     "DTensor": _redistributed,
+    "backend": _by_the_backend,
 }
 
 

@@ -38,6 +38,7 @@ HEARD = {
     "functional": ["all_reduce of float32 (4,)"],
     "functional, gather": ["all_gather of float32 (4,)"],
     "DTensor": ["all_gather of float32 (4,)"],
+    "backend": ["all_reduce of float32 (4,)"],
 }
 
 
