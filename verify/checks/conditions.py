@@ -195,10 +195,10 @@ def loaded_by_some(traces: Sequence[Conditions]) -> list[str]:
 
 
 def shown(traces: Sequence[Conditions]) -> list[str]:
-    """Settings that differ between ranks and are harmless by themselves."""
-    before = [trace.settings.before for trace in traces if trace.settings is not None]
+    """Settings that differ between ranks, before the loop or in it, and are harmless by themselves."""
+    seen = [trace.settings.samples for trace in traces if trace.settings is not None]
     harmless = [name for name in (*BY_NAME, THREAD) if kind_of(name) is Kind.SHOWN]
-    return [name for name in harmless if len({str(each.get(name)) for each in before}) > 1]
+    return [name for name in harmless if len({frozenset(str(s.get(name)) for s in samples) for samples in seen}) > 1]
 
 
 def most_alike(traces: Sequence[C]) -> C:

@@ -111,8 +111,11 @@ def test_what_spoils_everything_fails_on_every_rank_alike() -> None:
 
 
 @pytest.mark.parametrize("name", ["gradients", THREAD])
-def test_what_is_harmless_by_itself(name: str) -> None:
-    finding = environments_agree(ran(settings={1: seen({}, start={**USUAL, name: "other"})}))
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_what_is_harmless_by_itself(name: str, from_the_start: bool) -> None:
+    other = {name: "other"}
+    settings = seen({}, start={**USUAL, **other}) if from_the_start else seen({3: other})
+    finding = environments_agree(ran(settings={1: settings}))
     assert finding.verdict is Verdict.PASS
     assert finding.details == (f"settings that differ between ranks and are harmless by themselves: {name}",)
 
