@@ -185,7 +185,7 @@ WRONG_CODE: dict[str, tuple[str, Callable[..., object]]] = {
         "verify.bagel.model.rotation_at",
         lambda p, *rest: _rotation_at(p + (len(p) == 1 and p.item() > 0), *rest),
     ),
-    "gelu for silu": ("verify.bagel.layers.F.silu", lambda x, **_: F.gelu(x)),
+    "gelu for silu": ("verify.bagel.layers.silu_times", lambda gate, up: F.gelu(gate) * up),
 }
 
 DEFECTS = [*WRONG_WEIGHTS, *WRONG_CODE]

@@ -31,8 +31,8 @@ def drawn(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_kernels_serve_here(dtype: torch.dtype) -> None:
-    """Every finite value of the dtype, among two sets of neighbours; says why where the plain formulas serve."""
-    assert fused.state(CUDA, dtype) == fused.FUSED
+    """Every finite value of the dtype, among two sets of neighbours."""
+    assert fused.told(CUDA, dtype) == ", ".join(fused.OPERATIONS)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -50,6 +50,13 @@ def test_shapes_of_a_pass(name: str, tokens: int, dtype: torch.dtype) -> None:
             assert same_bits(fused.norm_and_rotate(q, gain, c.norm_eps, rotation), plain)
 
 
+@pytest.mark.parametrize("dtype", HALF)
+def test_gated_silu(dtype: torch.dtype) -> None:
+    for name in PRESETS:
+        gate, up = (drawn(256, PRESETS[name].config.mlp, dtype=dtype, seed=seed) for seed in (0, 1))
+        assert same_bits(fused.silu_times(gate, up), arithmetic.plain_silu_times(gate, up))
+
+
 def test_the_root_of_every_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of one channel, in float32 to see each bit: the kernel's root is held to PyTorch's over 2^31 means."""
     one = torch.ones(1, device=CUDA)
@@ -65,7 +72,7 @@ def test_a_whole_velocity(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model(PRESETS["small"].config, torch.bfloat16, CUDA, seed=1)
     x_t = initial_noise(request, model.config.latent_channels).to(CUDA)
     velocities = []
-    for serves in (fused.serves, lambda x: False):
+    for serves in (fused.serves, lambda operation, x: False):
         monkeypatch.setattr(fused, "serves", serves)
         denoiser = BagelDenoiser(model, request)
         velocities.append([denoiser.velocity(x_t, 0, branch) for branch in request.branches])

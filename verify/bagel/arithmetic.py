@@ -1,4 +1,4 @@
-"""RMSNorm and rotary embedding, rounded where Bagel rounds.
+"""RMSNorm, rotary embedding and gated SiLU, rounded where Bagel rounds.
 
 Every function is one formula in PyTorch's own operations, each of which rounds once to the dtype that it gives. On a
 GPU a half-precision network takes :mod:`verify.bagel.fused` instead, whose results have the same bits in fewer passes
@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -23,7 +24,7 @@ Rotation = tuple[Float[Tensor, "#n 1 d"], Float[Tensor, "#n 1 d"]]
 
 def rms_norm(x: Float[Tensor, "... size"], weight: Float[Tensor, " size"], eps: float) -> Float[Tensor, "... size"]:
     """``x / sqrt(mean(x^2) + eps)``, rounded to ``x``'s dtype, then times ``weight``."""
-    if fused.serves(x):
+    if fused.serves(fused.RMS_NORM, x):
         return fused.rms_norm(x, weight, eps)
     return plain_rms_norm(x, weight, eps)
 
@@ -49,7 +50,7 @@ def norm_and_rotate(
         rotation: of :func:`rotation_at`.
         wide: keeps everything between ``x`` and the result in float32, as a pass over latents does.
     """
-    if wide and fused.serves(x) and len(rotation[0]) == 1:
+    if wide and len(rotation[0]) == 1 and fused.serves(fused.NORM_AND_ROTATE, x):
         return fused.norm_and_rotate(x, weight, eps, rotation)
     return plain_norm_and_rotate(x, weight, eps, rotation, wide)
 
@@ -60,6 +61,18 @@ def plain_norm_and_rotate(
     """:func:`norm_and_rotate` in PyTorch's operations."""
     operand = x.to(exact_dtype(x.dtype)) if wide else x
     return rotate(plain_rms_norm(operand, weight, eps), rotation).to(x.dtype)
+
+
+def silu_times(gate: Float[Tensor, "n mlp"], up: Float[Tensor, "n mlp"]) -> Float[Tensor, "n mlp"]:
+    """``gate / (1 + exp(-gate))``, rounded, then times ``up``."""
+    if fused.serves(fused.SILU_TIMES, gate) and up.is_contiguous():
+        return fused.silu_times(gate, up)
+    return plain_silu_times(gate, up)
+
+
+def plain_silu_times(gate: Float[Tensor, "*shape"], up: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """:func:`silu_times` in PyTorch's operations."""
+    return F.silu(gate) * up
 
 
 def rotate(x: Float[Tensor, "n heads d"], rotation: Rotation) -> Float[Tensor, "n heads d"]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
-from verify.bagel.arithmetic import Rotation, norm_and_rotate, rms_norm
+from verify.bagel.arithmetic import Rotation, norm_and_rotate, rms_norm, silu_times
 from verify.bagel.config import BagelConfig
 
 # In this order: cuDNN's kernel is the fastest on Hopper; each of them is deterministic going forward.
@@ -82,7 +82,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.mlp, config.hidden, bias=False)
 
     def forward(self, x: Float[Tensor, "n hidden"]) -> Float[Tensor, "n hidden"]:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(silu_times(self.gate_proj(x), self.up_proj(x)))
 
 
 class Expert(nn.Module):

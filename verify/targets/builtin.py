@@ -58,7 +58,7 @@ class BuiltinTarget:
             notes,
             # Without an image and a thought both have read the prompt alone.
             alike=(("gen", "img"),) if conditioning.images == () and conditioning.thought is None else (),
-            environment={"norm_and_rope": fused.state(device, model.dtype)} if device.type == "cuda" else {},
+            environment={"fused": fused.told(device, model.dtype)} if device.type == "cuda" else {},
         )
 
     def picture(self, request: DenoiseRequest, options: ModelOptions, latent: Tensor) -> tuple[bytes, str]:
