@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -80,23 +79,6 @@ class Divergence:
     difference: Difference | None = None
     replicas: tuple[int, int] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form; NaN and infinities become strings, because JSON has neither."""
-        d = self.difference
-        return {
-            "step": self.step,
-            "ranks": list(self.ranks),
-            "tensor": self.tensor,
-            "sides": None if self.sides is None else list(self.sides),
-            "index": None if d is None else list(d.index),
-            "bits": None if d is None else list(d.bits),
-            "values": None if d is None else [v if math.isfinite(v) else str(v) for v in d.values],
-            "ulp": None if d is None else d.ulp,
-            "max_ulp": None if d is None else d.max_ulp,
-            "mismatched": None if d is None else d.mismatched,
-            "of": None if d is None else d.of,
-        } | ({} if self.replicas is None else {"replicas": list(self.replicas)})
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -130,16 +112,3 @@ class Finding:
             raise ValueError(f"{self.name} passed without having compared anything")
         if self.verdict is Verdict.PASS and self.first_divergence is not None:
             raise ValueError(f"{self.name} passed and names a divergence")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return {
-            "name": self.name,
-            "loop": self.loop,
-            "verdict": str(self.verdict),
-            "summary": self.summary,
-            "compared": {"steps": self.compared.steps, "elements": self.compared.elements},
-            "first_divergence": None if self.first_divergence is None else self.first_divergence.to_dict(),
-            "details": list(self.details),
-            "data": self.data,
-        }

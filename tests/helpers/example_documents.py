@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 from example_reports import clean
 
-from verify.report.documents.parts import Document
+from verify.report.documents.parts import Part
 from verify.report.documents.reading import document_of
 from verify.report.sections.blocks import Block, Presentation
 from verify.report.sections.present import present
 
 
-def json_of(document: Document) -> dict[str, Any]:
-    """A document as a file holds it."""
+def json_of(document: Part) -> dict[str, Any]:
+    """A document, or a part of one, as a file holds it."""
     made: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(document)))
     return made
 

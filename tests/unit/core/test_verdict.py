@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
 
 import pytest
-import torch
 
-from verify.bits import first_difference
 from verify.errors import BadInput, Unjudged
 from verify.verdict import EXIT_BAD_INPUT, EXIT_STATUS, Compared, Divergence, Finding, Verdict, merge
 
@@ -52,66 +48,6 @@ def test_a_finding_does_not_pass_on_nothing(compared: Compared) -> None:
 def test_a_finding_does_not_pass_beside_a_divergence() -> None:
     with pytest.raises(ValueError, match="finite passed and names a divergence"):
         Finding("finite", "local", PASS, "all is well", Compared(1, 1), Divergence(3, (0, 1), "x_t"))
-
-
-def test_a_finding_as_json() -> None:
-    difference = first_difference(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, math.nextafter(1.0, 2.0)]]))
-    assert difference is None, "float32 cannot hold it"
-    difference = first_difference(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0 + 2**-23]]))
-    divergence = Divergence(7, (0, 1), "x_t", ("local", "reference"), difference)
-    finding = Finding("ranks_agree", "local", FAIL, "they differ", Compared(49, 98), divergence, ("also",), {"k": [1]})
-    assert json.loads(json.dumps(finding.to_dict(), allow_nan=False)) == {
-        "name": "ranks_agree",
-        "loop": "local",
-        "verdict": "fail",
-        "summary": "they differ",
-        "compared": {"steps": 49, "elements": 98},
-        "first_divergence": {
-            "step": 7,
-            "ranks": [0, 1],
-            "tensor": "x_t",
-            "sides": ["local", "reference"],
-            "index": [0, 1],
-            "bits": ["0x3f800000", "0x3f800001"],
-            "values": [1.0, 1.0000001192092896],
-            "ulp": 1,
-            "max_ulp": 1,
-            "mismatched": 1,
-            "of": 2,
-        },
-        "details": ["also"],
-        "data": {"k": [1]},
-    }
-
-
-def test_a_finding_without_a_divergence_as_json() -> None:
-    assert Finding("finite", "*", UNKNOWN, "nothing was seen").to_dict() == {
-        "name": "finite",
-        "loop": "*",
-        "verdict": "unknown",
-        "summary": "nothing was seen",
-        "compared": {"steps": 0, "elements": 0},
-        "first_divergence": None,
-        "details": [],
-        "data": {},
-    }
-
-
-def test_a_divergence_without_elements() -> None:
-    said = Divergence(None, (0, 2), "environment, torch").to_dict()
-    assert (said["step"], said["ranks"], said["tensor"], said["sides"]) == (None, [0, 2], "environment, torch", None)
-    assert {said[key] for key in ("index", "bits", "values", "ulp", "max_ulp", "mismatched", "of")} == {None}
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [((math.nan, 1.0), ["nan", 1.0]), ((math.inf, -math.inf), ["inf", "-inf"]), ((-0.0, 0.0), [0, 0])],
-)
-def test_values_that_json_lacks(values: tuple[float, float], said: list[object]) -> None:
-    difference = first_difference(torch.tensor([values[0]]), torch.tensor([values[1]]))
-    document = Divergence(0, (0, 1), "x_t", difference=difference).to_dict()
-    assert document["values"] == said
-    json.dumps(document, allow_nan=False)
 
 
 def test_bad_input_in_one_line() -> None:

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from example_documents import KINDS as EXAMPLE_DOCUMENTS
 from example_documents import json_of
 from example_reports import EXAMPLES, cache_write, clean, dead_and_hung, nan_payload, one_bit, passing, report
 
+from verify.bits import first_difference
 from verify.errors import BadInput
 from verify.report.disk import write_document
+from verify.report.documents.parts import Check, FirstDivergence
 from verify.report.documents.reading import KINDS, document_of, read
 from verify.report.documents.schemas import FOLDER, rendered, schema
 from verify.report.sections.present import present
-from verify.verdict import Finding, Verdict
+from verify.verdict import Compared, Divergence, Finding, Verdict
 
 FIXTURES = sorted((Path(__file__).parents[3] / "fixtures" / "results").glob("*.json"))
 
@@ -223,6 +226,67 @@ def test_strings_of_other_classes_become_strings() -> None:
 
     made = report(clean().findings, environment=[{"rank": 0, "torch": Version("2.13")}]).document
     assert type(made.environment[0]["torch"]) is str
+
+
+def test_a_finding_as_json() -> None:
+    difference = first_difference(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, math.nextafter(1.0, 2.0)]]))
+    assert difference is None, "float32 cannot hold it"
+    difference = first_difference(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0 + 2**-23]]))
+    divergence = Divergence(7, (0, 1), "x_t", ("local", "reference"), difference)
+    finding = Finding(
+        "ranks_agree", "local", Verdict.FAIL, "they differ", Compared(49, 98), divergence, ("also",), {"k": [1]}
+    )
+    assert json_of(Check.of(finding)) == {
+        "name": "ranks_agree",
+        "loop": "local",
+        "verdict": "fail",
+        "summary": "they differ",
+        "compared": {"steps": 49, "elements": 98},
+        "first_divergence": {
+            "step": 7,
+            "ranks": [0, 1],
+            "tensor": "x_t",
+            "sides": ["local", "reference"],
+            "index": [0, 1],
+            "bits": ["0x3f800000", "0x3f800001"],
+            "values": [1.0, 1.0000001192092896],
+            "ulp": 1,
+            "max_ulp": 1,
+            "mismatched": 1,
+            "of": 2,
+            "replicas": None,
+        },
+        "details": ["also"],
+        "data": {"k": [1]},
+    }
+
+
+def test_a_finding_without_a_divergence_as_json() -> None:
+    assert json_of(Check.of(Finding("finite", "*", Verdict.UNKNOWN, "nothing was seen"))) == {
+        "name": "finite",
+        "loop": "*",
+        "verdict": "unknown",
+        "summary": "nothing was seen",
+        "compared": {"steps": 0, "elements": 0},
+        "first_divergence": None,
+        "details": [],
+        "data": {},
+    }
+
+
+def test_a_divergence_without_elements() -> None:
+    said = FirstDivergence.of_divergence(Divergence(None, (0, 2), "environment, torch"))
+    assert said == FirstDivergence(step=None, ranks=(0, 2), tensor="environment, torch")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [((math.nan, 1.0), ["nan", 1.0]), ((math.inf, -math.inf), ["inf", "-inf"]), ((-0.0, 0.0), [0, 0])],
+)
+def test_values_that_json_lacks(values: tuple[float, float], said: list[object]) -> None:
+    difference = first_difference(torch.tensor([values[0]]), torch.tensor([values[1]]))
+    first = FirstDivergence.of_divergence(Divergence(0, (0, 1), "x_t", difference=difference))
+    assert first.values == tuple(said)
 
 
 def test_building_changes_nothing() -> None:
