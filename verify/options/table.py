@@ -228,26 +228,18 @@ BENCH = Command(
 )  # fmt: skip
 
 REPORT = Command(
-    "turn a JSON document into a page, a summary or plots",
+    "turn a JSON document into a page or a summary",
     (
         Group("what is shown", (
             Option("document", "what a command wrote with --json", metavar="FILE"),
             Option("--trend", "set its timings beside those of the documents in DIR", metavar="DIR"),
         )),
-        Group("what comes out", (
-            HTML,
-            MARKDOWN,
-            VERBOSE,
-            Option("--png", "write its plots, or else its tables, as PNG files to DIR", metavar="DIR",
-                   reproduces=False),
-        )),
+        Group("what comes out", (HTML, MARKDOWN, VERBOSE)),
     ),
     ("verify report run.json", "verify report run.json --html run.html"),
 )  # fmt: skip
 
-DOCTOR = Command(
-    "show what this machine can run", (Group("what comes out", (JSON, QUIET, VERBOSE)),), ("verify doctor",)
-)
+DOCTOR = Command("show what this machine can run", (OUTPUT,), ("verify doctor",))
 
 INIT = Command(
     "write a target skeleton, a test and a CI job for your own repository",

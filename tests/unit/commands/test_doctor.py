@@ -98,6 +98,13 @@ def test_this_machine_is_described_and_nothing_is_judged(
     assert found["memory"] > 0
 
 
+def test_a_document_on_standard_output_has_it_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["kind"] == "doctor"
+    assert "What this machine can run" in captured.err
+
+
 def test_packages_without_their_metadata_are_missing() -> None:
     assert machine.package_version("no-such-package-at-all") is None
 

@@ -68,13 +68,14 @@ def document_of(value: Any) -> Document:
         raise _misfit(error) from None
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         # What migrating or converting raises for other parts than a document has.
-        raise BadInput(f"the document cannot be read ({type(error).__name__}: {error}); {_FIX}") from None
+        what = f"{type(error).__name__}: {error}"
+        raise BadInput(f"the document cannot be read ({what}), expected every part of one; {_FIX}") from None
 
 
 def _misfit(error: msgspec.ValidationError) -> BadInput:
     found = _PLACE.fullmatch(str(error))
     what, place = (found[1], found[2]) if found else (str(error), "$")
-    return BadInput(f"the document at {place} does not fit: {what}; {_FIX}")
+    return BadInput(f"the document at {place} does not fit ({what}), expected every part as its type says; {_FIX}")
 
 
 def load_json(path: str | Path) -> Any:
