@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations, pairwise
 
@@ -14,7 +15,6 @@ from verify.bits import same_bits
 from verify.protocols import Denoiser
 from verify.ranks.group import Alone
 from verify.ranks.rank import Rank
-from verify.schedule import Schedule
 from verify.tasks.stage import Plan, Stage
 from verify.trace.listener import HeardDenoiser, Listener
 from verify.trace.recorder import synchronise
@@ -40,7 +40,7 @@ def probe_inputs(rank: Rank, plan: Plan) -> Sensitivity | None:
             found = _tried(stages[0], step)
             if guided[step] and len(stages[0].request.branches) > 1:
                 first = stages[0].request.branches[0]
-                plain, same = _one_step(stages[1], step, Listener()), _one_step(stages[2], step, _FirstOnly(first))
+                plain, same = _through(stages[1], step, Listener()), _through(stages[2], step, _FirstOnly(first))
                 found = replace(found, guided=not same_bits(plain, same))
             return replace(found, sizes=_sizes(stages[3]))
     except Exception as error:
@@ -114,13 +114,23 @@ class _FirstOnly(Listener):
         return denoiser.velocity(x_t, step, self._branch)
 
 
-def _one_step(stage: Stage, step: int, listener: Listener) -> Tensor:
-    """The reference's ``x_t`` after that step alone, from the initial latent."""
-    s, only = stage.request.schedule, slice(step, step + 1)
-    request = stage.request.resolved(Schedule(s.timesteps[only], s.dts[only], s.guided[only]))
-    denoiser = HeardDenoiser(stage.prepared.denoiser, listener, step)
-    found: Tensor = stage.loop(denoiser, request, stage.prepared.x_0.clone(), Alone(), lambda step, x_t: None)
-    return found
+class _Reached(BaseException):
+    """Ends a loop at a step; an engine's own ``except Exception`` does not hold it up."""
+
+
+def _through(stage: Stage, last: int, listener: Listener) -> Tensor:
+    """The reference's ``x_t`` after that step. The request stays whole: many loops do not read their steps from it."""
+    found: list[Tensor] = []
+
+    def observe(step: int, x_t: Tensor) -> None:
+        found.append(x_t.detach().clone())
+        if step == last:
+            raise _Reached
+
+    denoiser = HeardDenoiser(stage.prepared.denoiser, listener)
+    with suppress(_Reached):
+        stage.loop(denoiser, stage.request, stage.prepared.x_0.clone(), Alone(), observe)
+    return found[-1]
 
 
 class _Ones(Listener):
