@@ -4,8 +4,7 @@ Whatever goes through ``torch.distributed``, be it a function, a functional coll
 of sends, ends in an operator of PyTorch's dispatcher: ``c10d::broadcast_``, say. While somebody listens, each of these
 operators has one kernel more, in front of those of the backends, that tells of the call and passes it on.
 
-A backend whose own methods are called, passes by the dispatcher: those methods of the class
-are wrapped meanwhile.
+A backend whose own methods are called passes the dispatcher by: the methods of its class are wrapped meanwhile.
 
 No other operator is touched, unlike under a ``TorchDispatchMode``. Measured: ``x + x`` took 1.0 µs and ``torch.empty``
 0.8 µs on a CPU, ``x + x`` 10.3 µs on an H200, each with and without a listener. An ``all_reduce`` in a group of one
