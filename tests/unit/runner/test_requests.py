@@ -66,7 +66,10 @@ CLASSES: dict[str, dict[str, Callable[[Asked], bool]]] = {
         "below 64": lambda a: a.request.tokens < 64,
         "above 64": lambda a: a.request.tokens > 64,
     },
-    "dtype": {"half": lambda a: a.dtype in ("bfloat16", "float16"), "float32": lambda a: a.dtype == "float32"},
+    "dtype": {
+        "half": lambda a: a.dtype in ("bfloat16", "float16"),
+        "full": lambda a: a.dtype in ("float32", "float64"),
+    },
 }
 ROWS = [row for row in matrix() if row.request.cfg_interval[0] < row.request.cfg_interval[1]]
 
@@ -100,7 +103,7 @@ def test_what_stands_out() -> None:
     assert any(r.tokens > 128 for r in requests)
     assert all(r.tokens % 64 for r in requests)
     assert any(r.height != r.width for r in requests)
-    assert any(row.dtype == "float16" for row in ROWS)
+    assert {"float16", "float64"} < {row.dtype for row in ROWS}
     assert any(r.timestep_shift < 1 for r in requests)
     assert any(0 < sum(r.schedule.guided) < r.schedule.steps for r in requests)
 
