@@ -44,37 +44,28 @@ def print_presentation(shown: Presentation, console: Console, detail: Detail = "
         detail: ``quiet`` leaves all but failures and verdict out; ``verbose`` prints what is folded too, and what else
             only the page has.
     """
-    if detail == "quiet":
-        _print_outcome(shown, console)
-        return
-    verbose = detail == "verbose"
-    for line in filter(None, [shown.heading, *shown.subject, shown.made if shown.heading else ""]):
-        say(console, line)
-    for note in shown.notes:
-        say(console, f"note: {note}")
+    quiet, verbose = detail == "quiet", detail == "verbose"
     blocks = [block for section in shown.sections if verbose or not section.page_only for block in section.blocks]
     told_whole = any(isinstance(block, Message) for block in blocks)
+    if quiet:
+        blocks = [block for block in blocks if isinstance(block, (Message, Command, Card))]
+    else:
+        for line in filter(None, [shown.heading, *shown.subject, shown.made if shown.heading else ""]):
+            say(console, line)
+        for note in shown.notes:
+            say(console, f"note: {note}")
     for block in blocks:
         if not (isinstance(block, Card) and told_whole):
             print_block(block, console, verbose)
     if told_whole and shown.command and not any(isinstance(block, Command) for block in blocks):
         say(console, f"\n{reproduce_line(shown.command).strip()}")
     if shown.said and shown.heading:
-        say(console, f"\n{shown.said}")
+        say(console, shown.said if quiet else f"\n{shown.said}")
     if shown.verdict is not None:
         closing = f"{_mark(shown.verdict, console)}; {shown.closing}"
-        say(console, closing if shown.heading else f"\n{closing}", _STYLES[shown.verdict])
+        say(console, closing if shown.heading or not blocks else f"\n{closing}", _STYLES[shown.verdict])
     elif shown.closing:
         say(console, shown.closing)
-
-
-def _print_outcome(shown: Presentation, console: Console) -> None:
-    for section in shown.sections:
-        for block in section.blocks:
-            if isinstance(block, (Message, Command)):
-                print_block(block, console)
-    closing = shown.closing if shown.verdict is None else f"{_mark(shown.verdict, console)}; {shown.closing}"
-    say(console, closing or shown.heading, "" if shown.verdict is None else _STYLES[shown.verdict])
 
 
 def print_block(block: Block, console: Console, verbose: bool = False) -> None:
