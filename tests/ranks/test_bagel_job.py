@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import shutil
 from pathlib import Path
@@ -67,6 +68,8 @@ def test_a_job_of_a_checkpoint(folder: Path, asked: dict[str, Any], told: str, i
     ranks = report.world_size
     drawn = f"picture of broadcast in {picture}: the same file on all {ranks} ranks, SHA-256 {digest}"
     assert report.notes[0] == drawn
+    assert report.picture is not None and report.picture["sha256"] == [digest] * ranks
+    assert base64.b64encode(picture.read_bytes()).decode() in report.to_html()
     assert report.notes[1].startswith(f"weights: {folder}, ema.safetensors; SHA-256 of the tensors used ")
     assert report.notes[2] == f"conditioned on {told}"
 

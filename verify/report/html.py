@@ -15,7 +15,7 @@ from verify.report.sections.blocks import MARKS, WORDS, Block, Card, Presentatio
 from verify.text import literal
 
 # Blocks that may stand beside each other, with the class of what holds them.
-_SIDE_BY_SIDE = {"Strips": "grids", "Chart": "figures", "TokenMap": "figures"}
+_SIDE_BY_SIDE = {"Strips": "grids", "Chart": "figures", "TokenMap": "figures", "Image": "figures"}
 
 
 def page(shown: Presentation) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from verify.report.documents.parts import SCHEMA, Check, Failure, Made, finite
-from verify.report.documents.run import Judged, Replica, Run, Schedule
+from verify.report.documents.run import Judged, Picture, Replica, Run, Schedule
 from verify.verdict import EXIT_STATUS, Finding, Verdict
 
 _WIDTH = 100
@@ -41,6 +41,7 @@ class RunReport:
             in rank order. ``world_size`` is then the size of one replica, and ``environment`` has one entry a process.
         requests: where several were judged, each one's fields, and its verdict or why the target refused it; the first
             is ``request``.
+        picture: what the final latent stands for, where it was asked for: see :class:`Picture`.
         made: when and from what.
     """
 
@@ -61,6 +62,7 @@ class RunReport:
     command: str = ""
     replicas: Sequence[Mapping[str, Any]] = ()
     requests: Sequence[Mapping[str, Any]] = ()
+    picture: Mapping[str, Any] | None = None
     made: Made = field(default_factory=Made.now, compare=False)
 
     @property
@@ -90,6 +92,7 @@ class RunReport:
             failure=None if self.failure is None else msgspec.convert(self.failure, Failure),
             replicas=tuple(msgspec.convert(replica, Replica) for replica in self.replicas),
             requests=tuple(msgspec.convert(finite(request), Judged) for request in self.requests),
+            picture=None if self.picture is None else msgspec.convert(self.picture, Picture),
         )
 
     def text(self, width: int = _WIDTH) -> str:

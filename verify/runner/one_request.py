@@ -17,7 +17,7 @@ from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
 from verify.report.run_report import RunReport
 from verify.runner.job import INDUCTIVE, Job
-from verify.runner.picture import picture_notes, require_place
+from verify.runner.picture import require_place, with_picture
 from verify.runner.replay import References, located
 from verify.runner.tracing import Progress, Traces, recompute_each_step, trace_all, try_inputs
 from verify.runner.world_names import in_world, world_names
@@ -82,7 +82,7 @@ def run_on(
     judged = time.monotonic()
     findings = located(job, ranks, findings, deadline, kept)
     findings = [_with_explanation(finding, find_target(job.target)) for finding in findings]
-    report = replace(report, notes=(*report.notes, *picture_notes(job, ranks, deadline, traces)))
+    report = with_picture(report, job, ranks, deadline, traces)
     if len(ranks.groups) == 1:  # Of several groups, ranks are named by replica.
         names = world_names(_first_loop(traces))
         findings = [in_world(finding, names) for finding in findings]

@@ -45,6 +45,22 @@ class Judged(Part, frozen=True):
     refused: str
 
 
+class Picture(Part, frozen=True):
+    """What the final latent stands for.
+
+    Attributes:
+        loop: whose latent.
+        png: rank 0's picture, a PNG file as a data URI.
+        sha256: of each rank's file, in rank order.
+        note: what its reader must know.
+    """
+
+    loop: str
+    png: Annotated[str, Meta(pattern="^data:image/png;base64,[A-Za-z0-9+/]+=*$")]
+    sha256: tuple[str, ...]
+    note: str = ""
+
+
 class Run(Document, frozen=True, tag="run"):
     """What a run found; see :class:`verify.report.run_report.RunReport`.
 
@@ -64,6 +80,7 @@ class Run(Document, frozen=True, tag="run"):
     failure: Failure | None
     replicas: tuple[Replica, ...] = ()
     requests: tuple[Judged, ...] = ()
+    picture: Picture | None = None
 
     def __post_init__(self) -> None:
         require_merged(self.verdict, self.checks, self.failure)

@@ -179,6 +179,19 @@ class TokenMap:
 
 
 @dataclass(frozen=True)
+class Image:
+    """A picture.
+
+    Attributes:
+        title: what it shows.
+        data: it, as a data URI that a document's type has checked.
+    """
+
+    title: str
+    data: str
+
+
+@dataclass(frozen=True)
 class Bars:
     """Measured values with their spread.
 
@@ -193,7 +206,7 @@ class Bars:
     rows: Sequence[tuple[str, float, float, float]]
 
 
-Block = Table | Paragraph | Bullets | Message | Command | Card | Strips | Chart | TokenMap | Bars | Fold
+Block = Table | Paragraph | Bullets | Message | Command | Card | Strips | Chart | TokenMap | Image | Bars | Fold
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 
 from verify.report.documents.parts import Check, Failure
-from verify.report.documents.run import Run
+from verify.report.documents.run import Picture, Run
 from verify.report.message import failure_text, indented, rank_failure_text, rank_line
 from verify.report.sections import environment
-from verify.report.sections.blocks import Block, Fold, Message, Paragraph, Presentation, Section
+from verify.report.sections.blocks import Block, Fold, Image, Message, Paragraph, Presentation, Section
 from verify.report.sections.checks import at_step, checks_table
 from verify.report.sections.culprit import check_card, failure_card, first_to_read, named
 from verify.report.sections.evidence import LEGEND, figures, strips
@@ -93,9 +93,16 @@ def _sections(d: Run) -> Iterator[Section]:
     if troubled:
         failed = any(check.verdict is Verdict.FAIL for check in troubled)
         yield Section("What failed" if failed else "What could not be judged", list(_evidence(d, troubled)))
+    if d.picture is not None:
+        yield Section("The picture", [_picture(d.picture)], page_only=True)
     if d.failure is not None:
         yield Section("What became of each rank", [_endings(d.failure)])
     yield environment.section(d.environment)
+
+
+def _picture(picture: Picture) -> Image:
+    same = "the same file on every rank" if len(set(picture.sha256)) == 1 else "another file on some ranks"
+    return Image("; ".join(filter(None, [f"{picture.loop}, rank 0: {same}", picture.note])), picture.png)
 
 
 def _fault(d: Run) -> Iterator[Section]:
