@@ -56,7 +56,7 @@ def test_torchrun_says_more() -> None:
     assert found.command("verify run") == "torchrun --nnodes 2 --nproc-per-node 2 -m verify run"
     uneven = launched(more | {"LOCAL_WORLD_SIZE": "3"})
     assert uneven is not None
-    assert uneven.command("verify run") == "torchrun -n 4 python -m verify run"
+    assert uneven.command("verify run") == "torchrun --nnodes 1 --nproc-per-node 4 -m verify run"
 
 
 def test_the_innermost_launcher_counts() -> None:

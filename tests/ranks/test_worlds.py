@@ -70,10 +70,11 @@ def loop(denoiser, request, x_0, group, observe):
 """
 
 
-def judged(folder: Path, source: str, **job: bool) -> RunReport:
+def judged(folder: Path, source: str, larger_world: bool = False) -> RunReport:
     path = folder / "loop.py"
     path.write_text(source)
-    return run_job(Job(DenoiseRequest(num_timesteps=8), loops=(), loop_reference=f"{path}:loop", **job))
+    request, reference = DenoiseRequest(num_timesteps=8), f"{path}:loop"
+    return run_job(Job(request, loops=(), loop_reference=reference, larger_world=larger_world))
 
 
 def test_a_loop_that_destroys_the_default_group_is_told_so(tmp_path: Path) -> None:

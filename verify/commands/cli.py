@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from verify import __version__
 from verify.commands.interrupts import interrupts
+from verify.commands.streams import discard_output, say_in_any_encoding
 from verify.errors import BadInput, Unjudged
 from verify.options.table import COMMANDS
 from verify.ranks.launched.launch import launched, speaks
@@ -73,6 +74,7 @@ def _leave(status: int) -> None:
 
 def _main(given: list[str]) -> int:
     try:
+        say_in_any_encoding()
         parsed = _parse(given)
         check_surroundings()
         check_distribution(Path(__file__).parents[2])
@@ -91,25 +93,16 @@ def _main(given: list[str]) -> int:
         return EXIT_UNKNOWN
     except BrokenPipeError:
         # Whoever read our output has gone; the verdict has nowhere to go but the exit status of a failure to judge.
-        _discard_output()
+        discard_output()
         return EXIT_UNKNOWN
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        _discard_output()
+        discard_output()
         place = f" to {error.filename}" if error.filename else ""
         print(f"verify: nothing more could be written{place}: {error.strerror}; make room and start again",
               file=sys.stderr)  # fmt: skip
         return EXIT_UNKNOWN
-
-
-def _discard_output() -> None:
-    """What standard output does not take goes nowhere, rather than into an error when Python ends."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _require_own_ranks(command: str) -> None:

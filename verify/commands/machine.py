@@ -17,6 +17,7 @@ import torch
 from verify.bagel.config import PRESETS, BagelConfig
 from verify.bagel.model import BagelModel
 from verify.environment.variables import bit_variables
+from verify.limits import cpu_limit, memory_left, memory_limit, usable_cores
 from verify.ranks.local.lease import lock_folder
 from verify.report.documents.machine import Doctor, Fits, Folder, Gpu, Package
 from verify.report.documents.parts import SCHEMA, Made
@@ -57,14 +58,14 @@ def inspect_machine() -> Doctor:
         command="verify doctor",
         made=Made.now(),
         environment=(),
-        notes=(),
+        notes=_limits(),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         torch=str(torch.__version__),
         cuda=torch.version.cuda,
         nccl=_try(lambda: ".".join(map(str, torch.cuda.nccl.version()))) if torch.version.cuda else None,
         backends=tuple(backends()),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         memory=memory,
         gpus=tuple(gpus),
         gpu_trouble=trouble,
@@ -122,13 +123,18 @@ def weight_bytes(config: BagelConfig) -> int:
         return 2 * sum(parameter.numel() for parameter in BagelModel(config).parameters())
 
 
-def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that new processes may still take: what the kernel offers, or what is left of the control group's limit."""
-    offered = _try(lambda: _meminfo(proc / "meminfo")["MemAvailable"])
-    limit = _try(lambda: int((cgroup / "memory.max").read_text()))
-    used = _try(lambda: int((cgroup / "memory.current").read_text()))
-    left = None if limit is None or used is None else max(0, limit - used)
-    return min((found for found in (offered, left) if found is not None), default=None)
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that new processes may still take: what the kernel offers, or what is left of a control group's limit."""
+    offered = _try(lambda: _meminfo(root / "proc/meminfo")["MemAvailable"])
+    return min((found for found in (offered, memory_left(root)) if found is not None), default=None)
+
+
+def _limits() -> tuple[str, ...]:
+    """What control groups grant this process, in words."""
+    cpus, memory = cpu_limit(), memory_limit()
+    granted = [f"{cpus:g} CPUs"] if cpus is not None else []
+    granted += [f"{memory / GIB:.1f} GiB of memory"] if memory is not None else []
+    return (f"a control group grants this process {' and '.join(granted)}",) if granted else ()
 
 
 def _meminfo(path: Path) -> Mapping[str, int]:

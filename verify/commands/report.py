@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verify.errors import BadInput
+from verify.commands.streams import discard_output
+from verify.errors import BadInput, Unjudged
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,18 +78,37 @@ def progress_for(arguments: argparse.Namespace) -> ProgressReport:
 def show(document: Document, arguments: argparse.Namespace) -> None:
     """Prints a document, and writes it, its page and its summary where the command was asked to.
 
+    A verdict stands whatever becomes of standard output. Files are written first: what is printed knows of them.
+
     Raises:
-        BadInput: a file cannot be written.
+        BadInput: a file cannot be written, and there is no verdict.
+        Unjudged: a file cannot be written; the verdict has been printed, with the exit status that this means.
     """
     from verify.report.console import print_presentation
     from verify.report.disk import write_document
     from verify.report.sections.present import present
 
     shown = present(document)
-    print_presentation(shown, console_for(arguments), detail_of(arguments))
-    if getattr(arguments, "json", None):
-        write_document(document, arguments.json)
-    write_outputs(shown, arguments)
+    unwritten = ""
+    try:
+        if getattr(arguments, "json", None):
+            write_document(document, arguments.json)
+        write_outputs(shown, arguments)
+    except BadInput as error:
+        if shown.verdict is None:
+            raise
+        unwritten = str(error)
+        shown = replace(shown, closing="exit status 3, since what was asked for could not be written")
+    try:
+        print_presentation(shown, console_for(arguments), detail_of(arguments))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # So rich answers a reader that has gone.
+        if shown.verdict is None:
+            raise
+        discard_output()
+    if unwritten:
+        raise Unjudged(unwritten)
 
 
 def write_outputs(shown: Presentation, arguments: argparse.Namespace) -> None:

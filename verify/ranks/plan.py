@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from verify.errors import BadInput, Unjudged
+from verify.limits import usable_cores
 from verify.ranks.group import can_permute
 from verify.ranks.local.pool import PoolSpec
 from verify.surroundings import check_gpus, check_network
@@ -130,8 +131,3 @@ def _controller() -> int:
     if not (value.isascii() and value.isdigit()):
         raise BadInput.of("VERIFY_CONTROLLER", value, "a number from 0", "correct or unset it")
     return int(value)
-
-
-def usable_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -163,9 +163,12 @@ def test_no_more_ranks_than_a_pool_takes() -> None:
     ],
 )
 def test_memory_that_is_left(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
+    for place in ("proc/self", "sys/fs/cgroup"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert available_memory(tmp_path, tmp_path) == expected
+        (tmp_path / ("proc" if name == "meminfo" else "sys/fs/cgroup") / name).write_text(text)
+    assert available_memory(tmp_path) == expected
 
 
 def test_a_gpu_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

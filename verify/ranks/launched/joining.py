@@ -14,6 +14,7 @@ from verify.ranks import settings
 from verify.ranks.failure.status import StatusWriter
 from verify.ranks.group import LIBRARY_TIMEOUT, ProcessGroup, new_group
 from verify.ranks.launched.launch import Launch
+from verify.ranks.launched.network import choose_interface, interfaces
 from verify.ranks.launched.transfer import Transfer
 from verify.ranks.rank import Rank
 
@@ -64,8 +65,10 @@ def join_groups(
     """
     replica, rank = launch.coordinates(ranks)
     settings.apply_environment(one_machine=launch.on_one_machine)
+    if not launch.on_one_machine:
+        choose_interface(launch.address, launch.port)
     # One unless the user says otherwise: hosts of different sizes must not come to split work differently.
-    settings.apply_flags(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    settings.apply_flags(_threads())
     own = _device(device, launch)
     gpus = _gpus(store, own, launch)
     shared = len(set(gpus)) < len(gpus)
@@ -76,20 +79,13 @@ def join_groups(
         )
     chosen = backend or ("nccl" if gpus and not shared else "gloo")
     status.activity("joining its groups")
-    transfer = Transfer(_part(store, "all"), launch.rank, launch.world_size, LIBRARY_TIMEOUT)
-    number, processes = (launch.rank, launch.world_size) if one_world else (rank, ranks)
-    dist.init_process_group(
-        chosen,
-        store=_part(store, "world" if one_world else f"replica {replica}"),
-        rank=number,
-        world_size=processes,
-        timeout=LIBRARY_TIMEOUT,
-        device_id=own if chosen == "nccl" else None,
-    )
-    group = None
-    if processes > ranks:
-        groups = [new_group(range(first, first + ranks)) for first in range(0, processes, ranks)]
-        group = groups[replica]
+    try:
+        transfer, group = _groups(launch, store, replica, rank, ranks, chosen, own, one_world)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{str(error).strip().splitlines()[0]} (if hosts do not reach each other by name, GLOO_SOCKET_IFNAME must "
+            f"name the interface that they reach each other by: {interfaces()})"
+        ) from error
     status.activity("")
     joined = LaunchedRank(
         rank,
@@ -103,6 +99,30 @@ def join_groups(
         global_rank=launch.rank,
     )
     return Joined(joined, transfer, _notes(gpus))
+
+
+def _groups(
+    launch: Launch, store: Any, replica: int, rank: int, ranks: int, backend: str, device: torch.device, one_world: bool
+) -> tuple[Transfer, dist.ProcessGroup | None]:
+    """The way to all processes, the default group, and the replica's group where that is another."""
+    transfer = Transfer(_part(store, "all"), launch.rank, launch.world_size, LIBRARY_TIMEOUT)
+    number, processes = (launch.rank, launch.world_size) if one_world else (rank, ranks)
+    dist.init_process_group(
+        backend,
+        store=_part(store, "world" if one_world else f"replica {replica}"),
+        rank=number,
+        world_size=processes,
+        timeout=LIBRARY_TIMEOUT,
+        device_id=device if backend == "nccl" else None,
+    )
+    if processes == ranks:
+        return transfer, None
+    return transfer, [new_group(range(first, first + ranks)) for first in range(0, processes, ranks)][replica]
+
+
+def _threads() -> int:
+    """The threads of the outermost parallel region: OpenMP takes a list of them, one for each level of nesting."""
+    return int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip() or 1)
 
 
 def _part(store: Any, name: str) -> Any:

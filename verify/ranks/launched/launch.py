@@ -74,9 +74,12 @@ class Launch:
         return self.address in ("localhost", "::1") or self.address.startswith("127.")
 
     def command(self, command: str) -> str:
-        """The launcher's command line around ``verify run ...``; what it leaves out the notes and README say."""
-        if self.launcher == "torchrun" and self.shape is not None:
-            hosts, processes = self.shape
+        """The launcher's command line around ``verify run ...``; what it leaves out the notes and README say.
+
+        Where hosts are not alike, or the variables were exported by hand, torchrun on one host starts as many.
+        """
+        if self.launcher == "torchrun":
+            hosts, processes = self.shape or (1, self.world_size)
             return f"torchrun --nnodes {hosts} --nproc-per-node {processes} -m {command}"
         return f"{self.launcher} -n {self.world_size} python -m {command}"
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import tempfile
 from pathlib import Path
+
+from verify.errors import Unjudged
 
 
 def path_of(descriptor: int) -> str:
@@ -13,12 +16,31 @@ def path_of(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
+def open_nameless(name: str) -> int:
+    """A descriptor of memory; of a file without a name where the kernel or a filter of system calls refuses that.
+
+    Raises:
+        Unjudged: there is neither.
+    """
+    try:
+        return os.memfd_create(name)
+    except OSError as refused:
+        try:
+            with tempfile.TemporaryFile() as file:
+                return os.dup(file.fileno())
+        except OSError as error:
+            raise Unjudged(
+                f"this system refuses memfd_create ({refused.strerror}) and a temporary file ({error.strerror}); allow "
+                "one of them: ranks share memory through it"
+            ) from None
+
+
 class AnonymousFile:
     """Memory that has a descriptor. The kernel frees it with the last process that has it open."""
 
     def __init__(self, name: str, content: bytes = b"") -> None:
         """``name`` shows up in /proc and nowhere else."""
-        self.descriptor = os.memfd_create(name)
+        self.descriptor = open_nameless(name)
         self._forgotten = 0
         os.truncate(self.descriptor, len(content))
         with open(path_of(self.descriptor), "wb") as file:

@@ -31,6 +31,8 @@ _MESSAGE_TIMEOUT = 3
 
 _DEAD = "ranks could not be started: the process that starts them has died or does not answer"
 
+_NOT_STARTED, _FEW = "ranks could not be started: ", "; see ulimit -u and the container's limit of processes"
+
 _PROGRAM = """import sys
 sys.path[:] = sys.argv[3:]
 from verify.ranks.local.forkserver_process import start
@@ -65,6 +67,13 @@ class ForkServer:
     """One fork server process and the ranks forked from it. :func:`fork_server` keeps the one of this process."""
 
     def __init__(self) -> None:
+        """Starts the process, and returns while it is importing.
+
+        Raises:
+            Unjudged: this system has no /proc, or starts no further process.
+        """
+        if not os.path.isdir("/proc/self/fd"):
+            raise Unjudged("/proc is not mounted here, and ranks open what they share through it; mount it")
         self.owner = os.getpid()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(_END_TIMEOUT)
@@ -73,13 +82,16 @@ class ForkServer:
         self._pools = 0
         self._ready = False
         arguments = [str(self.owner), str(theirs.fileno()), *import_path()]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *arguments],
-            pass_fds=[theirs.fileno()],
-            env=variables(),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches the controller alone, which ends its ranks itself.
-        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, *arguments],
+                pass_fds=[theirs.fileno()],
+                env=variables(),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches the controller alone, which ends its ranks itself.
+            )
+        except OSError as error:
+            raise Unjudged(f"{_NOT_STARTED}{error.strerror}{_FEW}") from None
         theirs.close()
 
     @property
@@ -151,7 +163,12 @@ class ForkServer:
             if time.monotonic() > deadline or not self.alive:
                 raise Unjudged(_DEAD)
             self._listen(max(0.0, deadline - time.monotonic()))
-            pids = {said["rank"]: said["forked"] for said in self._forked if said["pool"] == pool}
+            mine = [said for said in self._forked if said["pool"] == pool]
+            if refused := next((said["refused"] for said in mine if "refused" in said), ""):
+                self._forked.clear()
+                self.end_ranks([said["forked"] for said in mine if "forked" in said])
+                raise Unjudged(f"{_NOT_STARTED}{refused}{_FEW}")
+            pids = {said["rank"]: said["forked"] for said in mine}
         self._forked.clear()
         return [pids[rank] for rank in range(count)]
 
@@ -194,7 +211,7 @@ class ForkServer:
         said = json.loads(raw)
         if "ready" in said:
             self._ready = True
-        elif "forked" in said:
+        elif "pool" in said:
             self._forked.append(said)
         else:
             self._exits[said["exited"]] = said["status"]

@@ -141,7 +141,11 @@ class _Nursery:
         server = os.getpid()
         for rank in range(len(own) // 3):
             kept = (*shared, *own[3 * rank : 3 * rank + 3])
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:
+                self._tell({"refused": error.strerror, "pool": pool})
+                break
             if pid == 0:
                 self._become_rank(rank, server, order, kept, [d for d in own if d not in kept])
             self._ranks.add(pid)

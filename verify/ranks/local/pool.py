@@ -22,6 +22,8 @@ from verify.ranks.task_runner import TaskCall, TaskRunner, Watcher
 # How long ranks may go on after one of them has failed: enough to hand in results, not to wait for the dead.
 _GRACE = 2.0
 _TICK = 0.1
+# Ranks start in seconds; on a busy machine, or as fresh interpreters, in tens of them.
+_LEAST_START, _MOST_START = 30.0, 120.0
 # Output is kept in memory; of more than this, what was printed first is forgotten.
 _MOST_OUTPUT = 16 << 20
 
@@ -90,7 +92,7 @@ class RankPool(TaskRunner):
         """The processes by global rank; empty while the pool is down."""
         return [worker.pid for worker in self._workers]
 
-    def start(self, timeout: float = 120.0) -> None:
+    def start(self, timeout: float = _MOST_START) -> None:
         """Starts the ranks unless they are up.
 
         Raises:
@@ -132,7 +134,7 @@ class RankPool(TaskRunner):
     def run_call(self, call: TaskCall) -> list[Any]:
         """Runs a task on every rank, once GPUs are leased and ranks are up."""
         with lease(self.spec.gpus, self._lease_timeout):
-            self.start()
+            self.start(max(_LEAST_START, min(_MOST_START, call.timeout)))
             deadline = time.monotonic() + call.timeout
             try:
                 answers = self._collect(call.name, self.spec.members, deadline, call.watch, self._hand_out(call))
