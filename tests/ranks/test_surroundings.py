@@ -117,6 +117,7 @@ def test_a_verdict_that_nobody_reads_is_the_exit_status_all_the_same(tmp_path: P
     assert json.loads(path.read_text())["verdict"] == "pass"
 
 
+@pytest.mark.nightly
 def test_a_full_disk_behind_the_page_of_a_run(tmp_path: Path) -> None:
     """What is printed says the exit status that there is."""
     words = shlex.join([sys.executable, "-m", "verify", *SHORT, "--html", str(tmp_path / "page.html")])
@@ -129,6 +130,7 @@ def test_a_full_disk_behind_the_page_of_a_run(tmp_path: Path) -> None:
     assert "No space left on device" in line
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="system calls are numbered for x86-64")
 def test_memfd_create_is_refused() -> None:
     """As in some containers: a temporary file without a name does as well."""
@@ -157,7 +159,7 @@ def in_mounts_of_its_own(script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("most", [5, 8])
+@pytest.mark.parametrize("most", [5, pytest.param(8, marks=pytest.mark.nightly)])
 def test_few_processes_are_allowed(most: int) -> None:
     group = Path("/sys/fs/cgroup/pids") / f"verify-test-{os.getpid()}"
     try:

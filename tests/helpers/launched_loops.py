@@ -19,7 +19,8 @@ STEP = 3
 
 
 def _is_victim() -> bool:
-    return os.environ.get("VICTIM") == os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    names = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+    return os.environ.get("VICTIM") == next((os.environ[name] for name in names if name in os.environ), None)
 
 
 def _on_victim(act: Any) -> Any:
@@ -51,7 +52,7 @@ def _leave(x_t: Tensor) -> Tensor:
 
 def _stand(x_t: Tensor) -> Tensor:
     """Says so in a file, then stands still for good."""
-    Path(os.environ["FOLDER"], f"stands {os.environ['VICTIM']}").touch()
+    Path(os.environ["FOLDER"], f"stands {os.environ['VICTIM']}").write_text(str(os.getpid()))
     time.sleep(1e6)
     return x_t
 
