@@ -34,6 +34,7 @@ class ToyTarget:
 
     name = "toy"
     expects: Mapping[str, str] = {"parallel": "local"}
+    ignores = ("timestep_shift", "cfg_interval", "cfg_img_scale", "cfg_renorm_type", "cfg_renorm_min", "dtype")
     pipeline = Pipeline
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from verify.checks.records import CHECKS
 from verify.errors import BadInput
 from verify.runner.job import Job
-from verify.runner.requests import MATRIX
+from verify.runner.requests import MATRIX, ONE
 from verify.targets.finding import find_target
 from verify.targets.loading import in_words
 from verify.targets.protocol import REFERENCE, default_loops, understood
@@ -24,7 +24,7 @@ EVERY_LOOP = "*"
 WHOLE = ("fresh_interpreters", "larger_world")
 # A property of the target's own combine.
 COMBINE = "combine"
-_OF_ALL_LOOPS = ("loops_agree", "requests_matter")
+_OF_ALL_LOOPS = ("loops_agree", "requests_matter", "not_vacuous")
 # Checks of launched replicas and of windows, which the gate has not.
 _ELSEWHERE = ("replicas_agree", "windows_agree")
 CLAIMED = [name for name in CHECKS if name not in _ELSEWHERE]
@@ -81,6 +81,8 @@ def plan(job: Job) -> Plan:
             not_judged.append(f"{way}: {refusal or misfit}")
         else:
             claims += _claims(way, changed)
+    if not job.is_light and job.requests is None:
+        not_judged.append("the matrix of requests: it takes long at this size; --verify-requests matrix asks for it")
     not_judged += _left_out(job)
     if not claims:
         claims.append(Claim("nothing", EVERY_LOOP, VERDICT, job, "nothing can be judged: " + "; ".join(not_judged)))
@@ -93,12 +95,13 @@ def plan(job: Job) -> Plan:
 
 def ways(job: Job) -> Iterator[tuple[str, Job]]:
     """The ways in which a target is run, by name."""
-    image_guided = replace(job, request=replace(job.request, **IMAGE_GUIDED))
+    alone = replace(job, requests=ONE)
+    image_guided = replace(alone, request=replace(job.request, **IMAGE_GUIDED))
     # What a merge depends on is judged for every kind of request that there is, unless another set is asked for.
-    yield TEXT, replace(job, requests=MATRIX) if job.requests is None else job
+    yield TEXT, replace(job, requests=MATRIX) if job.requests is None and job.is_light else job
     yield IMAGE, image_guided
-    yield "fresh_interpreters", replace(job, fresh_interpreters=True)
-    yield "larger_world", replace(job, larger_world=True)
+    yield "fresh_interpreters", replace(alone, fresh_interpreters=True)
+    yield "larger_world", replace(alone, larger_world=True)
     own = job.loop_reference is None and job.loops is None
     if own and "round_robin" in find_target(job.target).loops and job.world_size in (None, 2):
         yield "three_branches_on_two_ranks", replace(image_guided, loops=("round_robin",), world_size=2)
@@ -112,6 +115,8 @@ def _claims(way: str, job: Job) -> Iterator[Claim]:
         yield from (Claim(way, loop, check, job) for check in CLAIMED if check not in _OF_ALL_LOOPS)
     if len(loops) > 1:
         yield Claim(way, EVERY_LOOP, "loops_agree", job)
+    if loops:
+        yield Claim(way, EVERY_LOOP, "not_vacuous", job)
     if job.request_set == MATRIX:
         yield Claim(way, EVERY_LOOP, "requests_matter", job)
     yield Claim(way, EVERY_LOOP, VERDICT, job)

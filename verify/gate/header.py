@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from verify.environment.variables import bit_variables
 from verify.gate.claims import plan
 from verify.gate.findings import not_run
 from verify.gate.settings import Settings
+from verify.text import literal
 
 
 def header(settings: Settings) -> list[str]:
@@ -28,6 +30,25 @@ def header(settings: Settings) -> list[str]:
         f"verify: torch {torch.__version__}, {cuda}{nccl}, GPUs: {', '.join(gpus) or 'none'}",
         f"verify: variables that can change bits: {', '.join(variables) or 'none set'}",
     ]
+
+
+def annotations(failed: Sequence[Any]) -> list[str]:
+    """What GitHub Actions shows beside a pull request: a line for each failed claim; nothing anywhere else.
+
+    Args:
+        failed: pytest's reports of failed tests.
+    """
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return []
+    lines = []
+    for report in failed:
+        properties = dict(report.user_properties)
+        if "verdict" in properties or "target" in properties:
+            told = str(properties.get("message") or report.longreprtext)
+            escaped = literal(told).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+            title = literal(f"verify {properties.get('check', '')} {properties.get('loop', '')}", line_breaks=False)
+            lines.append(f"::error title={re.sub('[,:%]', ' ', title).strip()}::{escaped}")
+    return lines
 
 
 def missing_gpus(needed: int) -> str:

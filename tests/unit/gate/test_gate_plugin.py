@@ -14,6 +14,7 @@ import pytest
 from verify.fuzz.session import FuzzJob
 from verify.gate import plugin
 from verify.gate.claims import CLAIMED, WHOLE, plan
+from verify.gate.header import annotations
 from verify.runner.job import Job
 
 ROOT = Path(__file__).parents[3]
@@ -235,3 +236,12 @@ def test_the_fixture_judges_a_function(tmp_path: Path) -> None:
     assert "2 failed, 1 passed" in text
     assert "nothing says no_such_check of any loop" in text
     assert "define it with def at the top of a file" in text
+
+
+def test_failures_are_annotations_where_github_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = [("check", "finite"), ("loop", "a,b"), ("verdict", "fail"), ("message", "100 % off\nat step 3")]
+    failed = [SimpleNamespace(user_properties=properties, longreprtext=""), SimpleNamespace(user_properties=[])]
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    assert annotations(failed) == []
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert annotations(failed) == ["::error title=verify finite a b::100 %25 off%0Aat step 3"]

@@ -87,6 +87,9 @@ class MyTarget:
     # The exchanges and evaluations that a loop is held to: broadcast, local, round_robin or any.
     expects = {"parallel": "local"}
 
+    # Fields of a request that this engine does not read; the gate judges requests that differ in the others.
+    ignores = ("timestep_shift", "cfg_interval", "cfg_img_scale", "cfg_renorm_type", "cfg_renorm_min", "dtype")
+
     def branches(self, request: DenoiseRequest) -> tuple[str, ...]:
         """Names in rank order."""
         if request.cfg_img_scale > 1:
