@@ -90,6 +90,22 @@ def test_a_title_tells_runs_apart() -> None:
     assert titles[1] == f"fail: ranks_agree (local) at step 7 | {subject}"
 
 
+def test_several_requests_are_counted_and_told_apart() -> None:
+    request = {"seed": 0, "height": 32}
+    judged = [
+        {"request": request, "again": False, "verdict": "pass", "refused": ""},
+        {"request": request | {"seed": 7}, "again": False, "verdict": None, "refused": "no such seed"},
+        {"request": request, "again": True, "verdict": "pass", "refused": ""},
+    ]
+    shown = present_run(report(clean().findings, request=request, requests=judged).document)
+    assert shown.subject[-1] == "3 requests: this one, 1 other and this one again; 1 refused by the target"
+    (table,) = (
+        b for section in shown.sections for b in section.blocks if isinstance(b, Table) and "Requests" in b.caption
+    )
+    assert [row[1] for row in table.rows] == ["the first", "seed 7", "the first again"]
+    assert table.rows[1][2] == "no such seed"
+
+
 def test_another_targets_request_needs_no_word_of_bagel() -> None:
     made = report(clean().findings, target="mine.py:Target", request={"frames": 16, "prompt": "a cat"})
     assert present_run(made.document).subject[0] == "mine.py:Target"

@@ -50,6 +50,8 @@ def check_card(check: Check, checks: Sequence[Check], command: str) -> Card:
     if first is not None:
         facts += _values(first)
     others = [named(other) for other in checks if other is not check and other.verdict is Verdict.FAIL]
+    # Of several requests, the one that shows it.
+    command = str(check.data.get("command", command))
     return Card(f"{named(check)} {at_step(check)}".strip(), facts, usual_causes(check), command, others)
 
 

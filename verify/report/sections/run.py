@@ -9,7 +9,18 @@ from verify.report.documents.parts import Check, Failure
 from verify.report.documents.run import Picture, Run
 from verify.report.message import failure_text, indented, rank_failure_text, rank_line
 from verify.report.sections import environment
-from verify.report.sections.blocks import Block, Fold, Image, Message, Paragraph, Presentation, Section
+from verify.report.sections.blocks import (
+    Block,
+    Cell,
+    Fold,
+    Image,
+    Message,
+    Paragraph,
+    Presentation,
+    Section,
+    Table,
+    shown,
+)
 from verify.report.sections.checks import at_step, checks_table
 from verify.report.sections.culprit import check_card, failure_card, first_to_read, named
 from verify.report.sections.evidence import LEGEND, figures, strips
@@ -74,7 +85,33 @@ def _subject(d: Run) -> list[str]:
     return [
         " ".join(str(word) for word in words if word) + guidance,
         f"{ranks}{over} on {d.device}, {d.schedule.steps} steps, {d.schedule.guided_steps} guided",
+        *_requests_in_short(d),
     ]
+
+
+def _requests_in_short(d: Run) -> list[str]:
+    if len(d.requests) < 2:
+        return []
+    again = sum(judged.again for judged in d.requests)
+    refused = sum(bool(judged.refused) for judged in d.requests)
+    others = len(d.requests) - 1 - again
+    parts = ["this one", f"{others} other{'s' * (others != 1)}", *(["this one again"] if again else [])]
+    said = f"{len(d.requests)} requests: {', '.join(parts[:-1])} and {parts[-1]}"
+    return [said + (f"; {refused} refused by the target" if refused else "")]
+
+
+def _requests(d: Run) -> list[Block]:
+    """What each further request has that the first has not, and what became of it."""
+    if len(d.requests) < 2:
+        return []
+    rows: list[list[str | Cell]] = []
+    for number, judged in enumerate(d.requests):
+        other = [f"{name} {shown(value)}" for name, value in judged.request.items() if d.request.get(name) != value]
+        differs = "the first again" if judged.again else ", ".join(other) or "the first"
+        verdict = judged.refused if judged.verdict is None else Cell("", judged.verdict)
+        rows.append([str(number + 1), differs, verdict])
+    caption = "Requests, and what the others have that the first has not"
+    return [Table(["request", "differs in", "verdict"], rows, caption, folded=True)]
 
 
 def _count(number: int, what: str) -> str:
@@ -85,7 +122,7 @@ def _sections(d: Run) -> Iterator[Section]:
     troubled = [check for check in d.checks if check.verdict is not Verdict.PASS]
     if d.verdict is not Verdict.PASS:
         yield from _fault(d)
-    checks = Section("Checks", [checks_table(d.checks), *_collectives(d)])
+    checks = Section("Checks", [checks_table(d.checks), *_collectives(d), *_requests(d)])
     drawn = strips(d)
     agreement = Section("Agreement, step by step", [Paragraph(LEGEND), *drawn] if drawn else [], page_only=True)
     if d.checks:
