@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from verify.bagel.config import preset
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
-from verify.bagel.graphs import GraphedDenoiser, Replay, Work, unlike
+from verify.bagel.graphs import GraphedDenoiser, Replay, Work, graphed_if_equal, unlike
 from verify.bagel.weights import build_model
 from verify.bits import same_bits
 from verify.loops import reference
@@ -110,3 +112,32 @@ def test_each_branch_is_recorded_once(denoiser: BagelDenoiser, x_0: Tensor) -> N
     for step in range(3):
         graphed.velocity(x_0, step, "gen")
     assert len(calls) == 3
+
+
+def refusing(work: Work) -> Replay:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("capture", "replays", "told"),
+    [
+        (recorded, True, "are replayed from CUDA graphs, whose bits were compared"),
+        (stale, False, "run eagerly: CUDA graphs gave other bits for gen at step"),
+        (refusing, False, "run eagerly: no CUDA graph was recorded: operation not permitted"),
+    ],
+    ids=["equal", "other bits", "not recorded"],
+)
+def test_graphs_are_used_where_they_have_the_same_bits(
+    denoiser: BagelDenoiser, x_0: Tensor, monkeypatch: pytest.MonkeyPatch, capture: Any, replays: bool, told: str
+) -> None:
+    monkeypatch.setattr("verify.bagel.graphs.captured", capture)
+    found, note = graphed_if_equal(denoiser, x_0, 5)
+    assert isinstance(found, GraphedDenoiser) is replays
+    assert told in note
+    # Whoever looks for the network or the contexts finds the denoiser's own, and no trace of a rank's noise.
+    assert found.model is denoiser.model and found.contexts is denoiser.contexts
+    assert same_bits(found.velocity(x_0, 1, "text"), denoiser.velocity(x_0, 1, "text"))
+    again, _ = graphed_if_equal(denoiser, x_0, 5)
+    if isinstance(again, GraphedDenoiser):
+        assert not again._x_t.any() and not again._time.any()
