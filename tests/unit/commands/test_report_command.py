@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from example_reports import clean, one_bit
 
 from verify.commands.cli import main
 from verify.report.sections.blocks import Table
+
+ROOT = Path(__file__).parents[3]
 
 
 def written(folder: Path, document: object) -> str:
@@ -87,6 +91,20 @@ def test_a_contradiction_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     document["checks"][0]["compared"]["elements"] = 0
     assert main(["report", written(tmp_path, document), "--html", "-"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_it_loads_neither_torch_nor_numpy() -> None:
+    """Which take seconds. It must say what a document holds in less than half of one."""
+    document = ROOT / "fixtures" / "results" / "run-2ranks-7b-cuda-x1.json"
+    code = (
+        "import sys; from verify.commands.cli import main; "
+        f"status = main(['report', {str(document)!r}, '--html', '/dev/null']); "
+        "print(status, sorted({'torch', 'numpy', 'hypothesis'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "0 []\n"
 
 
 def test_no_document_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
