@@ -59,14 +59,14 @@ def noise_kept_by_its_shape(wiring: Wiring) -> None:
 @fault(source="pt 192920", breaks="combine", step=2, rank=None, caught_by="requests_repeat", requests=SEQUENCE,
        lasting=True)  # fmt: skip
 def buffer_of_the_first_size(wiring: Wiring) -> None:
-    """Velocities are combined in static buffers of the first request's size; what a smaller one leaves is old."""
+    """Velocities are combined in static buffers of the first request's size; a smaller one is read from their end."""
     combine: Any = vars(guidance)["combine_cfg"]
 
     def in_buffers(*arguments: object) -> Tensor:
         slots = [_in_buffer(n, v) if isinstance(v, Tensor) else v for n, v in enumerate(arguments)]
         tokens = next(len(v) for v in arguments if isinstance(v, Tensor))
         combined: Tensor = combine(*slots)
-        return combined[:tokens]
+        return combined[-tokens:]
 
     wiring.patches.enter_context(mock.patch.object(guidance, "combine_cfg", in_buffers))
 

@@ -23,7 +23,7 @@ from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict, merge
 
 # What these look at is there at guided steps only.
-_OF_GUIDED_STEPS = ("parallelism_engaged", "not_vacuous")
+_OF_GUIDED_STEPS = ("parallelism_engaged", "not_vacuous", "sent_as_computed")
 
 
 class OneRequest(Protocol):
