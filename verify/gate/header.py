@@ -32,7 +32,7 @@ def header(settings: Settings) -> list[str]:
     ]
 
 
-def annotations(failed: Sequence[Any]) -> list[str]:
+def github_errors(failed: Sequence[Any]) -> list[str]:
     """What GitHub Actions shows beside a pull request: a line for each failed claim; nothing anywhere else.
 
     Args:

@@ -146,14 +146,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     settings, tally = settings_of(config), config.stash[_TALLY]
     if not settings.asked and not tally.claims:
         return
-    from verify.gate.header import annotations, ending
+    from verify.gate.header import ending, github_errors
 
     stats = terminalreporter.stats
     lines = ending(settings, len(tally.claims), len(tally.claims & tally.judged), stats.get("skipped", ()))
     lines += [tally.refusal] if tally.refusal else []
     for line in lines:
         terminalreporter.write_line(f"verify: {line}", red=line == tally.refusal)
-    for line in annotations(stats.get("failed", ())):
+    for line in github_errors(stats.get("failed", ())):
         terminalreporter.write_line(line)
     if settings.markdown:
         from verify.report.disk import write_whole

@@ -14,7 +14,7 @@ import pytest
 from verify.fuzz.session import FuzzJob
 from verify.gate import plugin
 from verify.gate.claims import CLAIMED, WHOLE, plan
-from verify.gate.header import annotations
+from verify.gate.header import github_errors
 from verify.runner.job import Job
 
 ROOT = Path(__file__).parents[3]
@@ -242,6 +242,6 @@ def test_failures_are_annotations_where_github_runs_them(monkeypatch: pytest.Mon
     properties = [("check", "finite"), ("loop", "a,b"), ("verdict", "fail"), ("message", "100 % off\nat step 3")]
     failed = [SimpleNamespace(user_properties=properties, longreprtext=""), SimpleNamespace(user_properties=[])]
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    assert annotations(failed) == []
+    assert github_errors(failed) == []
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    assert annotations(failed) == ["::error title=verify finite a b::100 %25 off%0Aat step 3"]
+    assert github_errors(failed) == ["::error title=verify finite a b::100 %25 off%0Aat step 3"]
