@@ -87,7 +87,7 @@ def test_exit_statuses_are_those_of_the_program() -> None:
 
 
 def test_options_are_those_of_the_program(pytestconfig: pytest.Config) -> None:
-    known = {"--junitxml", "--pyargs", "--verify-target"}
+    known = {"--junitxml", "--pyargs", "--verify", "--verify-target"}
     assert pytestconfig.option.require_gpus is not None
     known.add("--require-gpus")
     known |= {option.flag for command in COMMANDS.values() for option in command.options}
