@@ -16,10 +16,10 @@ def present_faults(d: Faults) -> Presentation:
     controls = [row for row in d.faults if row.expected is None]
     clean = "".join(f", the clean control {'passed' if row.caught else 'did not pass'}" for row in controls)
     sections = [Section("What was not caught where it was injected", [_card(row, d) for row in wrong])] if wrong else []
-    headings = ["fault", "result", "verdict", "check that fired", "step: found / injected", "rank: found / injected",
-                "s", "seen at"]  # fmt: skip
+    headings = ["fault", "result", "the loop's verdict", "check that fired", "step: found / injected",
+                "rank: found / injected", "s", "seen at"]  # fmt: skip
     rows = [[Cell(row.fault, note=row.summary), *_row(row)] for row in d.faults]
-    minor = ("verdict", "step: found / injected", "rank: found / injected", "s", "seen at")
+    minor = ("the loop's verdict", "step: found / injected", "rank: found / injected", "s", "seen at")
     sections.append(Section("All faults", [Table(headings, rows, minor=minor)]))
     said = f"{caught} of {len(faults)} faults caught, {placed} placed{clean}"
     title = f"Faults injected on {d.world_size} ranks on {d.device}"
