@@ -121,12 +121,7 @@ class Recorder(Listener):
             at = step if isinstance(step, int) and self._done < step < self._steps else self._done
             self._evaluating, self._thread = at, threading.get_ident()
             if at == 0 and branch in self._branches[0]:
-                # What came before was a warm-up: the loop begins again.
-                self._branches[0].clear()
-                self._asked[0].clear()
-                self._foreign.pop(0, None)
-                self._velocities.clear()
-                self._start = None
+                self._begin_again()
             self.settings.look(at, VELOCITY)
             self._branches[at].append(branch)
             self._asked[at].append(step)
@@ -151,19 +146,26 @@ class Recorder(Listener):
         self._status.activity("")
         return v_t
 
+    def _begin_again(self) -> None:
+        """What step 0 has evaluated so far was a warm-up: a branch comes again, or the noise is shared only now."""
+        self._branches[0].clear()
+        self._asked[0].clear()
+        self._foreign.pop(0, None)
+        self._velocities.clear()
+        self._start = None
+
     def _compare(self, step: int, x_t: Tensor) -> None:
         """Counts the elements that are not those of the ``x_t`` before ``step``, in the dtype that the loop chose."""
         before = self._start if step == 0 else self._last
-        assert before is not None
-        if x_t.shape != before.shape:
-            self._foreign[step] += before.numel()
+        if before is None:  # Recording has ended with a breach of the contract.
             return
         own = before if x_t.dtype == before.dtype else before.to(x_t.dtype)
-        self._foreign[step] += (bits_of(x_t) != bits_of(own)).sum()
+        alike = x_t.shape == before.shape
+        self._foreign[step] += (bits_of(x_t) != bits_of(own)).sum() if alike else before.numel()
 
     def _note_velocity(self, step: int, branch: str, v_t: Tensor) -> None:
         """Where one rank evaluates every branch: whether two of them have one velocity."""
-        if self._branches[step][:-1] == []:
+        if len(self._branches[step]) == 1:
             self._velocities.clear()
         for other, velocity in self._velocities.items():
             if velocity.shape == v_t.shape and velocity.dtype == v_t.dtype:
@@ -184,6 +186,8 @@ class Recorder(Listener):
         with self._lock:
             step = self._step()
             called = self._collectives[step]
+            if name == BROADCAST and step == 0 and not called and self._has_peers:
+                self._begin_again()
             called.append(Collective(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), src))
             if self._has_peers:
                 self._status.collective(name, len(called), step)

@@ -180,3 +180,24 @@ def test_a_trace_asks_for_no_gradient() -> None:
     trace = bench.trace(x_t)
     assert trace.start is not None
     assert not any(tensor.requires_grad for tensor in (trace.start, trace.x_t, trace.final))
+
+
+def test_what_is_evaluated_before_the_noise_is_shared_is_a_warm_up() -> None:
+    """Engines run their network once before the loop, for compilation say, and drop what it gives."""
+    x_0 = torch.ones(TOKENS, CHANNELS)
+    recorder = recorder_on(Remembering(), x_0)
+    recorder.denoiser.velocity(torch.zeros_like(x_0), 0, "text")
+    recorder.group.broadcast(x_0)
+    recorder.denoiser.velocity(x_0, 0, "gen")
+    recorder.observe(0, x_0)
+    trace = recorder.trace("mine", x_0, 0.5, {})
+    assert trace.branches == (("gen",),) and trace.foreign == (0,)
+    assert trace.start is not None and same_bits(trace.start, x_0)
+
+
+def test_a_warm_up_of_the_same_branch_is_dropped() -> None:
+    bench = Bench()
+    bench.denoiser.velocity(torch.zeros_like(bench.x_0), 0, "gen")
+    bench.denoiser.velocity(bench.x_0, 0, "gen")
+    bench.rest(0)
+    assert (bench.trace().branches[0], bench.trace().foreign[0]) == (("gen",), 0)
