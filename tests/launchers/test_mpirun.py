@@ -33,7 +33,6 @@ def mpirun(
         sys.executable,
         "-m",
         "verify",
-        *arguments,
     ]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "FOLDER": str(folder)}
     return subprocess.run(

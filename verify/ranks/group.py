@@ -21,9 +21,11 @@ def can_permute() -> bool:
 
 
 def new_group(members: Sequence[int]) -> dist.ProcessGroup:
-    """A group of ``members``, global ranks, in this order where PyTorch can. All processes must call it."""
+    """A group of ``members``, global ranks, in this order where PyTorch can. Its members alone call it."""
     options: dict[str, Any] = {"sort_ranks": False} if can_permute() else {}
-    group: dist.ProcessGroup = dist.new_group(list(members), timeout=LIBRARY_TIMEOUT, **options)
+    group: dist.ProcessGroup = dist.new_group(
+        list(members), timeout=LIBRARY_TIMEOUT, use_local_synchronization=True, **options
+    )
     return group
 
 

@@ -117,7 +117,7 @@ def _groups(
     )
     if processes == ranks:
         return transfer, None
-    return transfer, [new_group(range(first, first + ranks)) for first in range(0, processes, ranks)][replica]
+    return transfer, new_group(range(replica * ranks, (replica + 1) * ranks))
 
 
 def _threads() -> int:

@@ -85,14 +85,14 @@ def _join(rank: int, order: dict[str, Any], page: int, rendezvous: int) -> Rank:
         timeout=LIBRARY_TIMEOUT,
         device_id=device if order["backend"] == "nccl" else None,
     )
-    # All processes of the world make the group, those outside it too; these get no task.
-    group = None if members == [*range(processes)] else new_group(members)
+    # Processes outside the group get no task.
+    group = new_group(members) if rank in members and members != [*range(processes)] else None
     return Rank(
         members.index(rank) if rank in members else rank,
         len(members),
         device,
         order["backend"],
-        ProcessGroup(group if rank in members else None),
+        ProcessGroup(group),
         StatusWriter(StatusPage(page, processes), rank),
         world=dist.group.WORLD,
         global_rank=rank,
