@@ -27,6 +27,7 @@ class Verifier:
         self.config = config
         self._reports: dict[Job, RunReport] = {}
         self._fuzzed: dict[Job, FuzzReport] = {}
+        self._told: list[RunReport] = []
 
     def run(self, request: DenoiseRequest | None = None, **changes: Any) -> RunReport:
         """Judges a request as :func:`verify.run` does; what is not said is as the options ``--verify-...`` have it.
