@@ -89,7 +89,11 @@ class Job:
     @property
     def asked(self) -> tuple[Asked, ...]:
         """The requests to be judged, in order."""
-        return requests_of(self.request_set, self.request, varies_dtype=self.is_light, image=self._image_guided)
+        asked = requests_of(self.request_set, self.request, varies_dtype=self.is_light, image=self._image_guided)
+        if self.target == "builtin":
+            return asked
+        # Engines keep latents in float32: a velocity in float64 would change their dtype within the loop.
+        return tuple(replace(each, dtype="float32") if each.dtype == "float64" else each for each in asked)
 
     @property
     def _image_guided(self) -> bool | None:
