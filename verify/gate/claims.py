@@ -108,11 +108,10 @@ def ways(job: Job) -> Iterator[tuple[str, Job]]:
 
 
 def _claims(way: str, job: Job) -> Iterator[Claim]:
-    loops = list(job.kinds())
-    if way in WHOLE:
-        loops = []
+    loops = [] if way in WHOLE else list(job.kinds())
+    elsewhere = _OF_ALL_LOOPS if job.request_set != ONE else (*_OF_ALL_LOOPS, "requests_repeat")
     for loop in loops:
-        yield from (Claim(way, loop, check, job) for check in CLAIMED if check not in _OF_ALL_LOOPS)
+        yield from (Claim(way, loop, check, job) for check in CLAIMED if check not in elsewhere)
     if len(loops) > 1:
         yield Claim(way, EVERY_LOOP, "loops_agree", job)
     if loops:

@@ -127,11 +127,9 @@ class Recorder(Listener):
             self._asked[at].append(step)
             if at == 0 and self._start is None:
                 self._start = plain_copy(x_t)
-            if self._breach:
-                pass  # Nothing observed since then is worth comparing with.
-            elif at > self._done:
+            if at > self._done:
                 self._ahead[at].append(plain_copy(x_t))
-            else:
+            elif not self._breach:  # Nothing observed since then is worth comparing with.
                 self._compare(at, x_t)
             self._status.activity(f"velocity of {branch}")
         if self._state is not None:
