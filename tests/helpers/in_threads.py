@@ -78,7 +78,7 @@ class LinearDenoiser:
 
 
 class Notes:
-    """A pen that keeps what it is told."""
+    """A status that keeps what it is told."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -91,7 +91,7 @@ def test_a_signal_to_the_controller(tree: Tree, number: signal.Signals) -> None:
     tree.all_gone()
 
 
-def test_the_controller_is_killed_while_the_nursery_is_stopped(tree: Tree) -> None:
+def test_the_controller_is_killed_while_the_fork_server_is_stopped(tree: Tree) -> None:
     os.kill(tree.server, signal.SIGSTOP)
     os.kill(tree.ranks[0], signal.SIGSTOP)
     tree.controller.kill()
@@ -99,7 +99,7 @@ def test_the_controller_is_killed_while_the_nursery_is_stopped(tree: Tree) -> No
     tree.all_gone()
 
 
-def test_the_nursery_is_killed(tree: Tree) -> None:
+def test_the_fork_server_is_killed(tree: Tree) -> None:
     os.kill(tree.ranks[1], signal.SIGSTOP)
     os.kill(tree.server, signal.SIGKILL)
     _, errors = tree.controller.communicate(timeout=patient(15))
@@ -110,7 +110,7 @@ def test_the_nursery_is_killed(tree: Tree) -> None:
     assert all(command.startswith("sleep") for command in tree.left().values())
 
 
-def test_the_nursery_is_stopped_and_then_the_controller_interrupted(tree: Tree) -> None:
+def test_the_fork_server_is_stopped_and_then_the_controller_interrupted(tree: Tree) -> None:
     os.kill(tree.server, signal.SIGSTOP)
     tree.controller.send_signal(signal.SIGINT)
     _, errors = tree.controller.communicate(timeout=patient(15))

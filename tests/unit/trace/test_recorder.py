@@ -73,12 +73,12 @@ def test_collectives_are_counted_where_there_are_peers() -> None:
     """Those of the reference are not: ranks that leave it to another are not missing from it."""
     x_0 = torch.ones(TOKENS, CHANNELS)
     for group, counted in ((Remembering(), ["broadcast 1 of step 0", "all_gather 2 of step 0"]), (Alone(), [])):
-        pen = Notes()
-        watched = Recorder(LinearDenoiser(REQUEST.branches), group, x_0, REQUEST, CacheWatch({}), pen).group
+        status = Notes()
+        watched = Recorder(LinearDenoiser(REQUEST.branches), group, x_0, REQUEST, CacheWatch({}), status).group
         watched.broadcast(x_0)
         watched.all_gather(x_0)
-        assert pen.said == ["broadcast 1 of step 0", "", "all_gather 2 of step 0", ""]
-        assert pen.counted == counted
+        assert status.said == ["broadcast 1 of step 0", "", "all_gather 2 of step 0", ""]
+        assert status.counted == counted
 
 
 def test_the_rank_and_what_the_target_said_are_in_the_trace() -> None:

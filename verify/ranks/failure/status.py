@@ -45,7 +45,7 @@ class StatusPage:
 
     @staticmethod
     def size(world_size: int) -> int:
-        """Bytes of a board for so many ranks."""
+        """Bytes of a page for so many ranks."""
         return _SLOT * world_size
 
     def write(self, rank: int, place: RankStatus) -> None:
@@ -80,7 +80,7 @@ class StatusPage:
 
 
 class StatusWriter:
-    """One rank's pen on the board."""
+    """Writes one rank's record."""
 
     def __init__(self, board: StatusPage, rank: int) -> None:
         self._board, self._rank, self._marks, self._task = board, rank, 0, b""

@@ -74,10 +74,10 @@ def start(controller: int, descriptor: int) -> None:
     gc.collect()
     # What is alive now is shared with every rank; collecting it there would copy its pages.
     gc.freeze()
-    _Nursery(controller, socket.socket(fileno=descriptor)).serve()
+    _Server(controller, socket.socket(fileno=descriptor)).serve()
 
 
-class _Nursery:
+class _Server:
     """Forks, reaps, ends."""
 
     def __init__(self, controller: int, control: socket.socket) -> None:
