@@ -82,8 +82,8 @@ class StatusPage:
 class StatusWriter:
     """Writes one rank's record."""
 
-    def __init__(self, board: StatusPage, rank: int) -> None:
-        self._board, self._rank, self._marks, self._task = board, rank, 0, b""
+    def __init__(self, page: StatusPage, rank: int) -> None:
+        self._page, self._rank, self._marks, self._task = page, rank, 0, b""
         self._step, self._called = -1, 0
 
     def begin(self, task: str) -> None:
@@ -99,13 +99,13 @@ class StatusWriter:
     def activity(self, words: str) -> None:
         """Notes what the rank is about to do."""
         self._marks += 1
-        self._board.record(self._rank, self._step, self._marks, self._task, words, self._called)
+        self._page.record(self._rank, self._step, self._marks, self._task, words, self._called)
 
     def collective(self, name: str, number: int, step: int) -> None:
         """Notes that the rank is about to call the ``number``-th collective, from 1, of ``step``."""
         self._called += 1
         # The count is written after what it counts.
-        self._board.note(self._rank, self._called, entry(name, number, step))
+        self._page.note(self._rank, self._called, entry(name, number, step))
         self.activity(call_text(name, number, step))
 
 
