@@ -18,7 +18,7 @@ FEW = DenoiseRequest(num_timesteps=12)
 
 
 def judged(name: str, window: int | None, request: DenoiseRequest = FEW) -> RunReport:
-    return run_job(Job(loop_reference=f"{LOOPS}:{name}", request=request, window=window))
+    return run_job(Job(loop_reference=f"{LOOPS}:{name}", request=request, window=window, requests="one"))
 
 
 @cache

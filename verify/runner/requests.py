@@ -72,6 +72,8 @@ def sequence_of(request: DenoiseRequest) -> tuple[Asked, ...]:
         num_timesteps=9 if request.num_timesteps != 9 else 10,
         timestep_shift=2.0 if kept.timestep_shift != 2.0 else 3.0,
         cfg_renorm_type=request.cfg_renorm_type,
+        # Near 1, where it binds; the second request's is low, so that there the type of the renorm shows.
+        cfg_renorm_min=0.9 if request.cfg_renorm_min != 0.9 else 0.8,
         cfg_interval=(0.0, 0.9) if request.cfg_interval != (0.0, 0.9) else (0.4, 1.0),
     )
     return Asked(request), Asked(kept), Asked(other), Asked(request, again=True)
