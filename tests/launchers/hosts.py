@@ -93,7 +93,7 @@ class Hosts:
                 subprocess.Popen(
                     ["ip", "netns", "exec", self._spaces[side], "unshare", "--uts", "sh", "-c",
                      f"hostname {NAMES[side]}; exec {words}"],
-                    env=environment() | launch | variables,
+                    env=environment() | dict(launch) | dict(variables),
                     stdout=output,
                     stderr=output,
                     start_new_session=True,

@@ -71,9 +71,11 @@ def scheduling(**other: Any) -> Loop:
     """A loop that takes its schedule from other fields."""
 
     def schedule(q: DenoiseRequest) -> Schedule:
-        fields = {"num_timesteps": q.num_timesteps, "shift": q.timestep_shift, "interval": q.cfg_interval} | {
-            name: value(q) if callable(value) else value for name, value in other.items()
-        }
+        fields: dict[str, Any] = {
+            "num_timesteps": q.num_timesteps,
+            "shift": q.timestep_shift,
+            "interval": q.cfg_interval,
+        } | {name: value(q) if callable(value) else value for name, value in other.items()}
         return Schedule.of(**fields, has_guidance=len(q.branches) > 1)
 
     return Loop(schedule=schedule)

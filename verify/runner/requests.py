@@ -72,7 +72,9 @@ def sequence_of(request: DenoiseRequest) -> tuple[Asked, ...]:
         num_timesteps=9 if request.num_timesteps != 9 else 10,
         timestep_shift=2.0 if kept.timestep_shift != 2.0 else 3.0,
         cfg_renorm_type=request.cfg_renorm_type,
-        # Near 1, where it binds; the second request's is low, so that there the type of the renorm shows.
+        # A scale under which velocities grow far, for loops that bound them; and a renorm_min near 1, where it binds.
+        # The second request's is low, so that there the type of the renorm shows.
+        cfg_text_scale=_other(request.cfg_text_scale, 30.0, 40.0),
         cfg_renorm_min=0.9 if request.cfg_renorm_min != 0.9 else 0.8,
         cfg_interval=(0.0, 0.9) if request.cfg_interval != (0.0, 0.9) else (0.4, 1.0),
     )

@@ -38,6 +38,9 @@ class CacheRecord:
     touched_at: int | None = None
 
 
+_SMALL = 1 << 24  # Bytes.
+
+
 @dataclass
 class _Watched:
     branch: str
@@ -47,6 +50,7 @@ class _Watched:
     digest: str
     version: int = 0
     writes: list[tuple[int, Tensor | bool]] = field(default_factory=list)
+    silent: list[tuple[int, Tensor]] = field(default_factory=list)
 
 
 class CacheWatch:
@@ -64,10 +68,14 @@ class CacheWatch:
             for name, tensor in tensors.items()
         ]
 
+        # Then bytes are compared in every step: a write through NumPy or a pointer moves no counter.
+        sizes = [w.tensor.nbytes for w in self._watched if w.tensor.is_cpu]
+        self._are_small = len(sizes) == len(self._watched) and sum(sizes) < _SMALL
+
     def begin(self) -> None:
         """A loop is about to start."""
         for w in self._watched:
-            w.version, w.writes = version_of(w.tensor), []
+            w.version, w.writes, w.silent = version_of(w.tensor), [], []
 
     def look(self, step: int) -> None:
         """Notes ``step`` for each tensor written since the last look. Never waits for the device."""
@@ -78,6 +86,8 @@ class CacheWatch:
                 w.version = version_of(w.tensor)
                 # Views of one tensor count each other's writes: bytes tell whose it was.
                 w.writes.append((step, (bits_of(w.tensor) != bits_of(w.pristine)).any()))
+            elif self._are_small:
+                w.silent.append((step, (bits_of(w.tensor) != bits_of(w.pristine)).any()))
 
     def _now(self, w: _Watched) -> Tensor | None:
         """What the context holds under that name now: an append does not write to a tensor, it puts another there."""
@@ -97,7 +107,9 @@ class CacheWatch:
                     elements=w.pristine.numel(),
                     before=w.digest,
                     after=w.digest if not changed else "gone" if now is None else digest(now),
-                    written_at=next((step for step, seen in w.writes if seen), None) if changed else None,
+                    written_at=min((step for step, seen in (*w.writes, *w.silent) if seen), default=None)
+                    if changed
+                    else None,
                     difference=first_difference(w.pristine, now) if changed and alike and now is not None else None,
                     touched_at=w.writes[0][0] if w.writes and not changed else None,
                 )

@@ -15,6 +15,9 @@ from verify.environment import arithmetic
 from verify.environment.properties import BY_NAME, MIXED, PROPERTIES, Kind, read, said
 from verify.environment.watch import AFTER, BEFORE, OBSERVE, THREAD, VELOCITY, Held, SettingsWatch, current, kind_of
 
+# PyTorch's stubs do not know the parts of this backend.
+MKLDNN: Any = torch.backends.mkldnn
+
 
 @pytest.fixture(autouse=True)
 def held() -> Iterator[Held]:
@@ -42,7 +45,7 @@ CHANGES: dict[str, tuple[Callable[[], Any], set[str]]] = {
         {"float32_matmul_precision", "backends.cuda.matmul.fp32_precision", "backends.mkldnn.matmul.fp32_precision"},
     ),
     "newer precision": (
-        lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+        lambda: setattr(MKLDNN.matmul, "fp32_precision", "bf16"),
         {"float32_matmul_precision", "backends.mkldnn.matmul.fp32_precision"},
     ),
     "precision of all": (
@@ -56,7 +59,7 @@ CHANGES: dict[str, tuple[Callable[[], Any], set[str]]] = {
         {"backends.cuda.matmul.allow_bf16_reduced_precision_reduction"},
     ),
     "autocast": (
-        lambda: torch.autocast("cpu", torch.bfloat16).__enter__(),  # type: ignore[no-untyped-call]
+        lambda: torch.autocast("cpu", torch.bfloat16).__enter__(),
         {"autocast on cpu", "autocast nesting"},
     ),
     "autocast dtype": (lambda: torch.set_autocast_dtype("cuda", torch.bfloat16), {"autocast dtype on cuda"}),
@@ -98,7 +101,7 @@ def test_threads_of_large_operators_are_seen() -> None:
 
 def test_mixed_interfaces_do_not_raise() -> None:
     torch.set_float32_matmul_precision("highest")
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    MKLDNN.matmul.fp32_precision = "bf16"
     with pytest.raises(RuntimeError, match="precision"):
         torch.get_float32_matmul_precision()
     assert read(BY_NAME["float32_matmul_precision"]) == MIXED

@@ -35,7 +35,7 @@ def test_a_write_that_no_counter_sees_is_noticed_by_its_bytes() -> None:
     bench.rest(1)
     (written, _) = bench.trace().caches
     assert written.before != written.after
-    assert written.written_at is None
+    assert written.written_at == 1
     assert written.difference is not None and written.difference.values == (-1.0, 7.0)
 
 

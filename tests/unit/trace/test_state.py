@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -179,7 +180,12 @@ def test_what_nobody_wrote_to_is_not_digested_again(monkeypatch: pytest.MonkeyPa
     network = Network()
     first = StateWatch(network, CPU)
     asked: list[int] = []
-    monkeypatch.setattr("verify.trace.state.digests", lambda tensors: asked.append(1) or digests(tensors))
+
+    def counted(tensors: Iterable[Tensor]) -> list[str]:
+        asked.append(1)
+        return digests(tensors)
+
+    monkeypatch.setattr("verify.trace.state.digests", counted)
     assert StateWatch(network, CPU).before() == first.before()
     assert len(asked) == 1, "the contexts alone"
     with torch.no_grad():
