@@ -13,7 +13,6 @@ from verify.faults import FAULTS, Fault
 from verify.faults.runner import job_of, run_fault
 from verify.ranks.failure.processes import children
 from verify.ranks.local.forkserver import fork_server
-from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.request import DenoiseRequest
 from verify.runner.job import INDUCTIVE, Job
@@ -108,16 +107,13 @@ def test_faults_strike_wherever_a_run_has_an_edge() -> None:
 
 @pytest.mark.parametrize("name", GATE)
 def test_a_fault_is_caught_and_placed(name: str) -> None:
+    pool = pool_for(place(2, "cpu").spec)
+    of_other_pools = children(fork_server().process.pid) - set(pool.pids)  # Other tests have left them up.
     row = run_fault(FAULTS[name], Job(timeout=60.0), 2, hang_limit=5.0)
     assert (row.caught, row.placed) == (True, True), row
     if FAULTS[name].hangs:
-        assert pool_for(place(2, "cpu").spec).pids == []
-        assert children(fork_server().process.pid) <= {pid for pool in _others() for pid in pool.pids}
-
-
-def _others() -> list[RankPool]:
-    """The pools of other sizes, which may be up."""
-    return [pool_for(place(size, "cpu").spec) for size in (1, 3, 4)]
+        assert pool.pids == []
+        assert children(fork_server().process.pid) <= of_other_pools
 
 
 @pytest.mark.nightly

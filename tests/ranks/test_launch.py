@@ -235,9 +235,10 @@ def test_two_replicas_pass_and_one_process_speaks(tmp_path: Path) -> None:
     assert [(rank["rank"], rank["replica"]) for rank in document["environment"]] == [(0, 0), (1, 0), (2, 1), (3, 1)]
     for name in ("ranks_agree", "matches_reference", "replicas_agree"):
         for loop in ("broadcast", "local"):
-            assert run.finding(name, loop)["compared"]["steps"] == 7
-    # Both replicas' two ranks: where they began, 7 steps, and what they returned, 1024 elements each.
-    assert run.finding("ranks_agree")["compared"]["elements"] == 2 * 9 * 1024
+            # Of the sequence's four requests, the third takes 8 steps.
+            assert run.finding(name, loop)["compared"]["steps"] == 7 + 7 + 8 + 7
+    # Both replicas' two ranks: where they began, each step, and what they returned; the third latent is of 144x112.
+    assert run.finding("ranks_agree")["compared"]["elements"] == 2 * (3 * 9 * 1024 + 10 * 1008)
 
 
 def test_a_process_that_leaves_ends_all(tmp_path: Path) -> None:

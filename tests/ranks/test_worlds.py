@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import tasks
 from pools import shared_pool
 
@@ -27,7 +28,8 @@ def test_a_group_in_a_larger_world_has_its_own_numbers() -> None:
     assert all(told["gathered"] == [*group] and told["from rank 1"] == group[1] for told in found)
 
 
-def test_fresh_interpreters_have_a_hash_seed_each() -> None:
+def test_fresh_interpreters_have_a_hash_seed_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "123")  # As tox and some scripts do: the ranks must not share it.
     with RankPool(PoolSpec(("cpu", "cpu"), fresh_interpreters=True)) as pool:
         found = pool.run(tasks.numbers, "")
         assert len({told["hash"] for told in found}) == 2

@@ -128,8 +128,8 @@ RUN = Command(
         Group("how ranks are started", (
             Option("--larger-world", "make the CFG group a part of a larger world, in another order", "larger_world",
                    default=False, switch=True),
-            Option("--fresh-interpreters", "start each rank as a Python of its own, with a hash seed of its own",
-                   "fresh_interpreters", default=False, switch=True),
+            Option("--fresh-interpreters", "start each rank as a Python of its own, with a hash seed of its own even "
+                   "where PYTHONHASHSEED is set", "fresh_interpreters", default=False, switch=True),
         )),
         Group("how forward passes run", (
             Option("--cuda-graph", "replay them from CUDA graphs; on a GPU at the size of 7b if not given",

@@ -171,14 +171,17 @@ def _judged(
 ) -> RunReport:
     loops = {loop: of_loop for loop, of_loop in traces.items() if loop != REFERENCE}
     first = _first_loop(traces)
-    of_world = world_names(first)
     names = sorted({c.name for of_loop in loops.values() for t in of_loop for step in t.collectives for c in step})
     return replace(
         report,
         verdict=verdict,
         findings=findings,
         notes=(*report.notes, *first[0].notes),
-        environment=[{"rank": of_world.get(own, own), **trace.environment} for own, trace in enumerate(first)],
+        # By each trace's own global rank: ranks of several replicas have the same numbers in their groups.
+        environment=[
+            {"rank": position if trace.global_rank is None else trace.global_rank, **trace.environment}
+            for position, trace in enumerate(first)
+        ],
         collectives={loop: {name: of_loop[0].count(name) for name in names} for loop, of_loop in loops.items()},
         timings={loop: max(trace.seconds for trace in of_loop) for loop, of_loop in traces.items()} | timings,
     )

@@ -203,17 +203,22 @@ class _Server:
 
 
 def _exec_interpreter(rank: int, server: int, kept: tuple[int, ...], told: dict[str, Any]) -> NoReturn:
-    """Becomes a Python of its own, as a launcher starts one, with a hash seed of its own unless the user sets one."""
+    """Becomes a Python of its own, as a launcher starts one, with a hash seed that no other rank has.
+
+    Where PYTHONHASHSEED is set, as tox does, ranks would share it and agree on the order of a set: each gets another.
+    """
     signal_at_parents_end(server, signal.SIGKILL)  # Holds beyond the exec.
     for descriptor in kept:
         os.set_inheritable(descriptor, True)
     output = kept[3]
     os.dup2(output, 1)  # What is printed while torch is being imported is the rank's too.
     os.dup2(output, 2)
-    order = AnonymousFile("verify-order", json.dumps([rank, server, kept, told]).encode()).descriptor
+    variables = {**told["variables"], "PYTHONHASHSEED": str(rank + 1)}
+    order_of_rank = [rank, server, kept, {**told, "variables": variables}]
+    order = AnonymousFile("verify-order", json.dumps(order_of_rank).encode()).descriptor
     os.set_inheritable(order, True)
     words = [sys.executable, "-c", _FRESH_RANK, str(order), *told["path"]]
-    os.execve(sys.executable, words, {"PYTHONHASHSEED": str(rank + 1), **told["variables"]})
+    os.execve(sys.executable, words, variables)
 
 
 def _prctl(option: int, value: int) -> None:

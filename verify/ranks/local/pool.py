@@ -39,7 +39,8 @@ class PoolSpec:
         variables: environment variables set in every rank before it joins its group, beside the controller's.
         group: the global ranks that make the CFG group, in the order of its ranks; None for all in their order. The
             processes outside it join the world and are given no task.
-        fresh_interpreters: whether each rank is a Python started anew, with a hash seed of its own, and not a fork.
+        fresh_interpreters: whether each rank is a Python started anew, and not a fork. Each then has a hash seed of its
+            own, also where ``PYTHONHASHSEED`` is set.
     """
 
     devices: tuple[str, ...]
