@@ -15,7 +15,7 @@ _UNPREFIXED = ("target", "preset", "world_size", "device", "backend", "require_g
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     if not pluginmanager.is_registered(plugin):  # Where the package is installed, its entry point has done so.
-        pluginmanager.register(plugin, "verify")
+        pluginmanager.register(plugin, plugin.__name__)
     group = parser.getgroup("checkout", "the same without a prefix, in a checkout of verify")
     group.addoption("--target", help="whose loops tests/claims judge (default builtin)")
     group.addoption("--preset", default="tiny", help="model size: tiny, small or 7b (default tiny)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,10 +81,10 @@ class Offers(ToyTarget):
 """
 
 
-def session(folder: Path, *words: str, installed: bool = True) -> tuple[int, str]:
-    """A session as in an environment where the package, and with it the plugin, is installed."""
+def session(folder: Path, *words: str, loaded: bool = True) -> tuple[int, str]:
+    """A session as in an environment where the package is installed, whether or not it is in this one."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", *words]
-    command[3:3] = ["-p", "verify.gate.plugin"] if installed else []
+    command[3:3] = ["-p", plugin.__name__ if loaded else f"no:{plugin.__name__}"]
     paths = os.pathsep.join([str(ROOT), str(TOY.parent)])
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": paths}
@@ -101,11 +102,27 @@ def host(tmp_path: Path) -> Path:
 
 
 def test_nothing_of_the_host_changes(host: Path) -> None:
-    with_plugin, without = session(host), session(host, installed=False)
+    with_plugin, without = session(host), session(host, loaded=False)
     assert with_plugin[0] == without[0] == 0, with_plugin[1] + without[1]
     assert "verify:" not in with_plugin[1]
-    lines = [[line for line in text.splitlines() if " in " not in line] for _, text in (with_plugin, without)]
+    # Pytest itself names what is installed, and says how long it took.
+    lines = [
+        [line for line in text.splitlines() if " in " not in line and not line.startswith("plugins: ")]
+        for _, text in (with_plugin, without)
+    ]
     assert lines[0] == lines[1]
+
+
+def test_the_entry_point_is_named_like_its_module() -> None:
+    """Else -p and pytest_plugins, which name the module, would fail where the package is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {plugin.__name__: plugin.__name__}
+
+
+def test_a_conftest_may_name_the_plugin(host: Path) -> None:
+    (host / "conftest.py").write_text(f"pytest_plugins = [{plugin.__name__!r}]\n{HOST}")
+    status, text = session(host)
+    assert status == 0, text
 
 
 def test_the_claims_run_from_any_repository(host: Path) -> None:
