@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from verify.errors import BadInput
-from verify.request import PIXELS_PER_TOKEN_SIDE, RENORM_TYPES, DenoiseRequest
+from verify.request import PIXELS_PER_TOKEN_SIDE, DenoiseRequest
 from verify.schedule import Schedule
 
 ONE, SEQUENCE, MATRIX = REQUEST_SETS = ("one", "sequence", "matrix")
@@ -82,15 +82,18 @@ def sequence_of(request: DenoiseRequest) -> tuple[Asked, ...]:
 
 
 def _changed(request: DenoiseRequest) -> DenoiseRequest:
-    """Another request of the same size, length, interval and branches."""
-    next_type = RENORM_TYPES[(RENORM_TYPES.index(request.cfg_renorm_type) + 1) % len(RENORM_TYPES)]
+    """Another request of the same size, length, interval and branches.
+
+    It holds the norm of each token, under a low scale: some tokens are then shorter than the conditional ones, and a
+    renorm that may amplify shows.
+    """
     return replace(
         request,
         seed=_other_seed(request.seed),
         timestep_shift=2.0 if request.timestep_shift != 2.0 else 3.0,
-        cfg_text_scale=_other(request.cfg_text_scale, 3.0, 2.5),
+        cfg_text_scale=_other(request.cfg_text_scale, 1.2, 1.1),
         cfg_img_scale=_other(request.cfg_img_scale, 2.0, 1.5),
-        cfg_renorm_type=next_type,  # type: ignore[arg-type]
+        cfg_renorm_type="channel" if request.cfg_renorm_type != "channel" else "text_channel",
         cfg_renorm_min=0.25 if request.cfg_renorm_min != 0.25 else 0.0,
     )
 
