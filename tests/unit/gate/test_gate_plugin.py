@@ -225,7 +225,8 @@ def my_loop(denoiser, request, x_0, group, observe):
         v_t = denoiser.velocity(x_t, step, request.branches[group.rank] if guided else "gen")
         if guided:
             gen, text = group.all_gather(v_t)
-            v_t = combine_cfg(gen, text, None, request.cfg_text_scale, 1.0, request.cfg_renorm_type, 0.0)
+            r = request
+            v_t = combine_cfg(gen, text, None, r.cfg_text_scale, 1.0, r.cfg_renorm_type, r.cfg_renorm_min)
         x_t = x_t - v_t * dt
         observe(step, x_t)
     return x_t
