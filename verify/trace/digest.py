@@ -111,8 +111,8 @@ def _keys(device: torch.device) -> Tensor:
 def _kernel() -> Any:
     """The same sums in one launch for all tensors, where Triton is installed: reading is then all that it costs."""
     try:
-        import triton  # type: ignore[import-untyped]
-        import triton.language as tl  # type: ignore[import-untyped]
+        import triton
+        import triton.language as tl
     except ImportError:
         return None
 
