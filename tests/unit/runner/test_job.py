@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn_requests import requests
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from verify.bagel.config import preset
 from verify.bagel.options import BagelOptions
@@ -19,7 +19,7 @@ from verify.commands.cli import _parse, main
 from verify.commands.run import job_of
 from verify.errors import BadInput
 from verify.options.table import COMMANDS
-from verify.request import RENORM_TYPES, DenoiseRequest
+from verify.request import DenoiseRequest
 from verify.runner.job import DTYPES, Job
 from verify.targets.protocol import ModelOptions
 
@@ -172,21 +172,6 @@ def test_jobs_survive_the_command_line(job: Job) -> None:
     complete = replace(job, loops=job.judged or None, world_size=job.ranks)
     assert parsed(job.command) == complete
     assert parsed(job.command).command == job.command
-
-
-requests = st.builds(
-    DenoiseRequest,
-    height=st.integers(1, 256).map(lambda n: 16 * n),
-    width=st.integers(1, 256).map(lambda n: 16 * n),
-    num_timesteps=st.integers(2, 1000),
-    timestep_shift=st.floats(1e-3, 1e3),
-    cfg_interval=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda bounds: tuple(sorted(bounds))),
-    cfg_text_scale=st.floats(1.0, 1e3, exclude_min=True),
-    cfg_img_scale=st.floats(1.0, 1e3),
-    cfg_renorm_type=st.sampled_from(RENORM_TYPES),
-    cfg_renorm_min=st.floats(0, 1),
-    seed=st.integers(0, 2**63 - 1),
-)
 
 
 @settings(max_examples=40, deadline=None)
