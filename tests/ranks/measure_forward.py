@@ -19,7 +19,7 @@ from torch import Tensor
 from verify.bagel import fused
 from verify.bagel.config import PRESETS
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
-from verify.bagel.graphs import GraphedDenoiser
+from verify.bagel.graphs import GraphedDenoiser, Recording
 from verify.bagel.weights import build_model
 from verify.bench.ceiling import forward_flops, matmul_rate, median_seconds
 from verify.bits import same_bits
@@ -41,9 +41,9 @@ def measure(side: int) -> dict[str, object]:
     request = DenoiseRequest(height=side, width=side)
     denoiser = BagelDenoiser(model, request)
     x_t = initial_noise(request, model.config.latent_channels).to(CUDA)
-    replay = GraphedDenoiser(denoiser, x_t)
+    replay = GraphedDenoiser(denoiser, Recording(denoiser, x_t))
     with plain():
-        plain_replay = GraphedDenoiser(denoiser, x_t)
+        plain_replay = GraphedDenoiser(denoiser, Recording(denoiser, x_t))
 
     def by_plain() -> Tensor:
         with plain():

@@ -23,6 +23,7 @@ class BagelDenoiser:
     Attributes:
         model: the network.
         contexts: each branch's frozen context, in rank order.
+        places: the position of each latent token in the model's table.
     """
 
     def __init__(self, model: BagelModel, request: DenoiseRequest, conditioning: Conditioning | None = None) -> None:
@@ -45,7 +46,7 @@ class BagelDenoiser:
             # All steps at once and ahead of the loop: a host float copied to the GPU inside it would be a sync.
             times = torch.tensor(request.schedule.timesteps, device=model.device, dtype=model.exact_dtype)
             self._time_embeddings = model.time_embedder(times)
-            self._places = latent_places(request.grid, side, model.device)
+            self.places = latent_places(request.grid, side, model.device)
 
     def velocity(
         self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str
@@ -62,7 +63,7 @@ class BagelDenoiser:
     ) -> Float[Tensor, "tokens channels"]:
         """As :meth:`velocity`, from tensors alone: what a CUDA graph can be recorded of."""
         with torch.autocast(self.model.device.type, enabled=False):
-            return self.model.velocity(x_t, time_embedding, self._places, self.contexts[branch])
+            return self.model.velocity(x_t, time_embedding, self.places, self.contexts[branch])
 
 
 def initial_noise(request: DenoiseRequest, channels: int, rank: int = 0) -> Float[Tensor, "tokens channels"]:

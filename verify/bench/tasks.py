@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from verify.bagel.denoiser import BagelDenoiser
-from verify.bagel.graphs import GraphedDenoiser, unlike
+from verify.bagel.graphs import GraphedDenoiser, Recording, unlike
 from verify.bench.ceiling import forward_flops, matmul_rate, median_seconds
 from verify.bench.stopwatch import Stopwatch, Timed
 from verify.protocols import Denoiser
@@ -53,7 +53,7 @@ def prepare_point(rank: Rank, plan: Plan, graph: bool) -> dict[str, Any]:
     try:
         with torch.no_grad():
             assert isinstance(prepared.denoiser, BagelDenoiser)
-            graphed = GraphedDenoiser(prepared.denoiser, prepared.x_0)
+            graphed = GraphedDenoiser(prepared.denoiser, Recording(prepared.denoiser, prepared.x_0))
             others = unlike(prepared.denoiser, graphed, prepared.x_0, plan.request.schedule.steps)
     except RuntimeError as error:
         return done | {"graph_s": time.perf_counter() - began, "graph_fault": f"not recorded: {error}"[:500]}

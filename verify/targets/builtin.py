@@ -14,7 +14,7 @@ from verify.bagel.checkpoint import config_of, load_model, weights_told
 from verify.bagel.conditioning import read_conditioning
 from verify.bagel.config import preset
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
-from verify.bagel.graphs import graphed_if_equal
+from verify.bagel.graphs import Graphs
 from verify.bagel.model import BagelModel, Context
 from verify.bagel.options import BagelOptions
 from verify.bagel.picture import picture_of
@@ -38,6 +38,9 @@ class BuiltinTarget:
     bagel_options = tuple(BagelOptions.__dataclass_fields__)
     default = ("broadcast", "local")  # The two that engines had; round_robin is for other world sizes.
 
+    def __init__(self) -> None:
+        self._graphs = Graphs()
+
     def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
         """The denoiser of this request; the network under it is kept for the next one."""
         asked = options.bagel or BagelOptions()
@@ -49,7 +52,7 @@ class BuiltinTarget:
         notes = (*weights, *conditioning.notes())
         evaluated: Denoiser = denoiser
         if _uses_graphs(asked, model):
-            evaluated, told = graphed_if_equal(denoiser, x_0, request.schedule.steps)
+            evaluated, told = self._graphs.if_equal(denoiser, x_0, request.schedule.steps)
             notes = (*notes, told)
         return Prepared(
             evaluated,
