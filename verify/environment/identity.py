@@ -58,21 +58,27 @@ def identity(packages: Iterable[str] = ()) -> Identity:
         packages: modules that loop and target come from; all that is loaded of their packages is told by its bytes,
             installed or not.
     """
-    tops = {_OWN, *(name.partition(".")[0] for name in packages)}
-    return Identity(_sources(tops), _distributions(), _libraries(), other_variables(os.environ))
+    tops = frozenset({_OWN, *(name.partition(".")[0] for name in packages)})
+    files = [(name, getattr(module, "__file__", None)) for name, module in [*sys.modules.items()]]
+    loaded = tuple((name, path if isinstance(path, str) else None) for name, path in files)
+    digests = {name: _digest_of(path) for name, path in _source_files(loaded, tops)}
+    sources = {name: digest for name, digest in digests.items() if digest}
+    return Identity(sources, _distributions(loaded), _libraries(), other_variables(os.environ))
 
 
-def _sources(tops: set[str]) -> dict[str, str]:
+_Loaded = tuple[tuple[str, str | None], ...]
+
+
+@lru_cache(maxsize=4)
+def _source_files(loaded: _Loaded, tops: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """The modules that are told by their bytes, each with its file."""
     found = {}
-    for name, module in [*sys.modules.items()]:
-        path = getattr(module, "__file__", None)
-        if not isinstance(path, str) or not os.path.isabs(path) or name in ("__main__", "__mp_main__"):
+    for name, path in loaded:
+        if path is None or not os.path.isabs(path) or name in ("__main__", "__mp_main__"):
             continue
         if name.partition(".")[0] in tops or not _is_installed(path):
-            digest = _digest_of(path)
-            if digest:
-                found[os.path.basename(path) if name.startswith("_loop_file_") else name] = digest
-    return dict(sorted(found.items()))
+            found[os.path.basename(path) if name.startswith("_loop_file_") else name] = path
+    return tuple(sorted(found.items()))
 
 
 @lru_cache(maxsize=16384)
@@ -102,11 +108,12 @@ def _digest(path: str, modified: int, size: int) -> str:
         return ""
 
 
-def _distributions() -> dict[str, str]:
-    loaded = {name.partition(".")[0] for name in [*sys.modules]}
-    if "torch" in loaded:
-        loaded.add("nvidia")  # Its libraries are loaded, and never imported.
-    names = {name for top in loaded for name in _providers().get(top, ())}
+@lru_cache(maxsize=4)
+def _distributions(loaded: _Loaded) -> dict[str, str]:
+    tops = {name.partition(".")[0] for name, _ in loaded}
+    if "torch" in tops:
+        tops.add("nvidia")  # Its libraries are loaded, and never imported.
+    names = {name for top in tops for name in _providers().get(top, ())}
     return {name: _version(name) for name in sorted(names)}
 
 

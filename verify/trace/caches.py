@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from verify.bits import bits_of, first_difference, same_bits
-from verify.trace.digest import digest
+from verify.bits import bits_of, first_difference
+from verify.trace.digest import digests
 from verify.trace.leaves import version_of
 from verify.verdict import Difference
 
@@ -62,11 +62,9 @@ class CacheWatch:
     def __init__(self, caches: Mapping[str, Mapping[str, Tensor]]) -> None:
         """``caches``: branch, then name of the tensor. What they hold under a name may be replaced while denoising."""
         self._caches = caches
-        self._watched = [
-            _Watched(branch, name, tensor, tensor.clone(), digest(tensor))
-            for branch, tensors in caches.items()
-            for name, tensor in tensors.items()
-        ]
+        shown = [(branch, name, tensor) for branch, of in caches.items() for name, tensor in of.items()]
+        found = digests(tensor for _, _, tensor in shown)
+        self._watched = [_Watched(*each, each[2].clone(), known) for each, known in zip(shown, found, strict=True)]
 
         # Then bytes are compared in every step: a write through NumPy or a pointer moves no counter.
         sizes = [w.tensor.nbytes for w in self._watched if w.tensor.is_cpu]
@@ -94,11 +92,13 @@ class CacheWatch:
         return self._caches[w.branch].get(w.name)
 
     def records(self) -> tuple[CacheRecord, ...]:
-        """One record a tensor. Bytes are compared on the device, and hashed again only where they differ."""
+        """One record for each tensor."""
+        held = [self._now(w) for w in self._watched]
+        after = iter(digests(now for now in held if now is not None))
         records = []
-        for w in self._watched:
-            now = self._now(w)
-            changed = now is None or not same_bits(now, w.pristine)
+        for w, now in zip(self._watched, held, strict=True):
+            found = "gone" if now is None else next(after)
+            changed = now is None or found != w.digest or (now.shape, now.dtype) != (w.pristine.shape, w.pristine.dtype)
             alike = now is not None and (now.shape, now.dtype) == (w.pristine.shape, w.pristine.dtype)
             records.append(
                 CacheRecord(
@@ -106,7 +106,7 @@ class CacheWatch:
                     tensor=w.name,
                     elements=w.pristine.numel(),
                     before=w.digest,
-                    after=w.digest if not changed else "gone" if now is None else digest(now),
+                    after=found,
                     written_at=min((step for step, seen in (*w.writes, *w.silent) if seen), default=None)
                     if changed
                     else None,

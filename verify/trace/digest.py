@@ -17,9 +17,12 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 # Words of 64 bits, each two halves of 32, in a block.
 BLOCK = 1 << 13
+# Blocks that are summed together, so that a key is read once for all of them.
+_GROUP = 8
 _HALF = 0xFFFFFFFF
 _KEY_SEED = 19990815
 
@@ -31,48 +34,62 @@ def digest(tensor: Tensor) -> str:
 
 def digests(tensors: Iterable[Tensor]) -> list[str]:
     """The digest of each tensor; what lies on a GPU is summed there, and all sums come to the CPU in one copy."""
-    listed = [_bytes_of(tensor) for tensor in tensors]
-    found = {number: hashlib.sha256(flat.numpy().data) for number, flat in enumerate(listed) if not flat.is_cuda}
-    there = [number for number, flat in enumerate(listed) if flat.is_cuda]
+    listed = [_dense(tensor) for tensor in tensors]
+    found = {
+        number: hashlib.sha256(_bytes_of(dense).numpy().data)
+        for number, dense in enumerate(listed)
+        if not dense.is_cuda
+    }
+    there = [number for number, dense in enumerate(listed) if dense.is_cuda]
     if there:
-        flats = [listed[number] for number in there]
-        sums = _sums(flats).cpu().numpy()
-        ends = torch.cat([flat[flat.numel() // 8 * 8 :] for flat in flats]).cpu().numpy()
+        on_gpu = [listed[number] for number in there]
+        sums = _sums(on_gpu).cpu().numpy()
+        # What does not fill a word is not in the sums.
+        ends = [_bytes_of(dense)[dense.nbytes // 8 * 8 :] for dense in on_gpu if dense.nbytes % 8]
+        rest = torch.cat(ends).cpu().numpy() if ends else numpy.empty(0, dtype=numpy.uint8)
         at = end = 0
-        for number, flat in zip(there, flats, strict=True):
-            size = flat.numel()
-            blocks, rest = -(-(size // 8) // BLOCK), size % 8
+        for number, dense in zip(there, on_gpu, strict=True):
+            size = dense.nbytes
+            blocks, over = -(-(size // 8) // BLOCK), size % 8
             found[number] = hashlib.sha256(f"{size} bytes".encode())
             found[number].update(sums[at : at + blocks].data)
-            found[number].update(ends[end : end + rest].data)
-            at, end = at + blocks, end + rest
+            found[number].update(rest[end : end + over].data)
+            at, end = at + blocks, end + over
     return [found[number].hexdigest() for number in range(len(listed))]
 
 
-def _bytes_of(tensor: Tensor) -> Tensor:
-    """The bytes as one flat tensor: a view where the tensor is dense, and begins where words may be read."""
-    plain = tensor.detach()
-    if plain.layout != torch.strided or plain.is_meta:
-        return torch.frombuffer(bytearray(repr((plain.layout, tuple(plain.shape))).encode()), dtype=torch.uint8)
-    plain = plain.resolve_conj().resolve_neg()
-    if hasattr(plain, "to_local"):
+def _dense(tensor: Tensor) -> Tensor:
+    """A tensor whose bytes lie one after the other, from where words may be read: mostly the tensor itself."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return torch.frombuffer(bytearray(repr((tensor.layout, tuple(tensor.shape))).encode()), dtype=torch.uint8)
+    plain = tensor if type(tensor) in (Tensor, Parameter) else tensor.detach()
+    if plain.is_conj() or plain.is_neg():
+        plain = plain.resolve_conj().resolve_neg()
+    if type(plain) is not Parameter and hasattr(plain, "to_local"):
         plain = plain.to_local()
-    if not plain.numel():
-        return plain.new_empty(0, dtype=torch.uint8)
-    flat = plain.contiguous().view(-1).view(torch.uint8)
-    return flat.clone() if flat.is_cuda and flat.data_ptr() % 8 else flat
+    plain = plain.contiguous()
+    return plain.clone() if plain.is_cuda and plain.data_ptr() % 8 else plain
 
 
-def _sums(flats: Sequence[Tensor]) -> Tensor:
+def _bytes_of(dense: Tensor) -> Tensor:
+    if not dense.numel():
+        return dense.new_empty(0, dtype=torch.uint8)
+    return dense.detach().view(-1).view(torch.uint8)
+
+
+def _sums(tensors: Sequence[Tensor]) -> Tensor:
     """The sum of each block of each tensor, one tensor after the other; what does not fill a word is left out."""
-    device = flats[0].device
+    device = tensors[0].device
     kernel = _kernel() if device.type == "cuda" else None
     if kernel is None:
-        return torch.cat([_sums_by_operators(flat) for flat in flats])
-    addresses, counts = _table(tuple((flat.data_ptr(), flat.numel() // 8) for flat in flats), device)
-    sums = torch.empty(len(addresses), dtype=torch.int64, device=device)
-    if len(addresses):
-        kernel[(len(addresses),)](addresses, counts, _keys(device), sums, BLOCK=BLOCK, PART=1024)
+        return torch.cat([_sums_by_operators(_bytes_of(dense)) for dense in tensors])
+    addresses, counts = _table(tuple((dense.data_ptr(), dense.nbytes // 8) for dense in tensors), device)
+    number = len(addresses)
+    sums = torch.empty(number, dtype=torch.int64, device=device)
+    if number:
+        kernel[(-(-number // _GROUP),)](
+            addresses, counts, _keys(device), sums, number, BLOCK=BLOCK, PART=256, GROUP=_GROUP
+        )
     return sums
 
 
@@ -116,20 +133,21 @@ def _kernel() -> Any:
     except ImportError:
         return None
 
-    def keyed_sums(addresses, counts, keys, sums, BLOCK: tl.constexpr, PART: tl.constexpr):  # type: ignore[no-untyped-def]
-        block = tl.program_id(0)
-        words = tl.load(addresses + block).to(tl.pointer_type(tl.int64))
-        count = tl.load(counts + block)
-        total = tl.zeros([PART], dtype=tl.int64)
+    def keyed_sums(addresses, counts, keys, sums, number, BLOCK: tl.constexpr, PART: tl.constexpr, GROUP: tl.constexpr):  # type: ignore[no-untyped-def]
+        block = tl.program_id(0) * GROUP + tl.arange(0, GROUP)
+        there = block < number
+        words = tl.load(addresses + block, mask=there, other=0).to(tl.pointer_type(tl.int64))[:, None]
+        count = tl.load(counts + block, mask=there, other=0)[:, None]
+        total = tl.zeros([GROUP, PART], dtype=tl.int64)
         for start in range(0, BLOCK, PART):
-            within = start + tl.arange(0, PART)
+            within = start + tl.arange(0, PART)[None, :]
             inside = within < count
             word = tl.load(words + within, mask=inside, other=0)
             key = tl.load(keys + within)
             low = ((word & 0xFFFFFFFF) + (key & 0xFFFFFFFF)) & 0xFFFFFFFF
             high = (((word >> 32) & 0xFFFFFFFF) + ((key >> 32) & 0xFFFFFFFF)) & 0xFFFFFFFF
             total += tl.where(inside, low * high, 0)
-        tl.store(sums + block, tl.sum(total, axis=0))
+        tl.store(sums + block, tl.sum(total, axis=1), mask=there)
 
     # Triton reads the source of the function that it compiles, where names must be global.
     keyed_sums.__globals__["tl"] = tl
