@@ -13,24 +13,25 @@ import pytest
 
 from verify.fuzz.boundary import GUIDED_STEPS_AGREE
 from verify.fuzz.engine import property_names
-from verify.fuzz.session import FuzzJob, FuzzReport, run_fuzz
+from verify.fuzz.session import FuzzJob, run_fuzz
 from verify.fuzz.tasks import CUDA_GRAPH, STREAM
+from verify.report.documents.fuzz import Fuzz
 from verify.report.message import failure_text, rank_failure_text
 from verify.verdict import Verdict
 
 PROPERTIES = [*property_names("cuda"), GUIDED_STEPS_AGREE]
-FuzzProfile = Callable[[str], FuzzReport]
+FuzzProfile = Callable[[str], Fuzz]
 
 
 @pytest.fixture(scope="module")
 def fuzz_profile(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FuzzProfile:
     """The report of a profile, where the options say."""
     option = request.config.option
-    reports: dict[str, FuzzReport] = {}
+    reports: dict[str, Fuzz] = {}
     # Kept after the session, as pytest keeps its temporary folders: the replay command names a file in it.
     folder = Path(tmp_path_factory.mktemp("fuzz-failures"))
 
-    def report(profile: str) -> FuzzReport:
+    def report(profile: str) -> Fuzz:
         if profile not in reports:
             job = FuzzJob(profile, device=option.device, backend=option.backend, save=folder)
             reports[profile] = run_fuzz(job)
@@ -39,18 +40,18 @@ def fuzz_profile(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return report
 
 
-def assert_holds(report: FuzzReport, name: str) -> None:
+def assert_holds(found: Fuzz, name: str) -> None:
     __tracebackhide__ = True
-    if name in (STREAM, CUDA_GRAPH) and report.job.device == "cpu":
+    if name in (STREAM, CUDA_GRAPH) and found.device == "cpu":
         pytest.skip("a CPU has neither streams nor graphs: --device cuda judges this property")
-    if report.document.failure is not None:
-        pytest.fail(rank_failure_text(report.document.failure, report.job.command), pytrace=False)
-    if not report.findings:
-        pytest.fail("nothing was judged: " + "; ".join(report.notes), pytrace=False)
-    (finding,) = [finding for finding in report.findings if finding.name == name]
-    if finding.verdict is not Verdict.PASS:
-        pytest.fail(failure_text(finding, report.replays.get(name, report.job.command)), pytrace=False)
-    assert finding.compared.elements
+    if found.failure is not None:
+        pytest.fail(rank_failure_text(found.failure, found.command), pytrace=False)
+    if not found.properties:
+        pytest.fail("nothing was judged: " + "; ".join(found.notes), pytrace=False)
+    (check,) = [check for check in found.properties if check.name == name]
+    if check.verdict is not Verdict.PASS:
+        pytest.fail(failure_text(check, found.replays.get(name, found.command)), pytrace=False)
+    assert check.compared.elements
 
 
 @pytest.mark.gate

@@ -48,13 +48,12 @@ def _execute(arguments: argparse.Namespace, began: float) -> int:
             raise BadInput("--target and --combine were both given, expected one of them; leave one out")
         given["combine"] = OF_TARGET + with_options(arguments.target, arguments.target_option or ())
     if arguments.replay:
-        report = run_replay(arguments.replay, **given)
+        document = run_replay(arguments.replay, **given)
     else:
         settings = {"profile": arguments.profile, "cases": arguments.cases, "seed": arguments.seed}
         with progress_for(arguments) as progress:
-            report = run_fuzz(FuzzJob(**settings, save=Path(arguments.save), **given), progress, began)
-    show(report.document, arguments)
-    return report.exit_status
+            document = run_fuzz(FuzzJob(**settings, save=Path(arguments.save), **given), progress, began)
+    return show(document, arguments)
 
 
 @contextmanager
@@ -73,9 +72,9 @@ def _mutants(arguments: argparse.Namespace) -> int:
     from verify.fuzz.mutation import run_mutants
 
     with progress_for(arguments) as progress:
-        report = run_mutants(arguments.profile, arguments.seed, arguments.device or "cpu", arguments.backend, progress)
-    show(report.document, arguments)
-    return report.exit_status
+        device = arguments.device or "cpu"
+        document = run_mutants(arguments.profile, arguments.seed, device, arguments.backend, progress)
+    return show(document, arguments)
 
 
 def _envelope(arguments: argparse.Namespace) -> int:
@@ -83,6 +82,5 @@ def _envelope(arguments: argparse.Namespace) -> int:
 
     job = EnvelopeJob(arguments.device or "cpu", arguments.preset, arguments.backend, arguments.timeout)
     with progress_for(arguments) as progress:
-        report = run_envelope(job, progress)
-    show(report.document, arguments)
-    return report.exit_status
+        document = run_envelope(job, progress)
+    return show(document, arguments)

@@ -75,8 +75,8 @@ def progress_for(arguments: argparse.Namespace) -> ProgressReport:
     return ProgressReport(Console(stderr=True, quiet=detail_of(arguments) == "quiet"))
 
 
-def show(document: Document, arguments: argparse.Namespace) -> None:
-    """Prints a document, and writes it, its page and its summary where the command was asked to.
+def show(document: Document, arguments: argparse.Namespace) -> int:
+    """Prints a document, writes it, its page and its summary where the command was asked to, returns its exit status.
 
     A verdict stands whatever becomes of standard output. Files are written first: what is printed knows of them.
 
@@ -109,6 +109,7 @@ def show(document: Document, arguments: argparse.Namespace) -> None:
         discard_output()
     if unwritten:
         raise Unjudged(unwritten)
+    return document.exit_status
 
 
 def write_outputs(shown: Presentation, arguments: argparse.Namespace) -> None:

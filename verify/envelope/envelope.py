@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import structs
 
 from verify.bagel.config import preset
 from verify.envelope.conditions import COMPILING, CONDITIONS
 from verify.envelope.explanations import explanation
-from verify.envelope.measure import DIFFERS, UNKNOWN, WITHIN, Measured, measure
+from verify.envelope.measure import DIFFERS, WITHIN, blank, measure
 from verify.errors import BadInput, Unjudged
 from verify.fuzz.case import FLOATS
 from verify.fuzz.tasks import describe
@@ -21,9 +22,8 @@ from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.report.documents.fuzz import Condition, Envelope
-from verify.report.documents.parts import SCHEMA, Made, finite
-from verify.runner.tracing import Progress
-from verify.verdict import EXIT_STATUS, Verdict
+from verify.report.documents.parts import head
+from verify.runner.tracing import Progress, Unheard
 
 _LIMIT, _COMPILE_LIMIT = 60.0, 150.0
 # Compiling both as the engines run it and as it is checked; the other formats would only cost time.
@@ -65,50 +65,13 @@ class EnvelopeJob:
                     parts += [(condition, subject, dtype) for dtype in dtypes for condition in some]
         return parts
 
-
-@dataclass(frozen=True)
-class EnvelopeReport:
-    """What was measured."""
-
-    job: EnvelopeJob
-    rows: Sequence[Measured] = ()
-    environment: Sequence[Mapping[str, Any]] = ()
-    notes: Sequence[str] = ()
-    seconds: float = 0.0
-
     @property
     def command(self) -> str:
         """The command line that measures the same."""
-        return reproducing("fuzz", COMMANDS["fuzz"], {"envelope": True} | vars(self.job))
-
-    @property
-    def exit_status(self) -> int:
-        """0 if every condition that this machine can bring about was measured, else 3. An envelope fails nothing: it
-        says what must match."""
-        missing = [row for row in self.rows if row.verdict == UNKNOWN and row.applies]
-        return EXIT_STATUS[Verdict.UNKNOWN if missing or not self.rows else Verdict.PASS]
-
-    @property
-    def document(self) -> Envelope:
-        """The JSON document."""
-        return Envelope(
-            schema=SCHEMA,
-            command=self.command,
-            made=Made.now(),
-            environment=tuple(finite(rank) for rank in self.environment),
-            notes=tuple(self.notes),
-            device=self.job.device,  # type: ignore[arg-type]
-            preset=self.job.preset,
-            rows=tuple(Condition(**asdict(row), explanation=_why(row)) for row in self.rows),
-            timings={"total": round(self.seconds, 3)},
-        )
+        return reproducing("fuzz", COMMANDS["fuzz"], {"envelope": True} | vars(self))
 
 
-def _why(row: Measured) -> str:
-    return explanation(row.condition, row.subject) if row.verdict in (WITHIN, DIFFERS) else ""
-
-
-def run_envelope(job: EnvelopeJob, progress: Progress | None = None) -> EnvelopeReport:
+def run_envelope(job: EnvelopeJob, progress: Progress | None = None) -> Envelope:
     """Measures; a condition that fails, hangs or is not reached is a row that says so.
 
     Raises:
@@ -118,56 +81,55 @@ def run_envelope(job: EnvelopeJob, progress: Progress | None = None) -> Envelope
     preset(job.preset)
     if not 1 <= job.timeout <= 86400:
         raise BadInput.of("--timeout", job.timeout, "seconds from 1 to 86400", "choose one in that range")
-    report = EnvelopeReport(job)
+    rows: list[Condition] = []
+    environment: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="verify-envelope-", ignore_cleanup_errors=True) as folder:
+        # What compiling leaves behind goes with the folder.
+        caches = (("TORCHINDUCTOR_CACHE_DIR", f"{folder}/inductor"), ("TRITON_CACHE_DIR", f"{folder}/triton"))
         try:
             spec = place(1, job.device, job.backend).spec
-            # What compiling leaves behind goes with the folder.
-            spec = replace(
-                spec,
-                variables=(("TORCHINDUCTOR_CACHE_DIR", f"{folder}/inductor"), ("TRITON_CACHE_DIR", f"{folder}/triton")),
-            )
-            with RankPool(spec) as pool:
+            with RankPool(replace(spec, variables=caches)) as pool:
                 environment = pool.run(describe)
-                rows = _measure_all(pool, job, began + job.timeout, progress)
+                rows = _measure_all(pool, job, began + job.timeout, progress or Unheard())
+            notes = ["compiled forward passes compile each decoder layer; max-autotune without its CUDA graphs"]
+            if job.device == "cuda" and job.preset != "tiny":
+                notes.insert(0, "where devices are compared, the forward pass is that of the tiny preset on both")
         except Unjudged as reason:
-            return replace(report, notes=(str(reason),), seconds=time.monotonic() - began)
-    notes = []
-    if job.device == "cuda" and job.preset != "tiny":
-        notes.append("where devices are compared, the forward pass is that of the tiny preset on both")
-    notes.append("compiled forward passes compile each decoder layer; max-autotune without its CUDA graphs")
-    return replace(report, rows=rows, environment=environment, notes=notes, seconds=time.monotonic() - began)
+            notes = [str(reason)]
+    return Envelope(
+        **head(job.command, environment, notes),
+        device=job.device,  # type: ignore[arg-type]
+        preset=job.preset,
+        rows=tuple(rows),
+        timings={"total": round(time.monotonic() - began, 3)},
+    )
 
 
-def _measure_all(pool: RankPool, job: EnvelopeJob, deadline: float, progress: Progress | None) -> list[Measured]:
+def _measure_all(pool: RankPool, job: EnvelopeJob, deadline: float, progress: Progress) -> list[Condition]:
     parts = job.parts()
-    if progress is not None:
-        progress.start("envelope", len(parts))
+    progress.start("envelope", len(parts))
     rows = []
     for number, (condition, subject, dtype) in enumerate(parts):
         began = time.monotonic()
         limit = min(_COMPILE_LIMIT if condition in COMPILING else _LIMIT, deadline - began)
         row = _measure_one(pool, condition, subject, dtype, job.preset, limit)
-        rows.append(replace(row, seconds=round(time.monotonic() - began, 3)))
-        if progress is not None:
-            progress.update("envelope", number + 1)
-    if progress is not None:
-        progress.finish("envelope")
+        why = explanation(condition, subject) if row.verdict in (WITHIN, DIFFERS) else ""
+        rows.append(structs.replace(row, seconds=round(time.monotonic() - began, 3), explanation=why))
+        progress.update("envelope", number + 1)
+    progress.finish("envelope")
     return rows
 
 
-def _measure_one(pool: RankPool, condition: str, subject: str, dtype: str, preset_name: str, limit: float) -> Measured:
-    blank = Measured(subject, condition, dtype, UNKNOWN)
+def _measure_one(pool: RankPool, condition: str, subject: str, dtype: str, preset: str, limit: float) -> Condition:
     if limit < 1.0:
-        return replace(blank, note="out of time before it began")
+        return blank(subject, condition, dtype, "out of time before it began")
+    name = f"{condition}, {subject}"
     try:
-        row = pool.run(measure, condition, subject, dtype, preset_name, name=f"{condition}, {subject}", timeout=limit)[
-            0
-        ]
+        row: Condition = pool.run(measure, condition, subject, dtype, preset, name=name, timeout=limit)[0]
     except RankFailure as failure:
         hung = any(report.state == "hung" for report in failure.reports)
-        return replace(blank, note=f"not done within {limit:.0f} s" if hung else failure.cause[:300])
-    assert isinstance(row, Measured)
+        note = f"not done within {limit:.0f} s" if hung else failure.cause[:300]
+        return blank(subject, condition, dtype, note)
     if "CUDA error" in row.note or "AcceleratorError" in row.note:
         pool.stop()  # Such an error stays with the process.
     return row

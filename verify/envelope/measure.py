@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from verify.bagel.config import preset
@@ -17,67 +18,52 @@ from verify.envelope.conditions import CONDITIONS, Computation, Inapplicable, co
 from verify.fuzz.case import FLOATS, Case, Values
 from verify.fuzz.layouts import dense
 from verify.ranks.rank import Rank
+from verify.report.documents.fuzz import Condition
 from verify.request import RENORM_TYPES, DenoiseRequest
 from verify.targets.builtin import BuiltinTarget
 from verify.targets.protocol import ModelOptions
 
-BITWISE, WITHIN, DIFFERS, UNKNOWN = "bitwise", "within", "differs", "unknown"
+BITWISE: Final = "bitwise"
+WITHIN: Final = "within"
+DIFFERS: Final = "differs"
+UNKNOWN: Final = "unknown"
 _ORDER = (BITWISE, WITHIN, DIFFERS)
 # 1024 x 1024 pixels, and an odd shape whose rows are no multiple of a vector.
 _SHAPES = ((4096, 64), (1001, 37))
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one condition does to one computation.
-
-    Attributes:
-        subject: ``combine`` or ``forward``.
-        condition: one of ``CONDITIONS``.
-        dtype: of the velocities, or of the network.
-        verdict: ``bitwise``; ``within`` (``max_ulp`` units in the last place, less than a binade); ``differs`` (more,
-            or another dtype, or a NaN); ``unknown``. The worst over all settings and variants.
-        worst: the setting and variant with that verdict; the other fields are about it.
-        affected: the variants that are not bitwise, each with its settings.
-        variants: how many were measured.
-        max_ulp: the greatest distance in ULPs; None where such a distance means nothing.
-        mismatched: how many elements differ.
-        of: how many elements there are.
-        max_abs: the greatest absolute difference.
-        relative: ``max_abs`` over the greatest element of the baseline.
-        note: why the verdict is ``unknown``, or what else to know.
-        applies: False where the machine lacks what the condition needs.
-        seconds: how long it took.
-    """
-
-    subject: str
-    condition: str
-    dtype: str
-    verdict: str
-    worst: str = ""
-    affected: tuple[str, ...] = ()
-    variants: int = 0
-    max_ulp: int | None = None
-    mismatched: int = 0
-    of: int = 0
-    max_abs: float | None = None
-    relative: float | None = None
-    note: str = ""
-    applies: bool = True
-    seconds: float = 0.0
-
-    @property
-    def badness(self) -> tuple[int, int]:
-        """For sorting: the verdict, then the distance."""
-        return _ORDER.index(self.verdict), self.max_ulp or 0
+def blank(subject: str, condition: str, dtype: str, note: str = "") -> Condition:
+    """A row about which nothing is known but why."""
+    return Condition(
+        subject=subject,
+        condition=condition,
+        dtype=dtype,
+        verdict=UNKNOWN,
+        worst="",
+        affected=(),
+        variants=0,
+        max_ulp=None,
+        mismatched=0,
+        of=0,
+        max_abs=None,
+        relative=None,
+        note=note,
+        applies=True,
+        seconds=0.0,
+        explanation="",
+    )
 
 
-def measure(rank: Rank, condition: str, subject: str, dtype: str, preset_name: str) -> Measured | None:
+def _badness(row: Condition) -> tuple[int, int]:
+    return _ORDER.index(row.verdict), row.max_ulp or 0
+
+
+def measure(rank: Rank, condition: str, subject: str, dtype: str, preset_name: str) -> Condition | None:
     """Measures on rank 0 every setting of a condition on every variant of a subject. It never raises."""
     if rank.rank:
         return None
-    blank = Measured(subject, condition, dtype, UNKNOWN)
-    worst: Measured | None = None
+    nothing = blank(subject, condition, dtype)
+    worst: Condition | None = None
     affected: dict[str, list[str]] = {}
     variants = 0
     try:
@@ -85,39 +71,39 @@ def measure(rank: Rank, condition: str, subject: str, dtype: str, preset_name: s
             for variant, computation in _computations(rank, subject, dtype, preset_name, condition):
                 for setting, result, baseline in CONDITIONS[condition](computation):
                     variants += 1
-                    found = compare(blank, result, baseline)
+                    found = compare(nothing, result, baseline)
                     if found.verdict != BITWISE:
                         affected.setdefault(variant, []).append(setting)
-                    if worst is None or found.badness > worst.badness:
+                    if worst is None or _badness(found) > _badness(worst):
                         worst = replace(found, worst=f"{setting}, {variant}")
     except Inapplicable as lacking:
-        return replace(blank, note=str(lacking), applies=False)
+        return replace(nothing, note=str(lacking), applies=False)
     except Exception as error:  # One condition that cannot be brought about must not end the others.
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
         if worst is None:
-            return replace(blank, note=reason)
+            return replace(nothing, note=reason)
         worst = replace(worst, note=f"stopped early: {reason}")
     if worst is None:
-        return replace(blank, note="no setting of it could be measured")
+        return replace(nothing, note="no setting of it could be measured")
     names = tuple(f"{variant}: {', '.join(settings)}" for variant, settings in affected.items())
     return replace(worst, affected=names, variants=variants)
 
 
-def compare(blank: Measured, result: Tensor, baseline: Tensor) -> Measured:
-    """How far two results lie apart."""
+def compare(nothing: Condition, result: Tensor, baseline: Tensor) -> Condition:
+    """How far two results lie apart; ``nothing`` is the row before it is known."""
     if (result.shape, result.dtype) != (baseline.shape, baseline.dtype):
         note = f"{describe(result)} instead of {describe(baseline)}"
         gap = _gap(result, baseline) if result.shape == baseline.shape else (None, None)
-        return replace(blank, verdict=DIFFERS, note=note, of=baseline.numel(), max_abs=gap[0], relative=gap[1])
+        return replace(nothing, verdict=DIFFERS, note=note, of=baseline.numel(), max_abs=gap[0], relative=gap[1])
     if same_bits(result, baseline):
-        return replace(blank, verdict=BITWISE, of=baseline.numel(), max_ulp=0)
+        return replace(nothing, verdict=BITWISE, of=baseline.numel(), max_ulp=0)
     difference = first_difference(result, baseline)
     assert difference is not None
     max_abs, relative = _gap(result, baseline)
     binade = 1 << FLOATS[str(baseline.dtype).removeprefix("torch.")].mantissa
     within = difference.max_ulp is not None and difference.max_ulp < binade
     return replace(
-        blank,
+        nothing,
         verdict=WITHIN if within else DIFFERS,
         max_ulp=difference.max_ulp,
         mismatched=difference.mismatched,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from verify.errors import BadInput
+from verify.oracle.formats import FORMATS, Format
 from verify.request import RENORM_TYPES
 
 BRANCHES = ("gen", "text", "img")
@@ -25,13 +26,8 @@ _MOST_ELEMENTS = 1 << 24
 Bits = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 
 
-@dataclass(frozen=True)
-class Float:
-    """A floating-point format. ``roundoff`` is half the distance from 1 to the next number above it."""
-
-    name: str
-    width: int
-    mantissa: int
+class Float(Format):
+    """A floating-point format, as bits and as PyTorch's dtype."""
 
     @property
     def torch(self) -> torch.dtype:
@@ -53,22 +49,7 @@ class Float:
     @property
     def one(self) -> int:
         """The bits of 1.0."""
-        return ((1 << (self.width - 2 - self.mantissa)) - 1) << self.mantissa
-
-    @property
-    def roundoff(self) -> float:
-        """Largest relative error of one rounding in the normal range."""
-        return 2.0 ** -(self.mantissa + 1)
-
-    @property
-    def least(self) -> float:
-        """The smallest positive subnormal."""
-        return float(torch.finfo(self.torch).smallest_normal) * 2.0**-self.mantissa
-
-    @property
-    def accumulates(self) -> Float:
-        """The format that torch sums squares in."""
-        return FLOATS["float32"] if self.width == 16 else self
+        return self.bias << self.mantissa
 
     @property
     def unsigned(self) -> np.dtype[Any]:
@@ -82,15 +63,7 @@ class Float:
         return int(rounded.view(integer).item()) & ((1 << self.width) - 1)
 
 
-FLOATS = {
-    f.name: f
-    for f in (
-        Float("bfloat16", 16, 7),
-        Float("float16", 16, 10),
-        Float("float32", 32, 23),
-        Float("float64", 64, 52),
-    )
-}
+FLOATS = {f.name: Float(f.name, f.width, f.mantissa) for f in FORMATS.values()}
 
 
 @dataclass(frozen=True)

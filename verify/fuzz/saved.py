@@ -12,11 +12,7 @@ from typing import Any
 from verify.errors import BadInput
 from verify.fuzz.boundary import GUIDED_STEPS_AGREE, Bounds
 from verify.fuzz.case import Case
-from verify.fuzz.exact import ExactCase, solve
-from verify.fuzz.rational import Inexact
-from verify.fuzz.tasks import EXACT
 from verify.report.disk import write_whole
-from verify.verdict import Finding, Verdict
 
 KIND = "fuzz case"
 
@@ -40,16 +36,6 @@ class Saved:
     device: str
     backend: str | None
     case: Case | Bounds
-
-    @property
-    def answer(self) -> ExactCase | None:
-        """The case with its one right answer, computed anew, where the exact property was broken."""
-        if self.broken != EXACT or isinstance(self.case, Bounds):
-            return None
-        try:
-            return ExactCase(self.case, solve(self.case))
-        except Inexact as reason:
-            raise BadInput(f"the saved case is no exact one ({reason}); save it again with this version") from None
 
     def write(self, folder: Path) -> Path:
         """Writes the case into ``folder``. The file's name holds the property and a digest of the case.
@@ -113,11 +99,3 @@ def read_saved(path: str) -> Saved:
 def replay_command(path: Path) -> str:
     """The command that evaluates a saved case again."""
     return shlex.join(["verify", "fuzz", "--replay", str(path)])
-
-
-def saved_of(
-    finding: Finding, combine: str, world_size: int, device: str, backend: str | None, case: Case | Bounds
-) -> Saved:
-    """The saved form of a failed finding."""
-    assert finding.verdict is Verdict.FAIL
-    return Saved(finding.name, finding.summary, combine, world_size, device, backend, case)

@@ -15,9 +15,10 @@ from verify.fuzz.boundary import Bounds, decide, judge_boundary
 from verify.fuzz.case import Case
 from verify.fuzz.drawing import draw, shrink
 from verify.fuzz.engine import PROFILES, Fuzzer
-from verify.fuzz.saved import Saved, read_saved, replay_command, saved_of
+from verify.fuzz.exact import answer_to
+from verify.fuzz.saved import Saved, read_saved, replay_command
 from verify.fuzz.strategies import schedules
-from verify.fuzz.tasks import MUTANT, OF_TARGET, OWN, combine_of, describe
+from verify.fuzz.tasks import EXACT, MUTANT, OF_TARGET, OWN, combine_of, describe
 from verify.options.option import reproducing
 from verify.options.table import COMMANDS
 from verify.options.targets import given_options, split_options
@@ -25,11 +26,11 @@ from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.report.documents.fuzz import Fuzz
-from verify.report.documents.parts import SCHEMA, Check, Failure, Made, finite
+from verify.report.documents.parts import Check, Failure, head, merged_verdict
 from verify.runner.run import pool_for
-from verify.runner.tracing import Progress
+from verify.runner.tracing import Progress, Unheard
 from verify.targets.loading import load_object
-from verify.verdict import EXIT_STATUS, Finding, Verdict, merge
+from verify.verdict import Finding, Verdict
 
 # One schedule is drawn for so many cases of the combine.
 _CASES_PER_SCHEDULE = 4
@@ -96,119 +97,84 @@ class FuzzJob:
 
 
 @dataclass(frozen=True)
-class FuzzReport:
-    """What a run found.
+class _Found:
+    """What the ranks of a job found.
 
     Attributes:
-        job: what was run.
         findings: one per property.
-        backend: of the ranks; empty if they never started.
         cases: distinct cases evaluated, exact ones included.
         environment: what each rank ran on.
         replays: for each failed property, the command that reproduces it.
-        timings: seconds: ``ranks ready``, ``total``.
-        notes: what a reader must know beside the verdict.
-        failure: for a run that did not finish, why.
+        timings: seconds, beside those of the whole.
+        failure: for a job that some rank did not finish, why.
     """
 
-    job: FuzzJob
     findings: Sequence[Finding] = ()
-    backend: str = ""
     cases: int = 0
     environment: Sequence[Mapping[str, Any]] = ()
     replays: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    failure: Mapping[str, Any] | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        """Any fail is fail; a run that did not finish, or a property that judged nothing, is unknown."""
-        verdict = merge(finding.verdict for finding in self.findings)
-        return Verdict.UNKNOWN if self.failure is not None and verdict is not Verdict.FAIL else verdict
-
-    @property
-    def exit_status(self) -> int:
-        """0 pass, 1 fail, 3 unknown."""
-        return EXIT_STATUS[self.verdict]
-
-    @property
-    def cases_per_minute(self) -> float:
-        """Start-up included."""
-        total = self.timings.get("total", 0.0)
-        return 60 * self.cases / total if total else 0.0
-
-    @property
-    def document(self) -> Fuzz:
-        """The JSON document."""
-        job = self.job
-        return Fuzz(
-            schema=SCHEMA,
-            command=job.command,
-            made=Made.now(),
-            environment=tuple(finite(rank) for rank in self.environment),
-            notes=tuple(self.notes),
-            verdict=self.verdict,
-            profile=job.profile,
-            seed=job.seed,
-            combine=job.combine,
-            world_size=job.world_size,
-            backend=self.backend,  # type: ignore[arg-type]
-            device=job.device,  # type: ignore[arg-type]
-            cases=self.cases,
-            cases_per_minute=round(self.cases_per_minute, 1),
-            properties=tuple(Check.of(finding) for finding in self.findings),
-            replays=dict(self.replays),
-            failure=None if self.failure is None else msgspec.convert(self.failure, Failure),
-            timings={name: round(seconds, 3) for name, seconds in self.timings.items()},
-        )
+    failure: RankFailure | None = None
 
 
-def run_fuzz(job: FuzzJob, progress: Progress | None = None, began: float | None = None) -> FuzzReport:
+def run_fuzz(job: FuzzJob, progress: Progress | None = None, began: float | None = None) -> Fuzz:
     """Runs a job. ``began`` is when its clock started, if not now.
 
     Raises:
         BadInput: the job or a file it names cannot be used.
     """
-    clock = time.monotonic() if began is None else began
+    clock, told = time.monotonic() if began is None else began, progress or Unheard()
 
-    def explore(pool: RankPool) -> FuzzReport:
+    def explore(pool: RankPool) -> _Found:
         fuzzer = Fuzzer(pool, job.combine)
         # Drawn while the ranks start, and again where they are used: the same seed gives the same cases.
         bounds = draw(schedules(), max(1, job.count // _CASES_PER_SCHEDULE), job.seed)
         environment = pool.run(describe)
-        ready = time.monotonic() - clock
-        if progress is not None:
-            progress.start("fuzz", job.count)
+        ready = {"ranks ready": time.monotonic() - clock}
+        told.start("fuzz", job.count)
         try:
-            fuzzer.explore(job.count, job.seed, lambda done: progress.update("fuzz", done) if progress else None)
+            fuzzer.explore(job.count, job.seed, lambda done: told.update("fuzz", done))
         except RankFailure as failure:
             # What had failed by then has failed, also where a rank died while the case was made simpler.
             failed = [f for f in fuzzer.findings(job.device) if f.verdict is Verdict.FAIL]
-            return FuzzReport(job, failed, "", fuzzer.tally.cases, environment, failure=failure.to_dict())
+            return _Found(failed, fuzzer.tally.cases, environment, failure=failure)
         findings = [*fuzzer.findings(job.device), fuzz_boundary(pool, bounds, job.seed)]
-        if progress is not None:
-            progress.finish("fuzz")
+        told.finish("fuzz")
         replays = _save(job, pool.spec.backend, findings)
-        return FuzzReport(job, findings, "", fuzzer.tally.cases, environment, replays, {"ranks ready": ready})
+        return _Found(findings, fuzzer.tally.cases, environment, replays, ready)
 
     return _on_ranks(job.checked(), explore, clock)
 
 
-def _on_ranks(job: FuzzJob, run: Callable[[RankPool], FuzzReport], began: float) -> FuzzReport:
-    """What ``run`` reports, or a report that says why it could not be done."""
-    report, backend = FuzzReport(job), ""
+def _on_ranks(job: FuzzJob, run: Callable[[RankPool], _Found], began: float) -> Fuzz:
+    """The document of what ``run`` finds, or of why it could not be done."""
+    found, backend = _Found(), ""
     notes: tuple[str, ...] = ()
     try:
         placement = place(job.world_size, job.device, job.backend)
         backend, notes = placement.spec.backend, placement.notes
-        report = run(pool_for(placement.spec))
+        found = run(pool_for(placement.spec))
     except RankFailure as failure:
-        report = replace(report, failure=failure.to_dict())
+        found = _Found(failure=failure)
     except Unjudged as reason:
         notes = (*notes, str(reason))
-    timings = {**report.timings, "total": time.monotonic() - began}
-    return replace(report, backend=backend, notes=notes, timings=timings)
+    total = time.monotonic() - began
+    return Fuzz(
+        **head(job.command, found.environment, notes),
+        verdict=merged_verdict(found.findings, found.failure is not None),
+        profile=job.profile,
+        seed=job.seed,
+        combine=job.combine,
+        world_size=job.world_size,
+        backend=backend,  # type: ignore[arg-type]
+        device=job.device,  # type: ignore[arg-type]
+        cases=found.cases,
+        cases_per_minute=round(60 * found.cases / total, 1),
+        properties=tuple(map(Check.of, found.findings)),
+        replays=dict(found.replays),
+        failure=None if found.failure is None else msgspec.convert(found.failure.to_dict(), Failure),
+        timings={name: round(seconds, 3) for name, seconds in {**found.timings, "total": total}.items()},
+    )
 
 
 def fuzz_boundary(pool: RankPool, bounds: Sequence[Bounds], seed: int, variant: str = "") -> Finding:
@@ -239,12 +205,12 @@ def _save(job: FuzzJob, backend: str, findings: Sequence[Finding]) -> dict[str, 
         if finding.verdict is Verdict.FAIL and "case" in finding.data:
             data = finding.data["case"]
             case = Bounds.from_dict(data) if "num_timesteps" in data else Case.from_dict(data)
-            saved = saved_of(finding, job.combine, job.world_size, job.device, backend, case)
+            saved = Saved(finding.name, finding.summary, job.combine, job.world_size, job.device, backend, case)
             replays[finding.name] = replay_command(saved.write(job.save))
     return replays
 
 
-def run_replay(path: str, **changes: Any) -> FuzzReport:
+def run_replay(path: str, **changes: Any) -> Fuzz:
     """Evaluates a saved case again in the setting that it was saved with, except for ``changes``.
 
     Raises:
@@ -255,11 +221,11 @@ def run_replay(path: str, **changes: Any) -> FuzzReport:
     setting: dict[str, Any] = {"combine": saved.combine, "world_size": saved.world_size, "device": saved.device}
     job = FuzzJob(**(setting | {"backend": saved.backend, "cases": 1} | changes)).checked()
 
-    def again(pool: RankPool) -> FuzzReport:
+    def again(pool: RankPool) -> _Found:
         environment = pool.run(describe)
         findings = _replayed(pool, job, saved)
         replays = {f.name: replay_command(Path(path)) for f in findings if f.verdict is Verdict.FAIL}
-        return FuzzReport(job, findings, "", 1, environment, replays)
+        return _Found(findings, 1, environment, replays)
 
     return _on_ranks(job, again, began)
 
@@ -270,7 +236,7 @@ def _replayed(pool: RankPool, job: FuzzJob, saved: Saved) -> list[Finding]:
         return [_judged_boundary(pool, [saved.case], saved.combine.removeprefix(MUTANT))]
     fuzzer = Fuzzer(pool, job.combine)
     fuzzer.judge([saved.case])
-    if saved.answer is not None:
-        fuzzer.judge_exact([saved.answer])
+    if saved.broken == EXACT:
+        fuzzer.judge_exact([answer_to(saved.case)])
     found = [f for f in fuzzer.findings(job.device) if f.verdict is not Verdict.UNKNOWN]
     return sorted(found, key=lambda finding: finding.name != saved.broken)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from verify.report.documents.parts import Check
 from verify.report.markdown import markdown_table
 from verify.report.sections.blocks import Table
 from verify.text import literal
@@ -20,7 +21,7 @@ _MOST_FAILURES = 20
 _OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
 
-def record_finding(config: pytest.Config, finding: Finding, message: str = "") -> None:
+def record_finding(config: pytest.Config, finding: Finding | Check, message: str = "") -> None:
     """Attaches a finding to the test that runs now: properties of its case in the file of ``--junitxml``.
 
     Args:

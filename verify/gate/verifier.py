@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from verify.fuzz.session import FuzzJob, FuzzReport, run_fuzz
+from verify.fuzz.session import FuzzJob, run_fuzz
 from verify.fuzz.tasks import OF_TARGET
 from verify.gate.claims import CLAIMED, COMBINE, VERDICT, WHOLE, Claim
 from verify.gate.findings import record, record_finding
 from verify.gate.settings import settings_of
+from verify.report.documents.fuzz import Fuzz
 from verify.report.message import failure_text, rank_failure_text
 from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
@@ -26,7 +27,7 @@ class Verifier:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self._reports: dict[Job, RunReport] = {}
-        self._fuzzed: dict[Job, FuzzReport] = {}
+        self._fuzzed: dict[Job, Fuzz] = {}
         self._told: list[RunReport] = []
 
     def run(self, request: DenoiseRequest | None = None, **changes: Any) -> RunReport:
@@ -128,13 +129,13 @@ class Verifier:
         if job not in self._fuzzed:
             combine = OF_TARGET + job.target
             self._fuzzed[job] = run_fuzz(FuzzJob("fast", combine=combine, device=job.device, backend=job.backend))
-        report = self._fuzzed[job]
-        if report.document.failure is not None:
-            pytest.fail(rank_failure_text(report.document.failure, report.job.command), pytrace=False)
-        found = [finding for finding in report.findings if finding.name == claim.check]
+        document = self._fuzzed[job]
+        if document.failure is not None:
+            pytest.fail(rank_failure_text(document.failure, document.command), pytrace=False)
+        found = [check for check in document.properties if check.name == claim.check]
         if not found:
-            pytest.fail("nothing was judged: " + "; ".join(report.notes), pytrace=False)
-        text = failure_text(found[0], report.replays.get(claim.check, report.job.command))
+            pytest.fail("nothing was judged: " + "; ".join(document.notes), pytrace=False)
+        text = failure_text(found[0], document.replays.get(claim.check, document.command))
         record_finding(self.config, found[0], "" if found[0].verdict is Verdict.PASS else text)
         if found[0].verdict is not Verdict.PASS:
             pytest.fail(text, pytrace=False)

@@ -20,26 +20,44 @@ class Format:
 
     Attributes:
         name: as PyTorch calls it.
-        unit: the unit roundoff: rounding to nearest errs by at most ``unit * |x|`` unless it over- or underflows.
-        largest: the largest finite number.
-        least: the smallest positive subnormal number; rounding below the normal range errs by at most half of it.
+        width: bits of a number.
+        mantissa: bits of its fraction; the leading 1 is not stored.
     """
 
     name: str
-    unit: float
-    largest: float
-    least: float
+    width: int
+    mantissa: int
+
+    @property
+    def bias(self) -> int:
+        """What is added to an exponent before it is stored; also the greatest exponent of a finite number."""
+        return (1 << (self.width - 2 - self.mantissa)) - 1
+
+    @property
+    def unit(self) -> float:
+        """The unit roundoff: rounding to nearest errs by at most ``unit * |x|`` unless it over- or underflows."""
+        return 2.0 ** -(self.mantissa + 1)
+
+    @property
+    def largest(self) -> float:
+        """The largest finite number."""
+        return (2 - 2.0**-self.mantissa) * 2.0**self.bias
+
+    @property
+    def least(self) -> float:
+        """The smallest positive subnormal number. Rounding below the normal range errs by at most half of it."""
+        return 2.0 ** (1 - self.bias - self.mantissa)
 
     @property
     def compute(self) -> Format:
         """What PyTorch computes in for tensors of this format."""
-        return FLOAT32 if self.unit > FLOAT32.unit else self
+        return FLOAT32 if self.width == 16 else self
 
 
-BFLOAT16 = Format("bfloat16", 2.0**-8, (2 - 2.0**-7) * 2.0**127, 2.0**-133)
-FLOAT16 = Format("float16", 2.0**-11, (2 - 2.0**-10) * 2.0**15, 2.0**-24)
-FLOAT32 = Format("float32", 2.0**-24, (2 - 2.0**-23) * 2.0**127, 2.0**-149)
-FLOAT64 = Format("float64", 2.0**-53, (2 - 2.0**-52) * 2.0**1023, 2.0**-1074)
+BFLOAT16 = Format("bfloat16", 16, 7)
+FLOAT16 = Format("float16", 16, 10)
+FLOAT32 = Format("float32", 32, 23)
+FLOAT64 = Format("float64", 64, 52)
 
 FORMATS = {f.name: f for f in (BFLOAT16, FLOAT16, FLOAT32, FLOAT64)}
 

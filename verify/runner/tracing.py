@@ -27,19 +27,23 @@ Traces = dict[str, list[Trace]]
 
 
 class Progress(Protocol):
-    """Whoever wants to follow a run: :class:`verify.report.progress.ProgressReport`."""
+    """Whoever wants to follow a run: :class:`verify.report.progress.ProgressReport`. By default nobody does."""
 
     def start(self, name: str, total: int) -> None:
         """A loop starts; it has ``total`` steps."""
-        ...
+        return None
 
     def update(self, name: str, done: int) -> None:
         """The slowest rank has finished ``done`` steps."""
-        ...
+        return None
 
     def finish(self, name: str) -> None:
         """The loop has ended."""
-        ...
+        return None
+
+
+class Unheard(Progress):
+    """Progress that nobody follows."""
 
 
 def trace_all(

@@ -13,8 +13,8 @@ import pytest
 
 from verify.bagel.options import BagelOptions
 from verify.commands.cli import _parse, main
-from verify.envelope.envelope import EnvelopeJob, EnvelopeReport
-from verify.fuzz.mutation import MutantReport
+from verify.envelope.envelope import EnvelopeJob
+from verify.fuzz.mutation import command_of
 from verify.fuzz.session import FuzzJob
 from verify.fuzz.tasks import OWN
 from verify.options.option import Command, Group, Option, reproducing
@@ -95,9 +95,9 @@ def test_jobs_of_the_other_commands_come_back() -> None:
         "verify fuzz --profile ci --cases 7 --seed 3 --combine a.py:b --world-size 3 --device cuda --backend gloo"
     )
     assert "--combine" not in FuzzJob(combine=OWN).command
-    line = EnvelopeReport(EnvelopeJob("cuda", "small", timeout=60.0)).document.command
+    line = EnvelopeJob("cuda", "small", timeout=60.0).command
     assert line == "verify fuzz --envelope --device cuda --preset small --timeout 60"
-    line = MutantReport("fast", 2, "cpu", [], [], 0.0).document.command
+    line = command_of("fast", 2, "cpu", None)
     assert line == "verify fuzz --profile fast --seed 2 --mutants --device cpu"
 
 

@@ -15,7 +15,7 @@ from verify.report.documents.parts import (
     WorldSize,
     require_merged,
 )
-from verify.verdict import Verdict
+from verify.verdict import EXIT_STATUS, Verdict
 
 
 class Fuzz(Document, frozen=True, tag="fuzz"):
@@ -44,7 +44,14 @@ class Fuzz(Document, frozen=True, tag="fuzz"):
 
 
 class Mutant(Part, frozen=True):
-    """A wrong combine. ``properties``: those that saw it, each with the number of the case; empty if none did."""
+    """A wrong combine.
+
+    Attributes:
+        mutant: its name.
+        what: what is wrong with it.
+        cases_needed: the number of the first case that shows it; None if none does.
+        properties: those that failed, each with the number of its first case; empty if none did.
+    """
 
     mutant: str
     what: str
@@ -61,9 +68,35 @@ class Mutants(Document, frozen=True, tag="mutants"):
     mutants: tuple[Mutant, ...]
     timings: dict[str, float]
 
+    @property
+    def verdict(self) -> Verdict:
+        """Fail if a mutant was not caught; unknown if not all were tried."""
+        if not all(mutant.properties for mutant in self.mutants):
+            return Verdict.FAIL
+        return Verdict.UNKNOWN if self.notes else Verdict.PASS
+
 
 class Condition(Part, frozen=True):
-    """One setting, on one computation in one dtype; see :class:`verify.envelope.measure.Measured`."""
+    """What one condition does to one computation.
+
+    Attributes:
+        subject: the computation: ``combine`` or ``forward``.
+        condition: one of :data:`verify.envelope.conditions.CONDITIONS`.
+        dtype: of the velocities, or of the network.
+        verdict: ``bitwise``: equal bytes. ``within``: at most ``max_ulp`` ULPs apart, less than a factor of two.
+            ``differs``: further apart, of another dtype, or a NaN. The worst over all settings and variants.
+        worst: the setting and variant with that verdict. The fields from ``max_ulp`` to ``relative`` are about it.
+        affected: the variants that are not bitwise, each with its settings.
+        variants: how many were measured.
+        max_ulp: the greatest distance in ULPs; None where such a distance means nothing.
+        mismatched, of: how many elements differ, of how many.
+        max_abs: the greatest absolute difference.
+        relative: ``max_abs`` over the greatest element without the condition.
+        note: why the verdict is ``unknown``, or what else to know.
+        applies: False where the machine lacks what the condition needs.
+        seconds: how long it took.
+        explanation: why the condition changes bits; empty where it does not.
+    """
 
     subject: str
     condition: str
@@ -90,3 +123,9 @@ class Envelope(Document, frozen=True, tag="envelope"):
     preset: str
     rows: tuple[Condition, ...]
     timings: dict[str, float]
+
+    @property
+    def exit_status(self) -> int:
+        """0 if every condition that this machine can bring about was measured, else 3."""
+        missing = not self.rows or any(row.verdict == "unknown" and row.applies for row in self.rows)
+        return EXIT_STATUS[Verdict.UNKNOWN if missing else Verdict.PASS]

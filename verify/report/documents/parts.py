@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from verify.verdict import Divergence, Finding, Verdict, merge
+from verify.verdict import EXIT_STATUS, Divergence, Finding, Verdict, merge
 
 # Raised whenever the shape of any document changes; former.py reads the one before.
 SCHEMA: Final = 2
@@ -73,6 +73,24 @@ class Document(Part, frozen=True, tag_field="kind"):
     made: Made | None
     environment: tuple[Environment, ...]
     notes: tuple[str, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """What the command ends with: 0 pass, 1 fail, 3 unknown; 0 for a document that judges nothing."""
+        return EXIT_STATUS[getattr(self, "verdict", Verdict.PASS)]
+
+
+def head(
+    command: str, environment: Iterable[Mapping[str, Any]] = (), notes: Iterable[str] = (), made: Made | None = None
+) -> dict[str, Any]:
+    """The fields that every document begins with, for one that is made now."""
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "made": made or Made.now(),
+        "environment": tuple(finite(rank) for rank in environment),
+        "notes": tuple(notes),
+    }
 
 
 class Compared(Part, frozen=True):
@@ -197,15 +215,19 @@ class Failure(Part, frozen=True):
     awaited: Awaited | None = None
 
 
+def merged_verdict(checks: Iterable[Finding | Check], failed: bool) -> Verdict:
+    """What checks add up to. ``failed`` says that the run did not finish, so that it cannot pass."""
+    merged = merge(check.verdict for check in checks)
+    return Verdict.UNKNOWN if failed and merged is Verdict.PASS else merged
+
+
 def require_merged(verdict: Verdict, checks: tuple[Check, ...], failure: Failure | None) -> None:
     """A document's verdict is what its checks add up to; what did not finish cannot pass.
 
     Raises:
         ValueError: it is another one.
     """
-    merged = merge(check.verdict for check in checks)
-    if failure is not None and merged is Verdict.PASS:
-        merged = Verdict.UNKNOWN
+    merged = merged_verdict(checks, failure is not None)
     if verdict is not merged:
         unfinished = " and a run that did not finish" if failure is not None else ""
         raise ValueError(f"the verdict is {verdict}, but its {len(checks)} checks{unfinished} add up to {merged}")

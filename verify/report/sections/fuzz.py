@@ -49,7 +49,6 @@ def present_fuzz(d: Fuzz) -> Presentation:
 def present_mutants(d: Mutants) -> Presentation:
     """Wrong combines that no property saw, then all of them."""
     missed = [m for m in d.mutants if not m.properties]
-    verdict = Verdict.FAIL if missed else Verdict.UNKNOWN if d.notes else Verdict.PASS
     sections = []
     if missed:
         facts = [(m.mutant, m.what) for m in missed]
@@ -63,4 +62,4 @@ def present_mutants(d: Mutants) -> Presentation:
     sections.append(Section("Mutants", [Table(headings, rows, minor=("properties that saw it",))]))
     profile = f" by the {d.profile} profile" if d.profile else ""
     said = f"{len(d.mutants) - len(missed)} of {len(d.mutants)} wrong combines caught{profile}"
-    return present(d, "Combines with one thing wrong", said, sections, verdict, timings=d.timings)
+    return present(d, "Combines with one thing wrong", said, sections, d.verdict, timings=d.timings)
