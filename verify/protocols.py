@@ -5,7 +5,8 @@ A loop of your own needs nothing else from this package but, if it likes, :func:
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,9 +18,14 @@ class Denoiser(Protocol):
     """Gives the velocity of one branch."""
 
     def velocity(
-        self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str
+        self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str, **asked: Any
     ) -> Float[Tensor, "tokens channels"]:
-        """The velocity at ``x_t`` and ``step`` (from 0), in the shape of ``x_t``; ``branch`` is gen, text or img."""
+        """The velocity at ``x_t`` and ``step`` (from 0), in the shape of ``x_t``; ``branch`` is one of the request's.
+
+        A loop may give None for ``step``, meaning the one that it is in, and say by further keywords what its engine
+        asks of the network: ``t``, the timestep as the engine holds it, ``expert``, or others. The target's denoiser
+        takes those keywords, with defaults that suit the step. What is asked is recorded and judged.
+        """
         ...
 
 
@@ -46,9 +52,15 @@ class Group(Protocol):
 
 
 class Observe(Protocol):
-    """To be called once after each step with the new ``x_t``."""
+    """To be called once after each step with the new ``x_t``.
 
-    def __call__(self, step: int, x_t: Float[Tensor, "tokens channels"]) -> None: ...
+    A loop may show further state of its sampler by name, as in ``observe(step, x_t, {"history": history, "generator":
+    generator})``; see ``Prepared.state``.
+    """
+
+    def __call__(
+        self, step: int, x_t: Float[Tensor, "tokens channels"], state: Mapping[str, Any] | None = None
+    ) -> None: ...
 
 
 class Loop(Protocol):

@@ -7,7 +7,8 @@ evaluations follow from that. Checks compare traces with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,17 +25,25 @@ ONE_BRANCH_A_RANK = ("broadcast", "local")
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The Euler steps of one request.
+    """The steps of one request.
 
     Attributes:
-        timesteps: ``t`` at the start of each step, one float per step, falling from 1 (as float32 rounds it).
-        dts: the positive step sizes, float32, one element per step.
+        timesteps: ``t`` at the start of each step, one float per step; they do not rise, and may repeat.
+        dts: the positive step sizes, one element per step; NaN where a sampler has none, see :meth:`without_sizes`.
         guided: whether each step lies inside the CFG interval (always False without guidance).
+        evaluations: how often each branch is evaluated in each step, where that is not once: 2 for Heun's method, 0
+            where a step cache answers in place of the network.
+        skips: a step cache decides while running in which steps it answers. The steps in which the reference evaluates
+            nothing are then those in which nothing may be evaluated.
+        experts: which network each step asks, by name, where there are several.
     """
 
     timesteps: tuple[float, ...]
     dts: Float[Tensor, " steps"]
     guided: tuple[bool, ...]
+    evaluations: tuple[int, ...] = ()
+    skips: bool = False
+    experts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, num_timesteps: int, shift: float, interval: tuple[float, float], has_guidance: bool = True) -> Schedule:
@@ -57,9 +66,24 @@ class Schedule:
             guided=tuple(bool(g) and has_guidance for g in inside.tolist()),
         )
 
+    @classmethod
+    def without_sizes(cls, timesteps: Sequence[float], guided: Sequence[bool], **others: Any) -> Schedule:
+        """A schedule of a sampler whose steps have no size, as those of DDPM; a loop that reads a size gets NaN."""
+        sizes = torch.full((len(timesteps),), float("nan"))
+        return cls(tuple(map(float, timesteps)), sizes, tuple(guided), **others)
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether its steps have sizes."""
+        return not bool(self.dts.isnan().all())
+
+    def evaluations_of(self, step: int) -> int:
+        """How often each branch is evaluated in ``step``."""
+        return self.evaluations[step] if step < len(self.evaluations) else 1
+
     @property
     def steps(self) -> int:
-        """Euler steps in the loop."""
+        """Steps in the loop."""
         return len(self.timesteps)
 
     @property
@@ -71,15 +95,30 @@ class Schedule:
         """Whether every byte is the same, wherever the step sizes lie."""
         if not isinstance(other, Schedule):
             return NotImplemented
-        alike = (self.timesteps, self.guided) == (other.timesteps, other.guided)
-        return alike and same_bits(self.dts.cpu(), other.dts.cpu())
+        return self._plain == other._plain and same_bits(self.dts.cpu(), other.dts.cpu())
 
     def __hash__(self) -> int:
-        return hash((self.timesteps, self.guided))
+        return hash(self._plain)
+
+    @property
+    def _plain(self) -> tuple[Any, ...]:
+        return self.timesteps, self.guided, self.evaluations, self.skips, self.experts
 
     def to(self, device: torch.device) -> Schedule:
         """The same schedule with ``dts`` on ``device``."""
-        return Schedule(self.timesteps, self.dts.to(device), self.guided)
+        return replace(self, dts=self.dts.to(device))
+
+    def of_step(self, step: int) -> Schedule:
+        """The schedule of that step alone."""
+        alone = slice(step, step + 1)
+        return Schedule(
+            self.timesteps[alone],
+            self.dts[alone],
+            self.guided[alone],
+            self.evaluations[alone],
+            self.skips,
+            self.experts[alone],
+        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +152,8 @@ def expected_work(kind: str, schedule: Schedule, branches: Sequence[str], world_
                     one); an all_gather for each round
     ==============  ===================================  =====================================================
 
+    A step of several evaluations does so several times, one of none not at all.
+
     Every version but ``reference`` begins with one broadcast of the initial noise. ``gen`` stands for the first branch,
     whatever a target calls it.
 
@@ -137,10 +178,13 @@ def expected_work(kind: str, schedule: Schedule, branches: Sequence[str], world_
         return tuple(branches[rank::world_size]) or (first,)
 
     initial: tuple[str, ...] = () if alone else (BROADCAST,)
+    of_each = [(guided, schedule.evaluations_of(step)) for step, guided in enumerate(schedule.guided)]
     return Expected(
         collectives=tuple(
-            (initial if step == 0 else ()) + (gathers if guided else ()) + every_step
-            for step, guided in enumerate(schedule.guided)
+            (initial if step == 0 else ()) + (gathers if guided else ()) * times + every_step
+            for step, (guided, times) in enumerate(of_each)
         ),
-        branches=tuple(tuple(evaluated(rank, guided) for guided in schedule.guided) for rank in range(world_size)),
+        branches=tuple(
+            tuple(evaluated(rank, guided) * times for guided, times in of_each) for rank in range(world_size)
+        ),
     )

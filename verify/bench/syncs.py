@@ -43,7 +43,7 @@ def syncs_in_loop(rank: Rank, plan: Plan, recorded: bool) -> dict[str, int] | No
         group: Group = stage.group
         observe: Observe = unseen
         if recorded:
-            state, caches = StateWatch(denoiser, rank.device), CacheWatch(prepared.caches)
+            state, caches = StateWatch(denoiser), CacheWatch(prepared.caches)
             recorder = Recorder(denoiser, group, prepared.x_0, stage.request, caches, rank.status, state=state)
             denoiser, group, observe = recorder.denoiser, recorder.group, recorder.observe
         synchronise(rank.device)

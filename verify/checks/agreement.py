@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from verify.bits import bits_of, describe, first_difference, first_unlike, same_bits, ulp_distance
+from verify.checks.beside_x_t import cause, drawn_before, first_unlike_state, states_compared
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 BEFORE_THE_LOOP = -1
 FINAL = "the final latent"
+# Before the name of further state that differs.
+STATE = "state "
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Pair:
         both_start = self._begins and self.right.start is not None and self.other.start is not None
         steps = len(self._steps)
         tensors = steps + self._ends + both_start
-        return Compared(steps, tensors * self.right.final.numel())
+        return Compared(steps, tensors * self.right.final.numel() + states_compared(self.right, self.other))
 
     @property
     def _steps(self) -> range:
@@ -54,6 +57,9 @@ class Pair:
             if not same_bits(start, other):
                 return self._at(BEFORE_THE_LOOP, "x_t", start, other)
         unlike = first_unlike(a.over(self._steps), b.over(self._steps))
+        state = first_unlike_state(a, b)
+        if state is not None and (unlike is None or state.step < self._steps[unlike]):
+            return replace(self._where(state.step, STATE + state.told), difference=state.difference)
         if unlike is not None:
             step = self._steps[unlike]
             return self._at(step, "x_t", a.after(step), b.after(step))
@@ -147,7 +153,11 @@ def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if
             return Finding(name, loop, Verdict.UNKNOWN, "no step was observed: there was nothing to compare", compared)
         return Finding(name, loop, Verdict.PASS, claim, compared)
     pair, first = min(broken, key=lambda found: _step(found[1]))
-    details = tuple(_sentence(p, d) for p, d in broken if p is not pair)
+    why = cause(pair.right, pair.other, _step(first))
+    details = (why,) if why is not None else ()
+    details += tuple(_sentence(p, d) for p, d in broken if p is not pair)
+    hint = drawn_before(pair.right, pair.other) if why is None and _step(first) <= 0 else None
+    details += () if hint is None else (hint,)
     details += tuple(f"{p.right.name} and {p.other.name} agree in every byte" for p, d in judged if d is None)
     return Finding(
         name,

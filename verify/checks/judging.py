@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from verify.checks.cache_frozen import cache_frozen
@@ -20,7 +20,7 @@ from verify.checks.schedule_followed import schedule_followed
 from verify.checks.sent_as_computed import sent_as_computed
 from verify.checks.state_frozen import state_frozen
 from verify.request import DenoiseRequest
-from verify.schedule import expected_work
+from verify.schedule import Schedule, expected_work
 from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
@@ -78,6 +78,8 @@ def judge(request: DenoiseRequest, runs: Mapping[str, LoopRun], evidence: Eviden
 def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[Finding]:
     traces = run.traces
     followed = request if traces[0].followed is None else request.resolved(traces[0].followed)
+    if followed.schedule.skips:
+        followed = followed.resolved(_with_skips(followed.schedule, evidence.reference or traces[0]))
     expected = None
     if run.expect != ANY:
         expected = expected_work(run.expect, followed.schedule, request.branches, len(traces))
@@ -87,7 +89,7 @@ def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[F
         "environments_agree": lambda: environments_agree(traces),
         "ranks_agree": lambda: ranks_agree(traces),
         "matches_reference": lambda: matches_reference(traces, evidence.reference),
-        "schedule": lambda: schedule_followed(traces, request, sizes),
+        "schedule": lambda: schedule_followed(traces, request, sizes, evidence.reference),
         "collectives": lambda: collectives(traces, expected),
         "sent_as_computed": lambda: sent_as_computed(traces),
         "parallelism_engaged": lambda: parallelism_engaged(traces, followed, expected),
@@ -106,6 +108,13 @@ def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[F
             for name, check in checks.items()
         ]
     return [guarded(name, run.loop, check) for name, check in checks.items()]
+
+
+def _with_skips(schedule: Schedule, right: Trace) -> Schedule:
+    """The schedule with no evaluation in the steps in which ``right`` made none: there its step cache answered."""
+    made = [bool(branches) for branches in right.branches[: schedule.steps]] + [True] * schedule.steps
+    evaluations = tuple(schedule.evaluations_of(step) * made[step] for step in range(schedule.steps))
+    return replace(schedule, evaluations=evaluations)
 
 
 def guarded(name: str, loop: str, check: Callable[[], Finding]) -> Finding:

@@ -29,7 +29,7 @@ def parallelism_engaged(traces: Sequence[Trace], request: DenoiseRequest, expect
             complaint = None
             if expected is not None and own != (due := expected.branches[trace.rank][step]):
                 complaint = f"evaluated {_names(own)}, expected {_names(due)}"
-            elif expected is None and is_guided and set(own) >= set(request.branches):
+            elif expected is None and is_guided and own and set(own) >= set(request.branches):
                 complaint = "evaluated every branch for itself"
             if complaint:
                 kind = "guided" if is_guided else "unguided"
@@ -37,7 +37,7 @@ def parallelism_engaged(traces: Sequence[Trace], request: DenoiseRequest, expect
                 summary = f"rank {trace.rank} {complaint} in step {step} ({kind})"
                 return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
         missing = set(request.branches) - {branch for own in seen for branch in own}
-        if is_guided and missing:
+        if is_guided and missing and request.schedule.evaluations_of(step):
             summary = f"no rank evaluated {_names(sorted(missing))} in step {step} (guided)"
             divergence = Divergence(step, (0, 0), "branch evaluations")
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verify.checks.agreement import FINAL
+from verify.checks.agreement import FINAL, STATE
 from verify.errors import BadInput
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
@@ -57,6 +57,9 @@ def located(job: Job, ranks: TaskRunner, findings: list[Finding], deadline: floa
         if first.tensor == FINAL:
             changed = "the latent that the loop returned, which was changed after it was shown"
             places[finding.loop] = Location(first.step, first.ranks[1], changed)
+            continue
+        if first.tensor.startswith(STATE):  # A probe shows operators, not who holds what.
+            places[finding.loop] = Location(first.step, first.ranks[1], first.tensor)
             continue
         key, group = (*reference_key(job), replica, first.step), ranks.groups[replica]
 

@@ -80,10 +80,16 @@ class Prepared:
             reference follows it too, collectives and branch evaluations are counted against it, and the check
             ``schedule`` fails: one fault is one finding.
         environment: what else decides bits here, to be shown and to be compared between ranks.
-        draws: the loops draw random numbers by design, as a stochastic sampler does, so that generators may move.
+        draws: said of loops that draw random numbers. Nothing rests on it any more: generators may move, and what a
+            loop draws is judged by its ``x_t``.
         alike: pairs of branches that have one velocity by design, as ``img`` and ``gen`` do without an image.
         sends: what the loops make of a velocity before they gather it, where they send another format on purpose:
             ``sends=lambda velocity: velocity.half()``. None holds them to the network's own bytes.
+        input: what the loops give the network of the ``x_t`` that they show, and the step, where it is not ``x_t``
+            itself: a sampler that scales it, a condition that is concatenated. Each evaluation is compared with it.
+        state: gives what else the sampler holds now, by name: a scheduler's history, a step cache, momentum, random
+            generators. It is asked before the first evaluation and after each step. What two ranks, or a rank and the
+            reference, show under one name must have the same bytes; what only one shows is its own.
     """
 
     denoiser: Denoiser
@@ -96,6 +102,8 @@ class Prepared:
     draws: bool = False
     alike: tuple[tuple[str, str], ...] = ()
     sends: Callable[[Tensor], Tensor] | None = None
+    input: Callable[[Tensor, int], Tensor] | None = None
+    state: Callable[[], Mapping[str, Any]] | None = None
 
 
 @runtime_checkable
@@ -177,9 +185,9 @@ def _asked(target: Target, method: str, request: DenoiseRequest) -> Any:
 def sound(schedule: Schedule, target: Target, made_by: str) -> Schedule:
     """``schedule``, if steps can be taken by it.
 
-    It has as many timesteps as step sizes and guided flags, the sizes are positive and finite, and the times do not
-    rise. Where times lie on [0, 1], as a flow's do, each size is the distance to the next time, and the last one
-    reaches 0: to 1 % of it, since an engine may round sizes to 16 bits.
+    It has as many timesteps as step sizes and guided flags, the sizes are positive and finite, or all NaN where a
+    sampler has none, and the times do not rise. Where times lie on [0, 1], as a flow's do, each size is the distance to
+    the next time, and the last one reaches 0: to 1 % of it, since an engine may round sizes to 16 bits.
 
     Raises:
         BadInput: it is not so; the line names ``target`` and what of it made the schedule.
@@ -190,11 +198,19 @@ def sound(schedule: Schedule, target: Target, made_by: str) -> Schedule:
             "the schedule of target {} has {} timesteps, {} dts and {} guided flags, expected as many of each; mend "
             "its {}, see verify/targets/protocol.py".format(target.name, *counts, made_by)
         )
+    for what in ("evaluations", "experts"):
+        said = len(getattr(schedule, what))
+        if said not in (0, schedule.steps):
+            raise BadInput(
+                f"the schedule of target {target.name} has {schedule.steps} timesteps and {said} {what}, expected as "
+                f"many or none; mend its {made_by}, see verify/schedule.py"
+            )
     times, sizes = schedule.timesteps, schedule.dts.detach().cpu().double().tolist()
-    flow = all(0.0 <= t <= 1.001 for t in times)
+    sized = schedule.has_sizes
+    flow = sized and all(0.0 <= t <= 1.001 for t in times)
     for step, (t, size, after) in enumerate(zip(times, sizes, (*times[1:], 0.0), strict=True)):
         expected = ""
-        if not (math.isfinite(size) and size > 0):
+        if sized and not (math.isfinite(size) and size > 0):
             expected = "a positive, finite step size"
         elif not math.isfinite(t) or (step + 1 < len(times) and after > t):
             expected = "times that are finite and do not rise"

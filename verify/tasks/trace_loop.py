@@ -11,7 +11,9 @@ from verify.ranks.rank import Rank
 from verify.targets.finding import find_target
 from verify.tasks.stage import Plan, Stage, describe_options
 from verify.trace.caches import CacheWatch
+from verify.trace.generators import BEFORE_PREPARING, GeneratorWatch
 from verify.trace.recorder import Recorder
+from verify.trace.sampling import SamplerWatch
 from verify.trace.state import GROUPS, Change, StateWatch
 from verify.trace.trace import Trace
 from verify.trace.window import trace_bytes
@@ -23,10 +25,12 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
     Raises:
         BadInput: the plan cannot be carried out.
     """
+    generators = GeneratorWatch(rank.device)
+    generators.look(BEFORE_PREPARING)
     stage = Stage.of(rank, plan)
     prepared, request = stage.prepared, stage.request
     # Also on ranks that leave the reference to rank 0: what they held then is what they must hold later.
-    state = StateWatch(prepared.denoiser, rank.device, prepared.draws)
+    state = StateWatch(prepared.denoiser)
     first = _first_state(rank, plan, state)
     if not stage.takes_part:
         return None
@@ -42,6 +46,7 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
         state,
         first,
         prepared.sends,
+        SamplerWatch(request.schedule, rank.device, prepared.input, prepared.state, generators),
     )
     kept = None if plan.window is None else plan.window.count(request.schedule.steps)
     rank.expect(trace_bytes(request, prepared.x_0.shape[-1], kept, prepared.x_0.element_size()))

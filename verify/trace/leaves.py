@@ -25,25 +25,26 @@ def leaves_of(denoiser: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, (Mapping, list, tuple)) or dataclasses.is_dataclass(value):
-            yield from _within(name, value, 4)
+            yield from leaves_within(name, value)
         elif hasattr(type(value), "velocity"):
             yield from leaves_of(value)
 
 
-def _within(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+def leaves_within(name: str, value: Any, depth: int = 4) -> Iterator[tuple[str, Any]]:
+    """The tensors and plain values in one value, with names such as ``history[1]``; what else it holds is left out."""
     if isinstance(value, (Tensor, int, float, str, bool, type(None), torch.dtype, torch.device)):
         yield name, value
     elif not depth:
         return
     elif isinstance(value, Mapping):
         for key, item in list(value.items()):
-            yield from _within(f"{name}[{key!r}]", item, depth - 1)
+            yield from leaves_within(f"{name}[{key!r}]", item, depth - 1)
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
-            yield from _within(f"{name}[{number}]", item, depth - 1)
+            yield from leaves_within(f"{name}[{number}]", item, depth - 1)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from _within(f"{name}.{field.name}", getattr(value, field.name, None), depth - 1)
+            yield from leaves_within(f"{name}.{field.name}", getattr(value, field.name, None), depth - 1)
 
 
 def stamps_of(leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ call itself, so that it can look before and after.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,8 @@ from verify.protocols import Denoiser, Group
 
 class Listener:
     """Makes each call and does nothing else; whoever listens overrides what concerns it."""
+
+    _observed = 0
 
     def evaluate(self, denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
         """The loop asks for the velocity of ``branch`` at ``x_t``."""
@@ -29,8 +32,17 @@ class Listener:
         group.broadcast(tensor, src)
         return tensor
 
-    def observe(self, step: int, x_t: Tensor) -> None:
-        """The loop shows the ``x_t`` that it holds after ``step``."""
+    def observe(self, step: int, x_t: Tensor, state: Mapping[str, Any] | None = None) -> None:
+        """The loop shows the ``x_t``, and other state if it likes, that it holds after ``step``."""
+        self._observed = step + 1
+
+    @property
+    def step_now(self) -> int:
+        """The step that the loop is in."""
+        return self._observed
+
+    def asked(self, branch: str, asked: Mapping[str, Any]) -> None:
+        """The loop is about to ask for ``branch`` and says with what: a timestep, an expert."""
 
 
 class HeardDenoiser:
@@ -57,8 +69,29 @@ class HeardDenoiser:
         else:
             setattr(self._denoiser, name, value)
 
+    def velocity(self, x_t: Tensor, step: int | None, branch: str, **asked: Any) -> Tensor:
+        """``step``: None for the one that the loop is in. ``asked``: what else the denoiser is told, see Denoiser."""
+        at = self._listener.step_now if step is None else self._first + step
+        denoiser = self._denoiser
+        if asked:
+            self._listener.asked(branch, asked)
+            denoiser = _Asking(denoiser, asked)
+        return self._listener.evaluate(denoiser, x_t, at, branch)
+
+
+class _Asking:
+    """A denoiser that is told more than step and branch in each evaluation."""
+
+    def __init__(self, denoiser: Denoiser, asked: Mapping[str, Any]) -> None:
+        self._denoiser, self._asked = denoiser, asked
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_denoiser", "_asked") or (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(name)
+        return getattr(self._denoiser, name)
+
     def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
-        return self._listener.evaluate(self._denoiser, x_t, self._first + step, branch)
+        return self._denoiser.velocity(x_t, step, branch, **self._asked)
 
 
 class HeardGroup:

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from verify.bits import bits_of
 from verify.environment.watch import AFTER, OBSERVE, VELOCITY, SettingsWatch
 from verify.errors import BadInput
 from verify.protocols import Denoiser, Group, Observe
@@ -32,6 +31,8 @@ from verify.trace.exchange_log import ExchangeLog
 from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
 from verify.trace.network import NetworkWatch
 from verify.trace.payloads import Cast, PayloadWatch
+from verify.trace.points import AlikeWatch, PointsWatch
+from verify.trace.sampling import SamplerWatch
 from verify.trace.state import StateWatch
 from verify.trace.status import Status
 from verify.trace.trace import Collective, Trace
@@ -53,12 +54,14 @@ class Recorder(Listener):
         state: StateWatch | None = None,
         first_state: Mapping[str, str] | None = None,
         sends: Cast | None = None,
+        sampler: SamplerWatch | None = None,
     ) -> None:
         """Recording starts here: what has been written to ``caches`` so far is forgiven.
 
         ``window``: the steps whose ``x_t`` to keep; all if None. The steps outside it are watched in every other way.
         ``state``: what else the loop must leave as it is; ``first_state``: its digests before the first loop.
         ``sends``: what the target says its loops make of a velocity before they gather it.
+        ``sampler``: watches what the target says of its sampler; one that does nothing special if None.
         """
         self.denoiser = HeardDenoiser(denoiser, self)
         self.group = HeardGroup(group, self)
@@ -74,26 +77,22 @@ class Recorder(Listener):
         self._thread: int | None = None
         self.settings = SettingsWatch()
         self._breach = ""
-        self._last: Tensor | None = None
         self._x_t: list[Tensor] = []
-        self._start: Tensor | None = None
-        # By step. What a loop does ahead of time waits in ``ahead`` until the x_t before it has been observed.
-        self._foreign: defaultdict[int, Tensor] = defaultdict(self._nothing)
-        self._ahead: defaultdict[int, list[Tensor]] = defaultdict(list)
         self._branches: defaultdict[int, list[str]] = defaultdict(list)
         self._asked: defaultdict[int, list[int]] = defaultdict(list)
         self._collectives: defaultdict[int, list[Collective]] = defaultdict(list)
-        self._velocities: dict[str, Tensor] = {}
-        self._alike: list[tuple[int, str, str, Tensor]] = []
+        self._alike = AlikeWatch()
         self._network = NetworkWatch(denoiser)
         self._exchanges = ExchangeLog(group, self._step)
         self._payloads = PayloadWatch(sends)
         self._state, self._first_state = state, first_state
+        self._sampler = SamplerWatch(request.schedule, x_0.device) if sampler is None else sampler
+        self._points = PointsWatch(x_0.device, self._sampler)
         self._caches = caches
         self._caches.begin()
 
-    def _nothing(self) -> Tensor:
-        return torch.zeros((), dtype=torch.int64, device=self._device)
+    def _keeps(self, step: int) -> bool:
+        return self._window is None or self._window.keeps(step)
 
     def _step(self) -> int:
         """The step that the loop is in: after its evaluation, where that was made ahead of time."""
@@ -105,6 +104,7 @@ class Recorder(Listener):
         with self._network.watching(), self._exchanges.listening():
             began = time.perf_counter()
             self.settings = SettingsWatch()
+            self._sampler.loop_begins()
             final = loop(self.denoiser, self.group, self.observe)
             self.settings.look(self._done, AFTER)
             self._status.activity("finishing")
@@ -120,17 +120,15 @@ class Recorder(Listener):
         with self._lock:
             at = step if isinstance(step, int) and self._done < step < self._steps else self._done
             self._evaluating, self._thread = at, threading.get_ident()
-            if at == 0 and branch in self._branches[0]:
+            if at == 0 and not self._sampler.may_come_again(0, self._branches[0].count(branch)):
                 self._begin_again()
             self.settings.look(at, VELOCITY)
+            self._sampler.evaluating(at, self._keeps(0))
+            earlier = self._branches[at].count(branch)
             self._branches[at].append(branch)
             self._asked[at].append(step)
-            if at == 0 and self._start is None:
-                self._start = plain_copy(x_t)
-            if at > self._done:
-                self._ahead[at].append(plain_copy(x_t))
-            elif not self._breach:  # Nothing observed since then is worth comparing with.
-                self._compare(at, x_t)
+            # After a breach nothing observed is worth comparing with.
+            self._points.evaluated(at, x_t, earlier, at > self._done, not self._breach)
             self._status.activity(f"velocity of {branch}")
         if self._state is not None:
             self._state.entering()
@@ -142,7 +140,7 @@ class Recorder(Listener):
             with self._lock:
                 self._payloads.computed(at, branch, v_t)
             if not self._has_peers:
-                self._note_velocity(at, branch, v_t)
+                self._alike.computed(at, branch, v_t)
         self._status.activity("")
         return v_t
 
@@ -150,27 +148,9 @@ class Recorder(Listener):
         """What step 0 has evaluated so far was a warm-up: a branch comes again, or the noise is shared only now."""
         self._branches[0].clear()
         self._asked[0].clear()
-        self._foreign.pop(0, None)
-        self._velocities.clear()
-        self._start = None
-
-    def _compare(self, step: int, x_t: Tensor) -> None:
-        """Counts the elements that are not those of the ``x_t`` before ``step``, in the dtype that the loop chose."""
-        before = self._start if step == 0 else self._last
-        if before is None:  # Recording has ended with a breach of the contract.
-            return
-        own = before if x_t.dtype == before.dtype else before.to(x_t.dtype)
-        alike = x_t.shape == before.shape
-        self._foreign[step] += (bits_of(x_t) != bits_of(own)).sum() if alike else before.numel()
-
-    def _note_velocity(self, step: int, branch: str, v_t: Tensor) -> None:
-        """Where one rank evaluates every branch: whether two of them have one velocity."""
-        if len(self._branches[step]) == 1:
-            self._velocities.clear()
-        for other, velocity in self._velocities.items():
-            if velocity.shape == v_t.shape and velocity.dtype == v_t.dtype:
-                self._alike.append((step, other, branch, (bits_of(velocity) == bits_of(v_t)).all()))
-        self._velocities[branch] = v_t.detach().clone()
+        self._sampler.begin_again()
+        self._points.begin_again()
+        self._alike.begin_again()
 
     def all_gather(self, group: Group, tensor: Tensor) -> list[Tensor]:
         with self._called(ALL_GATHER, tensor):
@@ -200,7 +180,16 @@ class Recorder(Listener):
             yield
         self._status.activity("")
 
-    def observe(self, step: int, x_t: Tensor) -> None:
+    @property
+    def step_now(self) -> int:
+        """The step that the loop is in."""
+        return self._done
+
+    def asked(self, branch: str, asked: Mapping[str, Any]) -> None:
+        """Notes what the next evaluation is asked for."""
+        self._sampler.ask(asked)
+
+    def observe(self, step: int, x_t: Tensor, state: Mapping[str, Any] | None = None) -> None:
         """Takes a copy of ``x_t`` on its device. A wrong step or ``x_t`` is noted; recording ends there.
 
         Raises:
@@ -222,13 +211,13 @@ class Recorder(Listener):
                 return
             if self._thread in (None, threading.get_ident()):  # A callback's own thread computes nothing.
                 self.settings.look(self._done, OBSERVE)
-            self._last = plain_copy(x_t)
-            if self._window is None or self._window.keeps(self._done):
-                self._x_t.append(self._last)
+            shown = plain_copy(x_t)
+            if self._keeps(self._done):
+                self._x_t.append(shown)
+            self._sampler.observe(self._done, state, self._keeps(self._done))
             self._network.step(self._done)
             self._done += 1
-            for ahead in self._ahead.pop(self._done, ()):
-                self._compare(self._done, ahead)
+            self._points.observed(self._done - 1, shown)
             self._caches.look(self._done - 1)
             if self._state is not None:
                 self._state.look(self._done - 1)
@@ -256,7 +245,7 @@ class Recorder(Listener):
             except BadInput as breach:
                 self._breach = str(breach)
         if self._breach:
-            final = self._last if self._last is not None else torch.zeros(self._shape, dtype=self._dtype)
+            final = torch.zeros(self._shape, dtype=self._dtype) if self._points.last is None else self._points.last
 
         def by_step(noted: defaultdict[int, list[Any]]) -> tuple[tuple[Any, ...], ...]:
             """What follows the last step is counted to it: it belongs to no other."""
@@ -267,11 +256,11 @@ class Recorder(Listener):
             loop=loop,
             rank=self.group.rank,
             world_size=self.group.world_size,
-            start=self._start,
+            start=self._points.start,
             x_t=torch.stack(self._x_t) if self._x_t else final.new_empty((0, *self._shape)),
             final=plain_copy(final),
             branches=by_step(self._branches),
-            foreign=tuple(torch.stack([self._foreign[step] for step in range(steps)]).tolist()) if steps else (),
+            foreign=self._points.foreign(steps),
             collectives=by_step(self._collectives),
             caches=self._caches.records(),
             environment=environment,
@@ -283,8 +272,11 @@ class Recorder(Listener):
             replica=replica,
             breach=self._breach,
             asked=by_step(self._asked),
+            asked_for=by_step(defaultdict(list, self._sampler.asked())),
+            generators=self._sampler.generators(),
+            further=self._sampler.further(),
             beside=self._network.counts(steps),
-            alike=tuple((step, a, b) for step, a, b, same in self._alike if same),
+            alike=self._alike.seen(),
             noise=self._noise,
             state=None if self._state is None else self._state.record(self._first_state),
             settings=self.settings.seen(),

@@ -1,4 +1,4 @@
-"""What a loop could spoil and must leave as it is: weights, buffers, contexts, random generators, hooks and functions.
+"""What a loop could spoil and must leave as it is: weights, buffers, contexts, hooks and functions.
 
 Bytes are digested before and after the loop. In between PyTorch's version counters tell of writes, also of those that
 are put right before the end. Writing through NumPy or a pointer moves no counter: it shows only if it lasts.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import sys
 import types
 import weakref
@@ -16,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -24,7 +22,7 @@ from verify.trace.digest import digests
 from verify.trace.leaves import leaves_of, stamps_of, version_of
 from verify.trace.network import networks_of
 
-WEIGHTS, CONTEXTS, RANDOM, FUNCTIONS, HOOKS = "weights", "contexts", "random state", "functions", "hooks"
+WEIGHTS, CONTEXTS, FUNCTIONS, HOOKS = "weights", "contexts", "functions", "hooks"
 # Looked at by whoever knows what the rank has joined.
 GROUPS = "process groups"
 _MOST_NAMES = 8
@@ -39,7 +37,7 @@ class Change:
     """Something that the loop changed.
 
     Attributes:
-        part: weights, contexts, random state, functions, hooks or process groups.
+        part: weights, contexts, functions, hooks or process groups.
         name: which of them, e.g. ``layers.1.mlp.weight``.
         step: the step in which the change was seen; None if only the end shows it.
         lasting: whether it is still there at the end.
@@ -71,15 +69,13 @@ class StateRecord:
 class StateWatch:
     """Watches the state under a denoiser while a loop runs. Made before the loop, read after it."""
 
-    def __init__(self, denoiser: Any, device: torch.device, draws: bool = False) -> None:
-        """``draws``: the loops draw random numbers by design, so that generators move."""
-        self._denoiser, self._device, self._draws = denoiser, device, draws
+    def __init__(self, denoiser: Any) -> None:
+        self._denoiser = denoiser
         self._tensors = dict(_weights(denoiser))
         self._digests = _known(self._tensors)
         self._hooks = dict(_hooks(denoiser))
         self._functions = dict(_functions())
         self._versions = {name: version_of(tensor) for name, tensor in self._tensors.items()}
-        self._random = _generators(device)
         self._own = dict(leaves_of(denoiser))
         self._own_digests = _leaf_digests(self._own)
         self._own_versions = stamps_of(self._own)
@@ -114,17 +110,13 @@ class StateWatch:
             if version != self._versions[name]:
                 self._versions[name] = version
                 self._seen.setdefault((WEIGHTS, name), step)
-        if not self._draws and not _capturing(self._device):
-            for name, value in _generators(self._device).items():
-                if value != self._random[name]:
-                    self._seen.setdefault((RANDOM, name), step)
         self._step = step + 1
 
     def record(self, first: Mapping[str, str] | None = None) -> StateRecord:
         """What became of the state. ``first``: :meth:`before` of the first loop on this rank."""
         self.entering()
         lasting = {(part, name) for part, names in self._lasting() for name in names}
-        # A denoiser may be handed things for the length of a call; weights and generators may not be touched at all.
+        # A denoiser may be handed things for the length of a call; weights may not be touched at all.
         changes = [
             Change(part, name, step, (part, name) in lasting)
             for (part, name), step in self._seen.items()
@@ -153,8 +145,6 @@ class StateWatch:
                 if name in functions and functions[name] is not function and not _by_torch(name, functions[name])
             ],
         )
-        if not self._draws:
-            yield RANDOM, _unlike(self._random, _generators(self._device))
         # Of the denoiser's own fields only what the loop was seen to write: a denoiser may keep scratch memory.
         own = _leaf_digests(dict(leaves_of(self._denoiser)))
         yield (
@@ -218,24 +208,6 @@ def _by_torch(name: str, function: Any) -> bool:
     """Whether PyTorch has put a function of its own in the place of another, as its compiler does when it is loaded."""
     code = getattr(function, "__code__", None)
     return name.startswith("torch.") and code is not None and code.co_filename.startswith(_TORCH)
-
-
-def _generators(device: torch.device) -> dict[str, int]:
-    """A hash of each generator's state; for comparing within this process only."""
-    python = random.getstate()
-    by_numpy = numpy.random.get_state(legacy=False)
-    found = {
-        "Python's random": hash(python),
-        "NumPy's random": hash((by_numpy["state"]["key"].tobytes(), by_numpy["state"]["pos"])),
-        "PyTorch's CPU generator": hash(torch.get_rng_state().numpy().tobytes()),
-    }
-    if device.type == "cuda":
-        found[f"PyTorch's {device} generator"] = hash(torch.cuda.get_rng_state(device).numpy().tobytes())
-    return found
-
-
-def _capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _leaf_digests(leaves: Mapping[str, Any]) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -13,6 +14,8 @@ from verify.environment.watch import Seen
 from verify.schedule import Schedule
 from verify.trace.caches import CacheRecord
 from verify.trace.exchange_log import Heard
+from verify.trace.further import Further
+from verify.trace.generators import GeneratorHistory
 from verify.trace.payloads import Sent
 from verify.trace.state import StateRecord
 
@@ -58,6 +61,11 @@ class Trace:
         global_rank: the rank's number among all processes; None if that is not known.
         breach: how the loop broke its contract with the suite on this rank; empty if it did not.
         asked: for each step, the steps that the network was asked for, one an evaluation, in order.
+        asked_for: for each step, what else each evaluation was asked for, as the engine said it: a timestep ``t``, an
+            ``expert``, and other plain values by name.
+        generators: how every random generator moved; None where nobody looked.
+        further: state beside ``x_t`` that the loop or its target showed, after each step and, under -1, before the
+            first.
         beside: for each step, how often the network ran without having been asked through the denoiser.
         alike: the steps at which two branches had the same velocity, with the two; the reference alone notes it.
         noise: SHA-256 of the initial latent that this rank was given.
@@ -99,6 +107,9 @@ class Trace:
     exchanges: tuple[tuple[Heard, ...], ...] | None = None
     unheard: tuple[str, ...] = ()
     sent: Sent | None = None
+    asked_for: tuple[tuple[Mapping[str, Any], ...], ...] = ()
+    generators: GeneratorHistory | None = None
+    further: Further = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -37,9 +37,7 @@ def record(kind: str, request: DenoiseRequest, group: Group, dtype: torch.dtype)
     denoiser = LinearDenoiser(request.branches, dtype)
     caches = {branch: {"context": tensor} for branch, tensor in denoiser.contexts.items()}
     x_0 = noise(group.rank)
-    recorder = Recorder(
-        denoiser, group, x_0, request, CacheWatch(caches), Notes(), state=StateWatch(denoiser, x_0.device)
-    )
+    recorder = Recorder(denoiser, group, x_0, request, CacheWatch(caches), Notes(), state=StateWatch(denoiser))
     final, seconds = recorder.run(lambda d, g, observe: LOOPS[kind](d, request, x_0.clone(), g, observe))
     return recorder.trace(kind, final, seconds, {"torch": torch.__version__})
 
