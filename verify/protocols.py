@@ -51,6 +51,10 @@ class Group(Protocol):
         ...
 
 
+# What a loop shows beside x_t, by name; None for nothing.
+State = Mapping[str, Any] | None
+
+
 class Observe(Protocol):
     """To be called once after each step with the new ``x_t``.
 
@@ -58,9 +62,7 @@ class Observe(Protocol):
     generator})``; see ``Prepared.state``.
     """
 
-    def __call__(
-        self, step: int, x_t: Float[Tensor, "tokens channels"], state: Mapping[str, Any] | None = None
-    ) -> None: ...
+    def __call__(self, step: int, x_t: Float[Tensor, "tokens channels"], state: State = None) -> None: ...
 
 
 class Loop(Protocol):

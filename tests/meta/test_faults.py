@@ -130,7 +130,7 @@ def test_full_and_inductive_modes_agree(one: Fault) -> None:
     # Ranks that called other collectives than their peers, or were changed for good, are not fit to compute anything.
     pool.stop()
     results = pool.run(recompute, plan, each=each)
-    recomputed = [(share.step, share.ranks, x_t) for _, done in results for share, x_t in done]
+    recomputed = [(anew.step, anew.ranks, anew.x_t) for _, done in results for anew in done if anew.x_t is not None]
     full, inductive = matches_reference(traces, reference), each_step(traces, results[0][0], recomputed)
     assert (full.verdict, _place(full)) == (inductive.verdict, _place(inductive)), inductive.summary
 

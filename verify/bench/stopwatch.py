@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verify.protocols import Denoiser, Group
+from verify.protocols import Denoiser, Group, State
 from verify.schedule import ALL_GATHER, BROADCAST
 from verify.trace.listener import Listener
 
@@ -84,5 +84,6 @@ class Timed(Listener):
         self._watch.add(BROADCAST, began)
         return tensor
 
-    def observe(self, step: int, x_t: Tensor) -> None:
+    def observe(self, step: int, x_t: Tensor, state: State = None) -> None:
+        super().observe(step, x_t)
         self._watch.stepped(self._watch.now())

@@ -13,7 +13,7 @@ from verify.bagel.denoiser import BagelDenoiser
 from verify.bagel.graphs import GraphedDenoiser, Recording, unlike
 from verify.bench.ceiling import forward_flops, matmul_rate, median_seconds
 from verify.bench.stopwatch import Stopwatch, Timed
-from verify.protocols import Denoiser
+from verify.protocols import Denoiser, State
 from verify.ranks.rank import Rank
 from verify.schedule import Schedule
 from verify.tasks.stage import Plan, Stage
@@ -93,7 +93,7 @@ def timed_loop(
     return Timing(total, watch.seconds())
 
 
-def unseen(step: int, x_t: torch.Tensor) -> None:
+def unseen(step: int, x_t: torch.Tensor, state: State = None) -> None:
     """What a bare loop calls after each step: nothing looks."""
 
 

@@ -9,7 +9,7 @@ from itertools import combinations
 from torch import Tensor
 
 from verify.bits import describe, first_difference, same_bits
-from verify.trace.further import Leaf
+from verify.trace.further import Leaf, leaves
 from verify.trace.generators import BEFORE_EVALUATING, BEFORE_LOOP, BEFORE_PREPARING, GLOBALS, GeneratorHistory
 from verify.trace.trace import Trace
 from verify.verdict import Difference
@@ -50,21 +50,19 @@ def states_compared(a: Trace, b: Trace) -> int:
         leaf.numel() if isinstance(leaf, Tensor) else 1
         for step in a.further.keys() & b.further.keys()
         for key in a.further[step].keys() & b.further[step].keys()
-        for leaf in a.further[step][key].values()
+        for _, leaf in leaves(key, a.further[step][key])
     )
 
 
 def _unlike_states(a: Trace, b: Trace) -> Iterator[Unlike]:
     for step in sorted(a.further.keys() & b.further.keys()):
         ours, theirs = a.further[step], b.further[step]
-        for key in ours:
-            for name in dict.fromkeys((*ours[key], *theirs[key])) if key in theirs else ():
-                if name not in ours[key] or name not in theirs[key]:
-                    sides = ("there", "missing") if name in ours[key] else ("missing", "there")
-                    yield Unlike(step, name, " and ".join(sides))
-                    continue
-                found = _unlike(step, name, ours[key][name], theirs[key][name])
-                if found is not None:
+        for key in [key for key in ours if key in theirs]:
+            mine, other = dict(leaves(key, ours[key])), dict(leaves(key, theirs[key]))
+            for name in dict.fromkeys((*mine, *other)):
+                if name not in mine or name not in other:
+                    yield Unlike(step, name, "there and missing" if name in mine else "missing and there")
+                elif (found := _unlike(step, name, mine[name], other[name])) is not None:
                     yield found
 
 

@@ -6,7 +6,7 @@ steps are wrong, each is told, because a wrong ``x_t`` does not make the steps a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -18,7 +18,10 @@ from verify.verdict import Compared, Divergence, Finding, Verdict
 
 
 def each_step(
-    traces: Sequence[Trace], start: Tensor, recomputed: Sequence[tuple[int, tuple[int, ...], Tensor]]
+    traces: Sequence[Trace],
+    start: Tensor,
+    recomputed: Sequence[tuple[int, tuple[int, ...], Tensor]],
+    reasons: Mapping[int, str] | None = None,
 ) -> Finding:
     """Compares each rank's ``x_t`` after a step with what the reference makes of the ``x_t`` before it.
 
@@ -26,12 +29,14 @@ def each_step(
         traces: one a rank.
         start: the request's noise.
         recomputed: step, the ranks it was computed for, and the reference's ``x_t`` after it.
+        reasons: by step, why the reference could not take it alone; empty where it does not repeat its own step.
     """
     loop, elements = traces[0].loop, start.numel()
     begun = [trace for trace in traces if trace.start is not None]
     covered = {(step, rank) for step, ranks, _ in recomputed for rank in ranks}
     compared = Compared(len({step for step, _ in covered}), (len(covered) + len(begun)) * elements)
     due = {(s, t.rank) for t in traces for s in range(t.steps) if s or t.start is not None}
+    reasons = reasons or {}
     broken = [
         (BEFORE_THE_LOOP, t.rank, start, t.start)
         for t in begun
@@ -55,6 +60,14 @@ def each_step(
         details = tuple(f"also wrong by itself: step {s} on rank {r}" for s, r, _, _ in broken[1:])
         data = {"wrong_steps": [[s, r] for s, r, _, _ in broken]}
         return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, details, data)
+    if reasons:
+        step, why = min(reasons.items())
+        summary = (
+            f"the reference, taken one step at a time, does not repeat its own step {step}"
+            f"{f' ({why})' if why else ''}: its sampler remembers more than x_t; give the target a method resume, see "
+            "verify/targets/protocol.py, or leave --reference inductive out"
+        )
+        return Finding(NAME, loop, Verdict.UNKNOWN, summary, compared)
     if covered != due or not covered:
         summary = f"{len(due - covered)} of {len(due)} steps were not computed anew"
         return Finding(NAME, loop, Verdict.UNKNOWN, summary, compared)

@@ -17,11 +17,12 @@ from torch import Tensor
 from verify.checks.records import CHECKS
 from verify.errors import BadInput
 from verify.loops import LOOPS
-from verify.protocols import Denoiser, Group, Loop, Observe
+from verify.protocols import Denoiser, Group, Loop, Observe, State
 from verify.request import DenoiseRequest
 from verify.runner.requests import ONE
 from verify.schedule import Schedule
 from verify.targets.protocol import Target, default_loops
+from verify.trace.listener import Asking
 
 UNKNOWN = "unknown"
 # What any engine's loop is given. Networks, guidance and schedules are each engine's own, and so are faults of theirs.
@@ -125,9 +126,9 @@ class Wiring:
         self._rank = self.group.rank
         observe = self.observe
 
-        def count(step: int, x_t: Tensor) -> None:
+        def count(step: int, x_t: Tensor, state: State = None) -> None:
             self.done = step + 1
-            observe(step, x_t)
+            observe(step, x_t, state)
 
         self.observe = count
 
@@ -139,9 +140,9 @@ class Wiring:
         """Lets ``change(step, x_t)`` replace ``x_t`` in place before the loop goes on with it."""
         observe = self.observe
 
-        def changed(step: int, x_t: Tensor) -> None:
+        def changed(step: int, x_t: Tensor, state: State = None) -> None:
             x_t.copy_(change(step, x_t))
-            observe(step, x_t)
+            observe(step, x_t, state)
 
         self.observe = changed
 
@@ -175,8 +176,9 @@ class _ChangedDenoiser:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._denoiser, name)
 
-    def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
-        return self._change(self._denoiser, x_t, step, branch)
+    def velocity(self, x_t: Tensor, step: int, branch: str, **asked: Any) -> Tensor:
+        denoiser: Any = Asking(self._denoiser, asked) if asked else self._denoiser
+        return self._change(denoiser, x_t, step, branch)
 
 
 class _ChangedGroup:

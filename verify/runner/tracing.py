@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from verify.bits import same_bits
 from verify.checks.each_step import each_step
 from verify.errors import BadInput
 from verify.ranks.failure.status import RankStatus
@@ -15,13 +16,16 @@ from verify.runner.job import INDUCTIVE, Job
 from verify.runner.replay import References, reference_key
 from verify.targets.protocol import REFERENCE
 from verify.tasks.probe_inputs import probe_inputs
-from verify.tasks.recompute_step import recompute, share_out
+from verify.tasks.recompute_step import Anew, StepCheck, confirm, recompute, share_out
 from verify.tasks.stage import Plan
 from verify.tasks.trace_loop import trace_loop
 from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.trace.window import Window
 from verify.verdict import Finding
+
+# Steps that differ from the reference's are few in a loop with a fault, and all where a sampler remembers.
+_MOST_TRIED = 8
 
 Traces = dict[str, list[Trace]]
 
@@ -110,9 +114,39 @@ def recompute_each_step(job: Job, ranks: TaskRunner, deadline: float, traces: Tr
             name=f"each step of {plan.loop_name} anew",
             timeout=max(0.1, deadline - time.monotonic()),
         )
-        recomputed = [(check.step, check.ranks, x_t) for _, done in results for check, x_t in done]
-        findings[plan.loop_name] = each_step(traces[plan.loop_name], results[0][0], recomputed)
+        anew = _confirmed(
+            plan, ranks, deadline, traces[plan.loop_name], shares, [a for _, done in results for a in done]
+        )
+        recomputed = [(each.step, each.ranks, each.x_t) for each in anew if each.x_t is not None]
+        reasons = {each.step: each.reason for each in anew if each.x_t is None}
+        findings[plan.loop_name] = each_step(traces[plan.loop_name], results[0][0], recomputed, reasons)
     return findings
+
+
+def _confirmed(
+    plan: Plan, ranks: TaskRunner, deadline: float, traces: Sequence[Trace], shares: Sequence[StepCheck],
+    anew: Sequence[Anew],
+) -> list[Anew]:  # fmt: skip
+    """The steps computed anew. Those that differ from a rank's are tried on the reference, which must repeat itself."""
+    doubtful = [
+        each
+        for each in anew
+        if each.x_t is None or not all(same_bits(each.x_t, traces[rank].x_t[each.step]) for rank in each.ranks)
+    ]
+    if not doubtful:
+        return [*anew]
+    tried = sorted((each.step, each.ranks) for each in doubtful)[:_MOST_TRIED]
+    checks = [share for share in shares if (share.step, share.ranks) in tried]
+    timeout = max(0.1, deadline - time.monotonic())
+    told = ranks.run(
+        confirm, plan, checks, name=f"trying steps of the reference beside {plan.loop_name}", timeout=timeout
+    )
+    confirmed = {(each.step, each.ranks): each for each in told[0]}
+    untried = "too many steps differ to try each"
+    return [
+        confirmed.get((each.step, each.ranks), Anew(each.step, each.ranks, None, untried)) if each in doubtful else each
+        for each in anew
+    ]
 
 
 def _reporter(progress: Progress | None, plan: Plan) -> Watcher | None:

@@ -18,7 +18,7 @@ _NAMED = {
     "vllm_omni": "verify.targets.vllm_omni.target:VllmOmniTarget",
 }
 _ANY = "any"
-_OPTIONAL = ("branches", "schedule", "explain")
+_OPTIONAL = ("branches", "schedule", "explain", "resume")
 
 
 # What each name led to, and the target made of it.

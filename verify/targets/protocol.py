@@ -110,13 +110,16 @@ class Prepared:
 class Target(Protocol):
     """Whose loops are under test.
 
-    Four more methods are looked for, and done without where they are missing:
+    Five more methods are looked for, and done without where they are missing:
 
     - ``branches(request) -> tuple of names``, in rank order, where they are not Bagel's;
     - ``schedule(request) -> Schedule`` that the loops are held to, where it is not Bagel's;
     - ``picture(request, options, latent) -> (PNG file as bytes, note)`` of a final latent, for ``--image``;
     - ``any_world``: true where the target works though torch.distributed's default group holds other processes beside
       the ranks of the run, as under an engine. Its loops are then judged in a larger world too;
+    - ``resume(denoiser, request, x_t, step, state, observe)``, for ``--reference inductive`` where a sampler remembers
+      more than ``x_t``: goes on with the reference from what was shown before ``step``, ``x_t`` and state, in copies
+      that are its own, and shows what it has after it by ``observe(step, x_t)``, where it is ended;
     - ``explain(finding) -> tuple of lines`` to add to a failing finding: a public report of the fault, say.
 
     They are called in the controlling process too, so whatever takes long to import belongs in ``prepare``. A target

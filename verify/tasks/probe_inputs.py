@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from verify.bits import same_bits
-from verify.protocols import Denoiser
+from verify.protocols import Denoiser, State
 from verify.ranks.group import Alone
 from verify.ranks.rank import Rank
 from verify.tasks.stage import Plan, Stage
@@ -49,11 +49,12 @@ def probe_inputs(rank: Rank, plan: Plan) -> Sensitivity | None:
 
 def _tried(stage: Stage, step: int) -> Sensitivity:
     denoiser, x_t = stage.prepared.denoiser, stage.prepared.x_0.clone()
+    given = stage.prepared.input or (lambda x_t, step: x_t)
     guided = stage.request.schedule.guided[step]
     branches = tuple(dict.fromkeys(stage.request.branches if guided else stage.request.branches[:1]))
 
     def velocity(branch: str, at: Tensor = x_t) -> Tensor:
-        return denoiser.velocity(at.clone(), step, branch).detach().clone()
+        return denoiser.velocity(given(at.clone(), step), step, branch).detach().clone()
 
     began = time.monotonic()
     plain = {branch: velocity(branch) for branch in branches}
@@ -122,7 +123,8 @@ def _through(stage: Stage, last: int, listener: Listener) -> Tensor:
     """The reference's ``x_t`` after that step. The request stays whole: many loops do not read their steps from it."""
     found: list[Tensor] = []
 
-    def observe(step: int, x_t: Tensor) -> None:
+    def observe(step: int, x_t: Tensor, state: State = None) -> None:
+        listener.observe(step, x_t)
         found.append(x_t.detach().clone())
         if step == last:
             raise _Reached
@@ -142,7 +144,8 @@ class _Ones(Listener):
     def evaluate(self, denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
         return torch.ones_like(x_t)
 
-    def observe(self, step: int, x_t: Tensor) -> None:
+    def observe(self, step: int, x_t: Tensor, state: State = None) -> None:
+        super().observe(step, x_t)
         self.seen.append(x_t.detach().clone())
 
 

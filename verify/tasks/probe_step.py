@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._debug_mode import DebugMode
 
 from verify.bits import bits_of
-from verify.protocols import Denoiser, Group
+from verify.protocols import Denoiser, Group, State
 from verify.ranks.rank import Rank
 from verify.tasks.stage import Plan, Stage
 from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
@@ -106,7 +106,12 @@ class _Probe(Listener):
         """Whether the loop is in the step in question."""
         return self._done == self._step
 
-    def observe(self, step: int, x_t: Tensor) -> None:
+    @property
+    def step_now(self) -> int:
+        """The step that the loop is in."""
+        return self._done
+
+    def observe(self, step: int, x_t: Tensor, state: State = None) -> None:
         """Counts steps; after the one in question, the loop has done its work."""
         self._end_if_done()
         if self._active:

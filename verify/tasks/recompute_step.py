@@ -1,19 +1,28 @@
-"""The reference one step at a time, from an ``x_t`` that was recorded."""
+"""The reference one step at a time, from an ``x_t`` that was recorded.
+
+A reference that reads its steps from the request is run over a schedule of one step. A sampler that remembers cannot be
+run so: its target takes the step in a method ``resume``, from the state that was recorded. Whether that is the
+reference's own step is tried wherever a loop seems to be wrong: there the reference must reproduce itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from verify.bits import same_bits
+from verify.protocols import State
 from verify.ranks.group import Alone
 from verify.ranks.rank import Rank
-from verify.schedule import Schedule
+from verify.targets.finding import find_target
 from verify.targets.protocol import REFERENCE
 from verify.tasks.stage import Plan, Stage
+from verify.trace.contract import plain_copy
+from verify.trace.further import FurtherWatch, given_back
 from verify.trace.listener import HeardDenoiser, Listener
 from verify.trace.trace import Trace
 
@@ -27,12 +36,31 @@ class StepCheck:
         ranks: the ranks that began and ended it with the same bytes, so that one check serves them all.
         x_t: what they began with.
         checker: the rank that computes it anew: not the first of ``ranks``, whose trace it was taken from.
+        state: what the loop showed beside ``x_t`` before the step.
     """
 
     step: int
     ranks: tuple[int, ...]
     x_t: Float[Tensor, "tokens channels"]
     checker: int
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Anew:
+    """A step computed anew.
+
+    Attributes:
+        step: which.
+        ranks: for whom.
+        x_t: what the reference makes of it; None where it could not take the step alone.
+        reason: why not.
+    """
+
+    step: int
+    ranks: tuple[int, ...]
+    x_t: Float[Tensor, "tokens channels"] | None
+    reason: str = ""
 
 
 def share_out(traces: Sequence[Trace]) -> list[StepCheck]:
@@ -58,7 +86,8 @@ def share_out(traces: Sequence[Trace]) -> list[StepCheck]:
             before = _before(traces[owner], step)
             assert before is not None
             ranks = (owner, *(r for r in group if r != owner))
-            checks.append(StepCheck(step, ranks, before, (owner + 1) % len(traces)))
+            state = traces[owner].further.get(step - 1, {})
+            checks.append(StepCheck(step, ranks, before, (owner + 1) % len(traces), state))
     return checks
 
 
@@ -66,25 +95,105 @@ def _before(trace: Trace, step: int) -> Tensor | None:
     return trace.start if step == 0 else trace.x_t[step - 1]
 
 
-def recompute(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> tuple[Tensor, list[tuple[StepCheck, Tensor]]]:
-    """This rank's initial latent, and the reference's ``x_t`` after each of the checks that are this rank's to make.
-
-    A step is the target's reference loop over a schedule of that step alone.
-    """
+def recompute(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> tuple[Tensor, list[Anew]]:
+    """What the network is first to be given of this rank's initial latent, and the steps that this rank computes anew."""
     stage = Stage.of(rank, replace(plan, loop=REFERENCE, loop_reference=None))
+    x_0 = stage.prepared.x_0
+    if stage.prepared.input is not None:
+        # What the first evaluation was given is not the x_t itself; that is rank 0's noise.
+        rank.group.broadcast(x_0)
     results = []
     with stage.arithmetic():
         for check in checks:
-            if check.checker != rank.rank:
-                continue
-            rank.status.activity(f"step {check.step} of the reference, alone")
-            denoiser = HeardDenoiser(stage.prepared.denoiser, Listener(), check.step)
-            request = stage.request.resolved(_only(stage.request.schedule, check.step))
-            x_t = stage.loop(denoiser, request, check.x_t.to(rank.device), Alone(), lambda step, x_t: None)
-            results.append((check, x_t))
-    return stage.prepared.x_0, results
+            if check.checker == rank.rank:
+                begins = x_0 if check.step == 0 and stage.prepared.input is not None else check.x_t
+                results.append(_anew(stage, replace(check, x_t=begins)))
+    start = x_0 if stage.prepared.input is None else stage.prepared.input(x_0, 0)
+    return start, results
 
 
-def _only(schedule: Schedule, step: int) -> Schedule:
-    alone = slice(step, step + 1)
-    return Schedule(schedule.timesteps[alone], schedule.dts[alone], schedule.guided[alone])
+def confirm(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> list[Anew] | None:
+    """The same steps of the reference's own run, each computed anew from a fresh start: None for those that differ.
+
+    Runs on rank 0; the others help the target to prepare, and return None.
+    """
+    plan = replace(plan, loop=REFERENCE, loop_reference=None)
+    stage = Stage.of(rank, plan)
+    own = _Kept(max(check.step for check in checks))
+    if rank.rank == 0:
+        with stage.arithmetic():
+            own.run(stage)
+    results = []
+    for check in checks:
+        stage, anew = Stage.of(rank, plan), Stage.of(rank, plan)
+        if rank.rank:
+            continue
+        with stage.arithmetic():
+            begins = stage.prepared.x_0 if check.step == 0 else own.x_t[check.step - 1]
+            again = _anew(stage, StepCheck(check.step, (), begins, 0, own.state.get(check.step - 1, {})))
+            same = again.x_t is not None and same_bits(again.x_t, own.x_t[check.step])
+            results.append(_anew(anew, check) if same else Anew(check.step, check.ranks, None, again.reason))
+    return None if rank.rank else results
+
+
+def _anew(stage: Stage, check: StepCheck) -> Anew:
+    """One step of the reference, by the target's ``resume`` or over a schedule of one step."""
+    rank, step = stage.rank, check.step
+    rank.status.activity(f"step {step} of the reference, alone")
+    target, x_t = find_target(stage.plan.target), check.x_t.to(rank.device, copy=True)
+    watch = _Kept(step, first=step)
+    try:
+        if hasattr(target, "resume") and step:
+            denoiser = HeardDenoiser(stage.prepared.denoiser, watch)
+            state = {name: given_back(value, rank.device) for name, value in check.state.items()}
+            watch.until_reached(lambda: target.resume(denoiser, stage.request, x_t, step, state, watch.observe))
+        else:
+            denoiser = HeardDenoiser(stage.prepared.denoiser, Listener(), step)
+            alone = stage.request.resolved(stage.request.schedule.of_step(step))
+            shown = lambda at, x_t, state=None: watch.observe(step, x_t)  # noqa: E731
+            watch.until_reached(lambda: stage.loop(denoiser, alone, x_t, Alone(), shown))
+        return Anew(step, check.ranks, watch.x_t[step])
+    except Exception as error:
+        return Anew(step, check.ranks, None, f"{type(error).__name__}: {error}")
+
+
+class _Reached(BaseException):
+    """Ends a loop after a step; an engine's own ``except Exception`` does not hold it up."""
+
+
+class _Kept(Listener):
+    """Keeps what a loop shows from ``first`` up to ``last``, and ends it there."""
+
+    def __init__(self, last: int, first: int = 0) -> None:
+        self._last, self._observed = last, first
+        self._further = FurtherWatch()
+        self.x_t: dict[int, Tensor] = {}
+
+    @property
+    def state(self) -> Mapping[int, Mapping[str, Any]]:
+        """What was shown beside ``x_t``."""
+        return self._further.seen()
+
+    def observe(self, step: int, x_t: Tensor, state: State = None) -> None:
+        super().observe(step, x_t)
+        self.x_t[step] = plain_copy(x_t)
+        self._further.look(step, state or {})
+        if step >= self._last:
+            raise _Reached
+
+    def until_reached(self, run: Any) -> None:
+        """Runs a loop up to the last step wanted."""
+        try:
+            run()
+        except _Reached:
+            pass
+
+    def run(self, stage: Stage) -> None:
+        """Runs the stage's loop from its noise on."""
+        shows = stage.prepared.state
+
+        def observe(step: int, x_t: Tensor, state: State = None) -> None:
+            self.observe(step, x_t, {**(shows() if shows is not None else {}), **(state or {})})
+
+        denoiser = HeardDenoiser(stage.prepared.denoiser, self)
+        self.until_reached(lambda: stage.play(denoiser, stage.group, observe))

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from verify.protocols import Denoiser, Group
+from verify.protocols import Denoiser, Group, State
 
 
 class Listener:
@@ -32,7 +32,7 @@ class Listener:
         group.broadcast(tensor, src)
         return tensor
 
-    def observe(self, step: int, x_t: Tensor, state: Mapping[str, Any] | None = None) -> None:
+    def observe(self, step: int, x_t: Tensor, state: State = None) -> None:
         """The loop shows the ``x_t``, and other state if it likes, that it holds after ``step``."""
         self._observed = step + 1
 
@@ -75,11 +75,11 @@ class HeardDenoiser:
         denoiser = self._denoiser
         if asked:
             self._listener.asked(branch, asked)
-            denoiser = _Asking(denoiser, asked)
+            denoiser = Asking(denoiser, asked)
         return self._listener.evaluate(denoiser, x_t, at, branch)
 
 
-class _Asking:
+class Asking:
     """A denoiser that is told more than step and branch in each evaluation."""
 
     def __init__(self, denoiser: Denoiser, asked: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from verify.environment.watch import AFTER, OBSERVE, VELOCITY, SettingsWatch
 from verify.errors import BadInput
-from verify.protocols import Denoiser, Group, Observe
+from verify.protocols import Denoiser, Group, Observe, State
 from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, BROADCAST, Schedule
 from verify.text import call_text
@@ -189,7 +189,7 @@ class Recorder(Listener):
         """Notes what the next evaluation is asked for."""
         self._sampler.ask(asked)
 
-    def observe(self, step: int, x_t: Tensor, state: Mapping[str, Any] | None = None) -> None:
+    def observe(self, step: int, x_t: Tensor, state: State = None) -> None:
         """Takes a copy of ``x_t`` on its device. A wrong step or ``x_t`` is noted; recording ends there.
 
         Raises:

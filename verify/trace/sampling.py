@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from verify.bits import bits_of
+from verify.protocols import State
 from verify.schedule import Schedule
 from verify.trace.contract import plain_copy
 from verify.trace.digest import digest
@@ -89,14 +90,14 @@ class SamplerWatch:
         """What the network is to be given of the ``x_t`` before ``step``."""
         return x_t if self._input is None else self._input(x_t, step)
 
-    def observe(self, step: int, state: Mapping[str, Any] | None, keeps: bool) -> None:
+    def observe(self, step: int, state: State, keeps: bool) -> None:
         """``step`` is done. ``state``: what the loop shows beside its ``x_t``; ``keeps``: whether to keep it."""
         if keeps and self._points[step]:
             self._further.look(step, {POINTS: [*self._points[step].values()]})
         self._points.pop(step, None)
         self._look(step, state, keeps)
 
-    def _look(self, moment: int, state: Mapping[str, Any] | None, keeps: bool) -> None:
+    def _look(self, moment: int, state: State, keeps: bool) -> None:
         shown = {**(self._shown() if self._shown is not None else {}), **(state or {})}
         self._generators.look(moment, generators_in(shown))
         if keeps:
