@@ -8,6 +8,7 @@ reference's own step is tried wherever a loop seems to be wrong: there the refer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -96,7 +97,7 @@ def _before(trace: Trace, step: int) -> Tensor | None:
 
 
 def recompute(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> tuple[Tensor, list[Anew]]:
-    """What the network is first to be given of this rank's initial latent, and the steps that this rank computes anew."""
+    """What the network is first given of this rank's initial latent, and the steps that this rank computes anew."""
     stage = Stage.of(rank, replace(plan, loop=REFERENCE, loop_reference=None))
     x_0 = stage.prepared.x_0
     if stage.prepared.input is not None:
@@ -183,10 +184,8 @@ class _Kept(Listener):
 
     def until_reached(self, run: Any) -> None:
         """Runs a loop up to the last step wanted."""
-        try:
+        with suppress(_Reached):
             run()
-        except _Reached:
-            pass
 
     def run(self, stage: Stage) -> None:
         """Runs the stage's loop from its noise on."""
