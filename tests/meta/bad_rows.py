@@ -96,6 +96,8 @@ SETTINGS = [
     flag("fuzz --combine nowhere.py:f", "'nowhere.py'", "a Python file"),
     flag("fuzz --combine os:sep", "'os:sep'", "a function"),
     flag("fuzz --mutants --envelope", "--mutants and --envelope"),
+    flag("fuzz --envelope --target builtin", "--target", "--envelope", "built-in combine alone"),
+    flag("fuzz --mutants --combine a.py:b", "--combine", "--mutants", "built-in combine alone"),
     flag("fuzz --mutants --profile slow", "'slow'", "fast, ci, nightly"),
     flag("fuzz --envelope --preset huge", "'huge'", "tiny, small, 7b"),
     flag("fuzz --envelope --timeout inf", "inf", "from 1 to 86400"),

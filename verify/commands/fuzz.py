@@ -25,6 +25,12 @@ def execute(arguments: argparse.Namespace) -> int:
         raise BadInput(
             f"{' and '.join('--' + name for name in chosen)} were given, expected one of them; leave one out"
         )
+    if chosen in (["mutants"], ["envelope"]) and (arguments.target or arguments.combine):
+        other = "--target" if arguments.target else "--combine"
+        raise BadInput(
+            f"{other} and --{chosen[0]} were both given, expected one of them, since --{chosen[0]} looks at the "
+            "built-in combine alone; leave one out"
+        )
     check_outputs(arguments)
     with _nothing_kept():
         return _execute(arguments, began)

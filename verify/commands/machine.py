@@ -10,17 +10,24 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from verify.bagel.config import PRESETS, BagelConfig
 from verify.bagel.model import BagelModel
 from verify.environment.variables import bit_variables
+from verify.errors import BadInput, Unjudged
 from verify.limits import cpu_limit, memory_left, memory_limit, usable_cores
+from verify.options.option import reproducing
+from verify.options.table import COMMANDS
+from verify.options.targets import given_options, split_options
 from verify.ranks.local.lease import lock_folder
-from verify.report.documents.machine import Doctor, Fits, Folder, Gpu, Package
+from verify.report.documents.machine import Doctor, Engine, Fits, Folder, Gpu, Guidance, Package
 from verify.report.documents.parts import SCHEMA, Made
+from verify.request import DenoiseRequest
+from verify.targets.finding import find_target
+from verify.targets.protocol import Target, default_loops, understood
 
 _T = TypeVar("_T")
 
@@ -44,18 +51,24 @@ PACKAGES = {
     "nvidia-ml-py": "GPU clocks and power, if wanted",
 }
 ENGINES = ("vllm", "vllm_omni")
+# Parts that a target may have: see verify.targets.protocol.Target.
+OPTIONAL = ("branches", "schedule", "combine", "explain", "picture", "ignores", "any_world")
+GUIDANCE: dict[str, dict[str, Any]] = {"text": {}, "text and image": {"cfg_img_scale": 1.5}}
 
 
-def inspect_machine() -> Doctor:
+def inspect_machine(target: str | None = None) -> Doctor:
     """What this machine has. Memory is in bytes; what cannot be found out is None.
 
-    Imports no serving engine: it only looks whether there is one.
+    Imports no serving engine, unless that of ``target``: it only looks whether there is one.
+
+    Raises:
+        BadInput: ``target`` cannot be loaded.
     """
     gpus, trouble = _gpus()
     memory = available_memory()
     return Doctor(
         schema=SCHEMA,
-        command="verify doctor",
+        command=reproducing("doctor", COMMANDS["doctor"], _named(target)),
         made=Made.now(),
         environment=(),
         notes=_limits(),
@@ -80,7 +93,37 @@ def inspect_machine() -> Doctor:
             "temporary files": folder(Path(tempfile.gettempdir())),
             "GPU leases": folder(_try(lock_folder)),
         },
+        target=None if target is None else inspect_target(target),
     )
+
+
+def _named(target: str | None) -> dict[str, Any]:
+    return {} if target is None else {"target": split_options(target)[0], "target_option": given_options(target)}
+
+
+def inspect_target(reference: str) -> Engine:
+    """What of a target can be judged: its loops, and the kinds of guidance that it does not refuse.
+
+    Raises:
+        BadInput: it cannot be loaded.
+    """
+    target = find_target(reference)
+    return Engine(
+        reference=reference,
+        name=target.name,
+        loops={loop: target.expects[loop] for loop in default_loops(target)},
+        offers=tuple(name for name in OPTIONAL if hasattr(target, name)),
+        guidance=tuple(_guidance(target, kind, scales) for kind, scales in GUIDANCE.items()),
+    )
+
+
+def _guidance(target: Target, kind: str, scales: dict[str, Any]) -> Guidance:
+    side = PRESETS["tiny"].side
+    try:
+        branches = understood(target, DenoiseRequest(height=side, width=side, **scales)).branches
+        return Guidance(kind=kind, branches=tuple(branches), refusal="")
+    except (BadInput, Unjudged) as refusal:
+        return Guidance(kind=kind, branches=(), refusal=str(refusal))
 
 
 def package_version(name: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from verify.commands.streams import discard_output
 from verify.errors import BadInput, Unjudged
+from verify.options.targets import with_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,6 +140,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from verify.report.documents.reading import read
 
     document = read(arguments.document)
+    if arguments.target:
+        _require_target(document, with_options(arguments.target, arguments.target_option or ()))
     check_outputs(arguments)
     if arguments.trend:
         from verify.report.trend import earlier, trend
@@ -153,3 +157,18 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         show(document, arguments)
     return 0
+
+
+def _require_target(document: Document, wanted: str) -> None:
+    """So that a job which publishes one target's page never shows a page left behind by another's.
+
+    Raises:
+        BadInput: the document is about another target.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--target", default="builtin")
+    parser.add_argument("--target-option", action="append", default=[])
+    made, _ = parser.parse_known_args(shlex.split(document.command))
+    found = with_options(made.target, made.target_option)
+    if found != wanted:
+        raise BadInput.of("the document's target", found, wanted, "name another document, or leave --target out")

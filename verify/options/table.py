@@ -233,13 +233,27 @@ REPORT = Command(
         Group("what is shown", (
             Option("document", "what a command wrote with --json", metavar="FILE"),
             Option("--trend", "set its timings beside those of the documents in DIR", metavar="DIR"),
+            replace(TARGET, help="refuse a document about another target than this", field="", default=None,
+                    always=False),
+            TARGET_OPTION,
         )),
         Group("what comes out", (HTML, MARKDOWN, VERBOSE)),
     ),
     ("verify report run.json", "verify report run.json --html run.html"),
 )  # fmt: skip
 
-DOCTOR = Command("show what this machine can run", (OUTPUT,), ("verify doctor",))
+DOCTOR = Command(
+    "show what this machine can run",
+    (
+        Group("what is looked at", (
+            replace(TARGET, help=f"also what of this target can be judged: {TARGETS}", field="", default=None,
+                    always=False),
+            TARGET_OPTION,
+        )),
+        OUTPUT,
+    ),
+    ("verify doctor", "verify doctor --target verify_target.py:MyTarget"),
+)  # fmt: skip
 
 INIT = Command(
     "write a target skeleton, a test and a CI job for your own repository",

@@ -105,6 +105,20 @@ def test_a_document_on_standard_output_has_it_to_itself(capsys: pytest.CaptureFi
     assert "What this machine can run" in captured.err
 
 
+def test_a_target_is_shown_with_what_of_it_can_be_judged(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["init", str(tmp_path)]) == 0
+    target = f"{tmp_path}/verify_target.py:MyTarget"
+    capsys.readouterr()
+    assert main(["doctor", "--target", target, "--json", str(tmp_path / "machine.json")]) == 0
+    rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert ["loop parallel is held to local"] in rows
+    assert ["text", "2", "cond, uncond", ""] in rows
+    assert ["text and image", "-", "-", "cfg_img_scale is 1.5, expected 1.0: two branches only; leave it out"] in rows
+    assert json.loads((tmp_path / "machine.json").read_text())["command"] == f"verify doctor --target {target}"
+    assert main(["doctor", "--target", f"{tmp_path}/verify_target.py:Nobody"]) == 2
+    assert "Nobody" in capsys.readouterr().err
+
+
 def test_packages_without_their_metadata_are_missing() -> None:
     assert machine.package_version("no-such-package-at-all") is None
 

@@ -115,6 +115,16 @@ def test_it_loads_neither_torch_nor_numpy() -> None:
     assert done.stdout == "0 []\n"
 
 
+def test_a_document_about_another_target_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json_of(clean().document) | {"command": "verify run --target my.engine:Target --target-option layers=2"}
+    given = ["report", written(tmp_path, document), "--target", "my.engine:Target", "--target-option"]
+    assert main([*given, "layers=2"]) == 0
+    assert main([*given, "layers=3"]) == 2
+    assert "the document's target is 'my.engine:Target?layers=2', expected my.engine:Target?layers=3" in (
+        capsys.readouterr().err
+    )
+
+
 def test_no_document_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "no-such-file.json"]) == 2
     assert capsys.readouterr().err.startswith("verify: the document is 'no-such-file.json'")

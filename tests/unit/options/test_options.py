@@ -57,6 +57,11 @@ def test_flags_are_told_apart(command: str) -> None:
     assert COMMANDS[command].examples
 
 
+@pytest.mark.parametrize("command", ["run", "faults", "fuzz", "bench", "report", "doctor"])
+def test_every_command_that_looks_at_loops_takes_a_target(command: str) -> None:
+    assert {"--target", "--target-option"} <= {option.flag for option in COMMANDS[command].options}
+
+
 @pytest.mark.parametrize("line", [line for command in COMMANDS.values() for line in command.examples])
 def test_the_examples_of_help_can_be_parsed(line: str) -> None:
     words = shlex.split(line)
@@ -77,8 +82,8 @@ LINES = {
              "--mutants --device cpu --seed 9", "--envelope --preset small --timeout 100", "--replay a/b.json"],
     "bench": ["", "--sizes 64,128 --alternations 3,4 --cuda-graph --device cuda", "--cuda-graph 64 --time-limit 60.5",
               "--overhead --loops local --no-autocast --presets tiny,small", "--forwards a.py:B --timestep-shift 1.25"],
-    "report": ["a.json", "a.json --trend b"],
-    "doctor": [""],
+    "report": ["a.json", "a.json --trend b --target c.py:D --target-option e=f"],
+    "doctor": ["", "--target a.py:B --target-option c=d"],
 }  # fmt: skip
 
 

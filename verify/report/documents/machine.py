@@ -41,6 +41,32 @@ class Package(Part, frozen=True):
     needed_for: str
 
 
+class Guidance(Part, frozen=True):
+    """One kind of guidance: the branches that a target evaluates for it, or why the target refuses it."""
+
+    kind: str
+    branches: tuple[str, ...]
+    refusal: str
+
+
+class Engine(Part, frozen=True):
+    """What of a target can be judged.
+
+    Attributes:
+        reference: where it was found.
+        name: what it calls itself.
+        loops: what each of its loops is held to.
+        offers: the optional parts of a target that it has.
+        guidance: the kinds of guidance.
+    """
+
+    reference: str
+    name: str
+    loops: dict[str, str]
+    offers: tuple[str, ...]
+    guidance: tuple[Guidance, ...]
+
+
 class Doctor(Document, frozen=True, tag="doctor"):
     """What a machine can run."""
 
@@ -59,3 +85,4 @@ class Doctor(Document, frozen=True, tag="doctor"):
     engines: dict[str, bool]
     variables: dict[str, str]
     folders: dict[str, Folder | None]
+    target: Engine | None = None

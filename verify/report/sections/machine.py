@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verify.report.documents.machine import Doctor, Folder
+from verify.report.documents.machine import Doctor, Engine, Folder
 from verify.report.sections.blocks import Bullets, Presentation, Section, Table
 from verify.report.sections.plain import present
 
@@ -29,8 +29,18 @@ def present_machine(d: Doctor) -> Presentation:
         f"variables that can change bits: {variables or 'none set'}",
     ]
     said = "text guidance takes 2 ranks, text and image guidance 3; ranks that share a GPU use gloo"
-    sections = [Section("Presets", [_presets(d)]), Section("Surroundings", [Bullets(told)])]
+    target = [_target(d.target)] if d.target else []
+    sections = [*target, Section("Presets", [_presets(d)]), Section("Surroundings", [Bullets(told)])]
     return present(d, "What this machine can run", said, sections, subject=subject)
+
+
+def _target(it: Engine) -> Section:
+    headings = ["guidance", "ranks", "branches, in rank order", "refused"]
+    rows = [[g.kind, str(len(g.branches) or "-"), ", ".join(g.branches) or "-", g.refusal] for g in it.guidance]
+    told = [f"{it.reference} calls itself {it.name}"]
+    told += [f"loop {loop} is held to {expected}" for loop, expected in it.loops.items()]
+    told += [f"it also offers: {', '.join(it.offers)}"] if it.offers else []
+    return Section("Target", [Bullets(told), Table(headings, rows)])
 
 
 def _gpus(d: Doctor) -> list[str]:
