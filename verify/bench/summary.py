@@ -17,6 +17,7 @@ from verify.targets.protocol import REFERENCE
 
 # A loop whose forward passes are replayed from CUDA graphs.
 GRAPH = "+graph"
+_IN_WORDS = {"win": "a net win", "loss": "a net loss", "none": "no measurable difference", "too few": "too few pairs"}
 PARTS = (FORWARD, ALL_GATHER, BROADCAST, COMBINE, "idle", "rest")
 
 Turns = Sequence[Sequence[Timing]]
@@ -95,8 +96,8 @@ def _with_graphs(
         elif faster.endswith(GRAPH):
             eager, replayed = (slower.removesuffix(GRAPH), faster.removesuffix(GRAPH)), ratios[f"{slower}/{faster}"]
             before, now = outcome(ratios["/".join(eager)]), outcome(replayed)
-            change = "the verdict stays" if before == now else f"the verdict changes from {before!r} to {now!r}"
-            told = f"both replaying CUDA graphs, {sentence(replayed, eager[1], eager[0])}: {change}"
+            change = "the same eagerly" if before == now else f"eagerly, {_IN_WORDS[before]}"
+            told = f"both replaying CUDA graphs, {sentence(replayed, eager[1], eager[0])}; {change}"
             said.append(told + shared)
     return said
 

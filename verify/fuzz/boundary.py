@@ -115,7 +115,7 @@ def judge_boundary(
     """
     steps = sum(bounds.num_timesteps - 1 for bounds in batch)
     compared = Compared(len(batch), steps * len(by_rank) if len(by_rank) > 1 else 0)
-    mixed: dict[str, list[tuple[Bounds, int]]] = {}
+    mixed: dict[tuple[str, str], list[tuple[Bounds, int]]] = {}
     for number, bounds in enumerate(batch):
         here = [decided[number] for decided in by_rank]
         for rule in here[0]:
@@ -137,15 +137,16 @@ def judge_boundary(
         for rule in rules[1:]:
             apart = disagreement([here[0][rules[0]], here[0][rule]])
             if apart is not None:
-                mixed.setdefault(f"{rules[0]} and {rule}", []).append((bounds, apart[0]))
+                mixed.setdefault((rules[0], rule), []).append((bounds, apart[0]))
     verdict = Verdict.PASS if compared.elements else Verdict.UNKNOWN
     details = [
-        f"ranks that mixed the rules {pair} would deadlock at {len(places)} of {len(batch)} schedules: "
-        f"{places[0][0]}, step {places[0][1]}"
+        f"if one rank chose its guided steps by the rule {pair[0]} and another by {pair[1]}, they would deadlock at "
+        f"{len(places)} of {len(batch)} schedules, as at {places[0][0]}, step {places[0][1]}"
         for pair, places in mixed.items()
     ]
     data = {
-        pair: [{**bounds.to_dict(), "step": step} for bounds, step in places[:20]] for pair, places in mixed.items()
+        " and ".join(pair): [{**bounds.to_dict(), "step": step} for bounds, step in places[:20]]
+        for pair, places in mixed.items()
     }
     summary = f"every rank guides the same steps under each rule, of {len(batch):,} schedules with steps on a bound"
     if not compared.elements:

@@ -11,10 +11,13 @@ from example_reports import EXAMPLES, clean, drifting, one_bit, report
 
 from verify.environment.properties import PROPERTIES, Kind
 from verify.environment.variables import VISIBLE_DEVICES
+from verify.fuzz.boundary import GUIDED_STEPS_AGREE
+from verify.fuzz.engine import property_names
 from verify.report.markdown import markdown
 from verify.report.sections import environment
 from verify.report.sections.blocks import Bullets, Card, Cell, Presentation, Strips, Table, TokenMap
 from verify.report.sections.evidence import figures, token_map
+from verify.report.sections.properties import CLAIMS
 from verify.report.sections.run import present_run
 from verify.trace.trace import PRIVATE_ENVIRONMENT
 from verify.verdict import Finding, Verdict
@@ -118,6 +121,12 @@ def test_a_missed_fault_and_a_misplaced_one_are_told_apart() -> None:
     assert results == ["", "", "caught, not placed", "missed"]
     assert [card.title for card in blocks_of(FAULTS, Card)] == ["two bits: caught, not placed", "three bits: missed"]
     assert shown.said == "2 of 3 faults caught, 1 placed, the clean control passed"
+
+
+def test_every_property_of_a_combine_says_what_it_claims() -> None:
+    assert set(CLAIMS) == {*property_names("cuda"), *property_names("cpu"), GUIDED_STEPS_AGREE}
+    (table,) = blocks_of(KINDS["fuzz"], Table)
+    assert all(row[0].note == CLAIMS[row[0].text] for row in table.rows)
 
 
 def test_names_are_text_and_no_markup() -> None:

@@ -10,6 +10,8 @@ from verify.report.sections.plain import present
 
 _PARTS = {"forward": "forward", "all_gather": "gather", "broadcast": "broadcast", "combine": "combine", "idle": "idle",
           "rest": "rest"}  # fmt: skip
+# So many points are told in the head of the page; more are counted there.
+_MOST_ANSWERS = 3
 
 
 def present_bench(d: Bench) -> Presentation:
@@ -21,7 +23,10 @@ def present_bench(d: Bench) -> Presentation:
         basis = _basis(p)
         blocks += [Bullets(basis)] if basis else []
         sections += [Section(f"{_size(p)}, {p.world_size} ranks", blocks)] if blocks else []
-    said = _incomplete(d.incomplete, told[0] if len(told) == 1 else f"{len(d.points)} points measured")
+    # The first sentence of a point compares its loops.
+    answers = [f"{_size(p)}: {p.sentences[0]}" for p in d.points if p.sentences]
+    short = told[0] if len(told) == 1 else "; ".join(answers)
+    said = _incomplete(d.incomplete, short if 0 < len(answers) <= _MOST_ANSWERS else f"{len(d.points)} points measured")
     subject = _notes(d.points)
     return present(d, "Loop versions against each other", said, sections, subject=subject, timings=d.timings)
 

@@ -31,7 +31,8 @@ def present_envelope(d: Envelope) -> Presentation:
     others += [_table(rest, f"the other {len(rest)} rows", folded=True)] if (rest := [*unknown, *same]) else []
     if others:
         sections.append(Section("What may differ, and what was not measured", others))
-    said = f"{len(changing)} of {len(d.rows)} measurements show other bytes; {len(same)} show the same bytes" + (
+    said = "Settings that change bits must be alike on every rank. " if changing else ""
+    said += f"{len(changing)} of {len(d.rows)} measurements show other bytes; {len(same)} show the same bytes" + (
         f"; {len(unknown)} are unknown" if unknown else ""
     )
     title = f"Which settings must match across ranks, on {d.device}"
@@ -45,7 +46,7 @@ def _in_short(rows: Sequence[Condition]) -> str:
         how = f"within {r.max_ulp} ULP" if r.verdict == "within" else "other bytes"
         told.setdefault(r.subject, {}).setdefault(how, []).append(r.dtype)
     return "; ".join(
-        f"{subject}: " + ", ".join(f"{how} in {' and '.join(dtypes)}" for how, dtypes in hows.items())
+        f"{subject}: " + ", ".join(f"{how} in {', '.join(dtypes)}" for how, dtypes in hows.items())
         for subject, hows in told.items()
     )
 

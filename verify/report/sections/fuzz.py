@@ -10,6 +10,7 @@ from verify.report.sections.blocks import Block, Bullets, Card, Cell, Command, M
 from verify.report.sections.checks import checks_table
 from verify.report.sections.culprit import check_card, failure_card, first_to_read, named
 from verify.report.sections.plain import present
+from verify.report.sections.properties import CLAIMS
 from verify.verdict import Verdict
 
 
@@ -25,7 +26,8 @@ def present_fuzz(d: Fuzz) -> Presentation:
         sections.append(Section("Why it did not finish", [failure_card(d.failure, d.command)]))
     if d.properties:
         told = [detail for p in d.properties if p.verdict is Verdict.PASS for detail in p.details]
-        blocks: list[Block] = [checks_table(d.properties, "property", "cases"), *([Bullets(told)] if told else [])]
+        table = checks_table(d.properties, "property", "cases", CLAIMS)
+        blocks: list[Block] = [table, *([Bullets(told)] if told else [])]
         sections.append(Section("Properties", blocks))
     failures: list[Block] = []
     for p in d.properties:
