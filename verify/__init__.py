@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verify.combine import combine_cfg
     from verify.errors import BadInput, Unjudged
-    from verify.report.run_report import RunReport as Report
     from verify.request import DenoiseRequest
     from verify.runner.job import Job
     from verify.runner.run import run
+    from verify.runner.run_report import RunReport as Report
     from verify.schedule import Schedule
     from verify.targets.protocol import ModelOptions, Prepared, Target
     from verify.verdict import Verdict
@@ -39,7 +39,7 @@ _HOMES = {
     "Job": "verify.runner.job:Job",
     "ModelOptions": "verify.targets.protocol:ModelOptions",
     "Prepared": "verify.targets.protocol:Prepared",
-    "Report": "verify.report.run_report:RunReport",
+    "Report": "verify.runner.run_report:RunReport",
     "Schedule": "verify.schedule:Schedule",
     "Target": "verify.targets.protocol:Target",
     "Unjudged": "verify.errors:Unjudged",

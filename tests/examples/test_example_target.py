@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from verify.commands.cli import main
 from verify.errors import BadInput
 from verify.report.documents.reading import document_of
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
+from verify.runner.run_report import RunReport
 from verify.verdict import Verdict
 
 pytestmark = pytest.mark.gate
@@ -56,10 +57,12 @@ def test_a_guidance_that_it_does_not_have_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("name", "status"), [("ToyTarget", 0), ("BrokenTarget", 1)])
-def test_from_the_command_line_as_the_guide_says(name: str, status: int) -> None:
-    command = [sys.executable, "-m", "verify", "run", "--target", f"tests/examples/toy_target.py:{name}"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == status, ended.stdout + ended.stderr
+@pytest.mark.usefixtures("judged_once")
+def test_from_the_command_line_as_the_guide_says(
+    name: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["run", "--target", f"tests/examples/toy_target.py:{name}"]) == status, capsys.readouterr()
 
 
 def test_the_claims_against_it() -> None:

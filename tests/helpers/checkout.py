@@ -53,6 +53,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=f"needs {needed} GPU, found {torch.cuda.device_count()}"))
 
 
+@pytest.fixture
+def judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that passes is not run again in fresh interpreters, which takes seconds; ``ranks/test_worlds.py`` does."""
+    monkeypatch.setattr("verify.runner.elsewhere._is_worth_it", lambda job: False)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("gpu"):
         needed = mark.kwargs.get("count", 1)

@@ -11,8 +11,8 @@ from traces import small_request
 
 from verify.bits import first_difference
 from verify.checks.ranks_agree import ranks_agree
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
+from verify.runner.run_report import RunReport
 from verify.schedule import ALL_GATHER, BROADCAST
 from verify.verdict import Compared, Divergence, Finding, Verdict, merge
 

@@ -13,20 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from verify.commands.cli import main
 from verify.errors import BadInput
 from verify.faults import FAULTS, runner
 from verify.faults.registry import Fault, Wiring, fault
-from verify.faults.runner import Row, run_fault
+from verify.faults.runner import Judged, judged, run_fault
 from verify.ranks.failure.awaited import awaited
 from verify.ranks.failure.calls import Calls, entry
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.failure.report import RankReport, RankState
-from verify.report.documents.faults import Expected
-from verify.report.run_report import RunReport
+from verify.report.documents.faults import Expected, Injected
 from verify.runner.job import Job
 from verify.runner.one_request import blank_report
+from verify.runner.run_report import RunReport
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -104,8 +105,9 @@ def test_a_fault_that_cannot_be_registered() -> None:
             fault(**right | wrong)(undescribed)  # type: ignore[arg-type]
 
 
-def _row(placed: bool, seconds: float = 1.0) -> Row:
-    return Row(FAULTS["rank_local_skip"], Verdict.UNKNOWN, (), None, None, "", seconds, placed, placed, "")
+def row_of(one: Fault, report: RunReport) -> Injected:
+    """What is made of a run of a fault that took three seconds."""
+    return judged(one, report, 3.0).row
 
 
 def test_a_hang_judged_too_early_is_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +115,11 @@ def test_a_hang_judged_too_early_is_judged_again(monkeypatch: pytest.MonkeyPatch
     limits: list[float] = []
     due: list[bool] = [False, True]
 
-    def judge(one: Fault, job: Job, kept: object) -> Row:
+    def judge(one: Fault, job: Job, kept: object) -> Judged:
         limits.append(job.timeout)
-        return _row(placed=due.pop(0))
+        found = row_of(one, blank_report(Job()))
+        placed = due.pop(0)
+        return Judged(structs.replace(found, seconds=1.0, caught=placed, placed=placed), ended=False)
 
     monkeypatch.setattr(runner, "_run", judge)
     row = run_fault(FAULTS["rank_local_skip"], Job(timeout=90.0), 2, hang_limit=3.0)
@@ -138,14 +142,14 @@ def slow(step: int, activity: str) -> RankReport:
 def test_a_hang_whose_collective_is_not_named_is_not_placed() -> None:
     compiles = FAULTS["one_rank_compiles"]
     busy, waits = RankReport(1, RankState.HUNG, "did not finish in time", 2, trace="sleep"), "all_gather 1 of step 3"
-    row = runner._row(compiles, report_of(busy, slow(2, waits)), 3.0)
+    row = row_of(compiles, report_of(busy, slow(2, waits)))
     assert (row.caught, row.placed, row.collective) == (True, True, waits)
     assert row.message.endswith("; rank 0 waits in all_gather 1 of step 3, which rank 1 never joined")
     for activity, named in (("all_gather 1 of step 4", "all_gather 1 of step 4"), ("velocity of gen", "")):
-        row = runner._row(compiles, report_of(busy, slow(2, activity)), 3.0)
+        row = row_of(compiles, report_of(busy, slow(2, activity)))
         assert (row.caught, row.placed, row.collective) == (True, False, named)
     over_nccl = replace(report_of(busy, slow(5, "finishing")), backend="nccl")
-    assert not runner._row(compiles, over_nccl, 3.0).placed
+    assert not row_of(compiles, over_nccl).placed
 
 
 def calls(gathers: int) -> Calls:
@@ -158,11 +162,11 @@ def test_a_hang_is_placed_by_what_was_called_where_hosts_run_ahead() -> None:
     """As over NCCL: rank 0 of one fault stands seven steps further on, rank 1 of the other in the next velocity."""
     busy = RankReport(1, RankState.HUNG, "did not finish in time", 2, "velocity of text", "stack", calls=calls(3))
     ahead = RankReport(0, RankState.HUNG, "did not finish in time", 9, "velocity of gen", "stack", calls=calls(11))
-    row = runner._row(FAULTS["one_rank_compiles"], report_of(busy, ahead), 3.0)
+    row = row_of(FAULTS["one_rank_compiles"], report_of(busy, ahead))
     assert (row.placed, row.step, row.rank, row.collective) == (True, 3, 1, "all_gather 1 of step 3")
     alone = RankReport(1, RankState.HUNG, "did not finish in time", 41, "velocity of gen", "stack", calls=calls(42))
     done = RankReport(0, RankState.FINISHED, "finished its part", 48, "finishing", calls=calls(41))
-    row = runner._row(FAULTS["bound_rule_differs_on_one_rank"], report_of(alone, done), 3.0)
+    row = row_of(FAULTS["bound_rule_differs_on_one_rank"], report_of(alone, done))
     assert (row.placed, row.step, row.rank, row.collective) == (True, 41, 1, "all_gather 1 of step 41")
     assert row.message == "rank 1 waits in all_gather 1 of step 41, which rank 0 never joined (rank 0 has finished)"
 
@@ -178,21 +182,23 @@ def ended(rank: int = 1, step: int = 8, name: str = "collectives") -> RunReport:
 
 
 def test_where_a_loop_ends_all_the_same_a_check_must_fail_and_place_it() -> None:
-    row = runner._row(OTHER_DTYPE, ended(), 3.0)
+    row = row_of(OTHER_DTYPE, ended())
     assert (row.caught, row.placed, row.fired, row.step, row.rank) == (True, True, ("collectives",), 8, 1)
     due = Expected(check="collectives", step=8, rank=1)
-    assert (row.ended, row.message, row.document.expected) == (True, "in another dtype", due)
+    assert (row.message, row.expected) == ("in another dtype", due)
+    assert judged(OTHER_DTYPE, ended(), 3.0).ended
     for elsewhere in (ended(step=9), ended(rank=0)):
-        row = runner._row(OTHER_DTYPE, elsewhere, 3.0)
+        row = row_of(OTHER_DTYPE, elsewhere)
         assert (row.caught, row.placed) == (True, False)
-    assert not runner._row(OTHER_DTYPE, ended(name="ranks_agree"), 3.0).caught
-    assert not runner._row(FAULTS["rank_dies"], ended(), 3.0).caught
+    assert not row_of(OTHER_DTYPE, ended(name="ranks_agree")).caught
+    assert not row_of(FAULTS["rank_dies"], ended()).caught
 
 
 def test_where_it_does_not_end_that_check_changes_nothing() -> None:
     died = RankReport(1, RankState.DIED, "was killed by SIGABRT", 7, "broadcast 2 of step 8")
-    row = runner._row(OTHER_DTYPE, report_of(died, RankReport(0, RankState.RAISED, "raised RuntimeError", 8)), 3.0)
-    assert (row.caught, row.placed, row.ended, row.fired) == (True, True, False, ("unknown",))
+    peer = RankReport(0, RankState.RAISED, "raised RuntimeError", 8)
+    row, to_the_end = judged(OTHER_DTYPE, report_of(died, peer), 3.0)
+    assert (row.caught, row.placed, to_the_end, row.fired) == (True, True, False, ("unknown",))
     assert OTHER_DTYPE.expected == "unknown, stuck in broadcast 2 of step 8; collectives where the loop ends"
 
 
@@ -201,9 +207,9 @@ def test_a_loop_that_ends_is_not_run_again(name: str, monkeypatch: pytest.Monkey
     """More time would change nothing, whatever was found."""
     runs: list[Job] = []
 
-    def judge(one: Fault, job: Job, kept: object) -> Row:
+    def judge(one: Fault, job: Job, kept: object) -> Judged:
         runs.append(job)
-        return runner._row(one, ended(name=name), 1.0)
+        return judged(one, ended(name=name), 1.0)
 
     monkeypatch.setattr(runner, "_run", judge)
     row = run_fault(OTHER_DTYPE, Job(timeout=90.0), 2, hang_limit=3.0)

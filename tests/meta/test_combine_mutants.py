@@ -207,7 +207,7 @@ def test_what_is_drawn_is_hard() -> None:
 
 
 def test_a_case_survives_json() -> None:
-    for case in draw(cases(), 128, 1):
+    for case in draw(cases(), 48, 1):
         explicit = case.explicit()
         for form in (case, explicit):
             again = Case.from_dict(json.loads(json.dumps(form.to_dict())))

@@ -141,14 +141,14 @@ def _place(finding: Finding) -> tuple[int | None, int] | None:
 
 
 def test_independent_faults_are_all_told() -> None:
-    report = run_job(Job(loop_reference=f"{TWO_FAULTS}:twice", reference=INDUCTIVE))
+    report = run_job(Job(loop_reference=f"{TWO_FAULTS}:twice", reference=INDUCTIVE, requests="one"))
     (found,) = [f for f in report.findings if f.name == "matches_reference"]
     assert found.data["wrong_steps"] == [[7, 1], [30, 0]]
     assert found.details[-1] == "also wrong by itself: step 30 on rank 0"
 
 
 def test_a_clean_run_passes_inductively() -> None:
-    report = run_job(Job(reference=INDUCTIVE))
+    report = run_job(Job(reference=INDUCTIVE, requests="one"))
     assert {f.name: f.summary for f in report.findings if f.verdict is not Verdict.PASS} == {}
 
 

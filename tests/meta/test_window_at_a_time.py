@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
+from verify.runner.run_report import RunReport
 from verify.verdict import Verdict
 
 LOOPS = Path(__file__).with_name("broken_loops.py")

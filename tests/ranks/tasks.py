@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from verify.environment.properties import BY_NAME
 from verify.errors import BadInput, Unjudged
 from verify.ranks.rank import Rank
 from verify.ranks.settings import FLAGS
@@ -73,7 +74,7 @@ def surroundings(rank: Rank) -> dict[str, Any]:
         "folder": os.getcwd(),
         "path": list(sys.path),
         "variables": dict(os.environ),
-        "flags": {flag.name: flag.read() for flag in FLAGS},
+        "flags": {flag.name: BY_NAME[flag.name].read() for flag in FLAGS},
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
         "threads": torch.get_num_threads(),
         "openmp": torch.__config__.parallel_info(),

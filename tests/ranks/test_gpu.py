@@ -13,10 +13,10 @@ from verify.bagel.weights import build_model
 from verify.bits import same_bits
 from verify.ranks.plan import place
 from verify.ranks.rank import Rank
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import pool_for, run_job
+from verify.runner.run_report import RunReport
 from verify.targets.protocol import REFERENCE, ModelOptions
 from verify.tasks.stage import Plan
 from verify.tasks.trace_loop import trace_loop

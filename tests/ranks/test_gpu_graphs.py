@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from verify import run
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
+from verify.runner.run_report import RunReport
 from verify.verdict import Verdict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.gate]

@@ -20,7 +20,7 @@ def test_it_passes(tmp_path: Path, guidance: dict[str, float]) -> None:
     (block,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
     path = tmp_path / "my_loop.py"
     path.write_text(block)
-    request = DenoiseRequest(**guidance)  # type: ignore[arg-type]
-    report = run_job(Job(request=request, loops=(), loop_reference=f"{path}:loop"))
+    request = DenoiseRequest(num_timesteps=8, **guidance)  # type: ignore[arg-type]
+    report = run_job(Job(request=request, loops=(), loop_reference=f"{path}:loop", requests="one"))
     assert {finding.name: str(finding.verdict) for finding in report.findings if finding.verdict != "pass"} == {}
     assert report.verdict is Verdict.PASS

@@ -10,6 +10,7 @@ import tasks
 import torch
 from pools import shared_pool
 
+from verify.environment.properties import BY_NAME
 from verify.environment.variables import bit_variables
 from verify.ranks.local.forkserver import fork_server
 from verify.ranks.local.pool import PoolSpec, RankPool
@@ -26,16 +27,19 @@ def test_each_setting_has_a_reason_of_its_own() -> None:
 
 
 def test_each_flag_can_be_seen_to_change() -> None:
-    before = {flag.name: flag.read() for flag in FLAGS}
+    known = [(BY_NAME[flag.name], flag.value) for flag in FLAGS]
+    before = [setting.read() for setting, _ in known]
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        for flag in FLAGS:
-            for value in (not flag.value, flag.value):
-                flag.write(value)
-                assert flag.read() is value, flag.name
+        for setting, value in known:
+            assert setting.write is not None
+            for wanted in (not value, value):
+                setting.write(wanted)
+                assert setting.read() == wanted, setting.name
     finally:
-        for flag in FLAGS:
-            flag.write(before[flag.name])
+        for (setting, _), value in zip(known, before, strict=True):
+            assert setting.write is not None
+            setting.write(value)
     assert torch.is_deterministic_algorithms_warn_only_enabled() is warn_only
 
 

@@ -10,11 +10,11 @@ from pools import shared_pool
 
 from verify.ranks.group import can_permute
 from verify.ranks.local.pool import PoolSpec, RankPool
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.elsewhere import run_twice
 from verify.runner.job import Job
 from verify.runner.run import run_job
+from verify.runner.run_report import RunReport
 from verify.verdict import Verdict
 
 
@@ -76,7 +76,7 @@ def judged(folder: Path, source: str, larger_world: bool = False) -> RunReport:
     path = folder / "loop.py"
     path.write_text(source)
     request, reference = DenoiseRequest(num_timesteps=8), f"{path}:loop"
-    return run_job(Job(request, loops=(), loop_reference=reference, larger_world=larger_world))
+    return run_job(Job(request, loops=(), loop_reference=reference, larger_world=larger_world, requests="one"))
 
 
 def test_a_loop_that_destroys_the_default_group_is_told_so(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def loop(denoiser, request, x_0, group, observe):
 def test_a_users_loop_that_passes_is_run_again_where_more_can_be_wrong(tmp_path: Path) -> None:
     path = tmp_path / "loop.py"
     path.write_text(ORDER_OF_HASHES)
-    job = Job(DenoiseRequest(num_timesteps=8), loops=(), loop_reference=f"{path}:loop", expect="any")
+    job = Job(DenoiseRequest(num_timesteps=8), loops=(), loop_reference=f"{path}:loop", expect="any", requests="one")
     assert run_job(job).verdict is Verdict.PASS
     report = run_twice(job)
     assert report.verdict is Verdict.FAIL

@@ -11,10 +11,10 @@ import pytest
 from expected import Facts
 
 from verify.report.documents.reading import document_of
-from verify.report.run_report import RunReport
 from verify.request import RENORM_TYPES, DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
+from verify.runner.run_report import RunReport
 from verify.verdict import Finding, Verdict
 
 LOOPS = Path(__file__).with_name("broken_upstream.py")

@@ -18,10 +18,10 @@ from table import table
 from verify.report.disk import write_document
 from verify.report.documents.parts import SCHEMA, Made
 from verify.report.documents.suite import Control, Controls
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
+from verify.runner.run_report import RunReport
 from verify.targets.vllm_omni.versions import installed_version
 from verify.verdict import Verdict
 

@@ -72,23 +72,12 @@ class Comparison(Measurement):
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         job, spec = self.point.job, self.placement.spec
-        schedule = job.request.schedule
         return {
-            "height": job.request.height,
-            "width": job.request.width,
-            "preset": job.options.preset,
-            "dtype": job.options.dtype,
-            "world_size": job.ranks,
-            "backend": spec.backend,
-            "device": job.device,
+            **self.setting(),
             "devices": list(spec.devices),
             "branches": list(job.request.branches),
             "cfg_interval": list(job.request.cfg_interval),
             "num_timesteps": job.request.num_timesteps,
-            "steps": schedule.steps,
-            "guided_steps": schedule.guided_steps,
-            "alternations": self.alternations,
-            "alternations_asked": self.point.alternations,
             "notes": [*self.placement.notes, *([f"CUDA graphs: {self._graph_fault}"] if self._graph_fault else [])],
             "prepare": self._prepared,
             "forward": self._forward,
@@ -96,7 +85,7 @@ class Comparison(Measurement):
             # The reference first, as in every table.
             {name: self._timings[name] for name in sorted(self._timings, key=lambda name: name != REFERENCE)},
             job.kinds() | {REFERENCE: REFERENCE},
-            schedule,
+            job.request.schedule,
             job.request.branches,
             spec.devices,
             self._forward,

@@ -83,7 +83,6 @@ class Overhead(Measurement):
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form of what is known so far."""
-        job, r = self._job, self._job.request
         loops: dict[str, Any] = {}
         for name, s in self._seconds.items():
             if not s["bare"]:
@@ -98,18 +97,8 @@ class Overhead(Measurement):
                 "verified_over_bare": paired_ratio(s["verified"], s["bare_wall"]),
             } | ({"syncs": self._syncs[name]} if name in self._syncs else {})
         return {
-            "height": r.height,
-            "width": r.width,
-            "preset": job.options.preset,
-            "dtype": job.options.dtype,
-            "world_size": job.ranks,
-            "backend": self.placement.spec.backend,
-            "device": job.device,
-            "tokens": r.tokens,
-            "steps": r.schedule.steps,
-            "guided_steps": r.schedule.guided_steps,
-            "alternations": self.alternations,
-            "alternations_asked": self.point.alternations,
+            **self.setting(),
+            "tokens": self._job.request.tokens,
             "notes": list(self.placement.notes),
             "loops": loops,
         }

@@ -17,7 +17,7 @@ from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import Placement, place
 from verify.runner.job import Job
 from verify.runner.run import pool_for
-from verify.runner.tracing import Progress
+from verify.runner.tracing import Progress, Unheard
 from verify.schedule import ONE_BRANCH_A_RANK
 
 # The image scale where the world size needs a third branch and the request has none.
@@ -103,6 +103,23 @@ class Measurement(ABC):
     def to_dict(self) -> dict[str, Any]:
         """The JSON form of what is known so far."""
 
+    def setting(self) -> dict[str, Any]:
+        """The part of the JSON form that says what was measured, where and how often."""
+        job, request = self.point.job, self.point.job.request
+        return {
+            "height": request.height,
+            "width": request.width,
+            "preset": job.options.preset,
+            "dtype": job.options.dtype,
+            "world_size": job.ranks,
+            "backend": self.placement.spec.backend,
+            "device": job.device,
+            "steps": request.schedule.steps,
+            "guided_steps": request.schedule.guided_steps,
+            "alternations": self.alternations,
+            "alternations_asked": self.point.alternations,
+        }
+
 
 def measure(
     kind: type[Measurement],
@@ -135,7 +152,7 @@ def measure(
         def keep(measured: Measurement = measured) -> None:
             save([*done, measured.to_dict()])
 
-        _measure_point(measured, budget.share(len(points) - number), keep, progress)
+        _measure_point(measured, budget.share(len(points) - number), keep, progress or Unheard())
         done.append(measured.to_dict())
         save(done)
         following = [_place(point).spec for point in points[number + 1 : number + 2]]
@@ -148,11 +165,10 @@ def _place(point: Point) -> Placement:
     return place(point.job.ranks, point.job.device, point.job.backend)
 
 
-def _measure_point(measured: Measurement, share: Budget, keep: Callable[[], None], progress: Progress | None) -> None:
+def _measure_point(measured: Measurement, share: Budget, keep: Callable[[], None], progress: Progress) -> None:
     """Takes turns at one point as often as its share of the budget allows."""
     point = measured.point
-    if progress is not None:
-        progress.start(point.name, point.alternations + 1)
+    progress.start(point.name, point.alternations + 1)
     with suppress(OutOfTime):
         measured.prepare()
         longest = 0.0
@@ -168,10 +184,9 @@ def _measure_point(measured: Measurement, share: Budget, keep: Callable[[], None
                 keep()
                 measured.after_first()
             keep()
-            if progress is not None:
-                progress.update(point.name, turn + 1)
+            progress.update(point.name, turn + 1)
         measured.at_last(lambda: share.allows(longest))
-    if progress is not None and measured.alternations == point.alternations:
+    if measured.alternations == point.alternations:
         progress.finish(point.name)
 
 

@@ -17,7 +17,7 @@ from verify.ranks.failure.failure import RankFailure
 from verify.ranks.plan import place
 from verify.report.documents.bench import Bench
 from verify.report.documents.bench import Overhead as OverheadDocument
-from verify.report.documents.parts import SCHEMA, Made, finite
+from verify.report.documents.parts import finite, head
 from verify.runner.run import pool_for
 from verify.runner.tracing import Progress
 from verify.tasks.stage import describe_rank
@@ -47,14 +47,10 @@ class Session:
         spent = time.monotonic() - self._began
         self._budget = Budget(None if time_limit is None else max(0.0, time_limit - spent))
         self._known: dict[str, Any] = {
-            "schema": SCHEMA,
+            **head(command),
             "kind": "overhead" if overhead else "bench",
-            "command": command,
-            "made": Made.now(),
             "incomplete": "nothing has been measured yet",
             "time_limit_s": time_limit,
-            "environment": [],
-            "notes": [],
             self.kind: [],
             "timings": {},
         }

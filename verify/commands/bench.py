@@ -63,21 +63,16 @@ def _forwards(arguments: argparse.Namespace) -> int:
 
     from verify.bench.forwards import forwards
     from verify.report.documents.bench import Forwards, Network
-    from verify.report.documents.parts import SCHEMA, Made, finite
+    from verify.report.documents.parts import head
 
     began = time.monotonic()
     measured = [forwards(point.job, point.alternations) for point in _points(arguments)]
     document = Forwards(
-        schema=SCHEMA,
-        command=_command(arguments),
-        made=Made.now(),
-        environment=tuple(finite(rank) for rank in measured[0]["environment"]),
-        notes=tuple(measured[0]["notes"]),
+        **head(_command(arguments), measured[0]["environment"], measured[0]["notes"]),
         forwards=tuple(msgspec.convert(row, Network) for each in measured for row in each["rows"]),
         timings={"total": time.monotonic() - began},
     )
-    show(document, arguments)
-    return 0
+    return show(document, arguments)
 
 
 def _points(arguments: argparse.Namespace) -> list[Point]:

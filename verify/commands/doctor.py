@@ -18,5 +18,4 @@ def execute(arguments: argparse.Namespace) -> int:
 
     check_outputs(arguments)
     target = with_options(arguments.target, arguments.target_option or ()) if arguments.target else None
-    show(inspect_machine(target), arguments)
-    return 0
+    return show(inspect_machine(target), arguments)

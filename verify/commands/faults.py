@@ -25,10 +25,10 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from verify.faults import FAULTS
-    from verify.faults.runner import BUILTIN, WHERE_INJECTED, Row, run_catalogue
+    from verify.faults.runner import BUILTIN, WHERE_INJECTED, run_catalogue
     from verify.report.console import print_block
-    from verify.report.documents.faults import Faults
-    from verify.report.documents.parts import SCHEMA, Made, finite
+    from verify.report.documents.faults import Faults, Injected
+    from verify.report.documents.parts import head
     from verify.report.sections.blocks import Table
     from verify.targets.loading import load_file
     from verify.verdict import Verdict
@@ -51,31 +51,26 @@ def execute(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     with progress_for(arguments) as progress:
         progress.start("faults", len(names) + 1)
-        seen: list[Row] = []
+        seen: list[Injected] = []
 
-        def done(row: Row) -> None:
+        def done(row: Injected) -> None:
             seen.append(row)
             progress.update("faults", len(seen))
 
         rows = run_catalogue([FAULTS[name] for name in names], job, world_size, done)
         progress.finish("faults")
     good = all(row.caught and row.placed for row in rows)
-    show(
-        Faults(
-            schema=SCHEMA,
-            command=reproducing("faults", COMMANDS["faults"], vars(arguments)),
-            made=Made.now(),
-            environment=tuple(finite(rank) for rank in _environment(job, world_size)),
-            notes=() if job.target == BUILTIN else (WHERE_INJECTED.format(target=job.target),),
-            verdict=Verdict.PASS if good else Verdict.FAIL,
-            world_size=world_size,
-            device=job.device,  # type: ignore[arg-type]
-            seconds=round(time.monotonic() - began, 1),
-            faults=tuple(row.document for row in rows),
-        ),
-        arguments,
+    command = reproducing("faults", COMMANDS["faults"], vars(arguments))
+    notes = () if job.target == BUILTIN else (WHERE_INJECTED.format(target=job.target),)
+    document = Faults(
+        **head(command, _environment(job, world_size), notes),
+        verdict=Verdict.PASS if good else Verdict.FAIL,
+        world_size=world_size,
+        device=job.device,  # type: ignore[arg-type]
+        seconds=round(time.monotonic() - began, 1),
+        faults=tuple(rows),
     )
-    return 0 if good else 1
+    return show(document, arguments)
 
 
 def _environment(job: Job, world_size: int) -> list[dict[str, Any]]:

@@ -23,9 +23,9 @@ from verify.ranks.launched.launch import Launch
 if TYPE_CHECKING:
     from verify.ranks.launched.launched_ranks import LaunchedRanks
     from verify.ranks.local.anonymous import AnonymousFile
-    from verify.report.run_report import RunReport
     from verify.runner.job import Job
     from verify.runner.replay import References
+    from verify.runner.run_report import RunReport
     from verify.runner.tracing import Progress, Traces
     from verify.trace.trace import Trace
 

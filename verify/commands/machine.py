@@ -24,7 +24,7 @@ from verify.options.table import COMMANDS
 from verify.options.targets import given_options, split_options
 from verify.ranks.local.lease import lock_folder
 from verify.report.documents.machine import Doctor, Engine, Fits, Folder, Gpu, Guidance, Package
-from verify.report.documents.parts import SCHEMA, Made
+from verify.report.documents.parts import head
 from verify.request import DenoiseRequest
 from verify.targets.finding import find_target
 from verify.targets.protocol import Target, default_loops, understood
@@ -67,11 +67,7 @@ def inspect_machine(target: str | None = None) -> Doctor:
     gpus, trouble = _gpus()
     memory = available_memory()
     return Doctor(
-        schema=SCHEMA,
-        command=reproducing("doctor", COMMANDS["doctor"], _named(target)),
-        made=Made.now(),
-        environment=(),
-        notes=_limits(),
+        **head(reproducing("doctor", COMMANDS["doctor"], _named(target)), notes=_limits()),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         torch=str(torch.__version__),

@@ -15,8 +15,8 @@ from verify.ranks.launched.launch import launched
 from verify.ranks.local.forkserver import fork_server
 
 if TYPE_CHECKING:
-    from verify.report.run_report import RunReport
     from verify.runner.job import Job
+    from verify.runner.run_report import RunReport
     from verify.runner.tracing import Progress
 
 
@@ -69,9 +69,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace, job: Job, run: Callable[[Job, Progress], RunReport]) -> int:
     """Has ``run`` run the job, prints and writes what it reports, and returns the exit status."""
-
     check_outputs(arguments)
     with progress_for(arguments) as progress:
         report = run(job, progress)
-    show_document(report.document, arguments)
-    return report.exit_status
+    return show_document(report.document, arguments)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from msgspec import structs
 
 from verify.faults.registry import OF_ANY_ENGINE, UNKNOWN, Fault, loop_to_break
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.ranks.rank import Rank
 from verify.report.documents.faults import Expected, Injected
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.replay import References
 from verify.runner.requests import ONE
 from verify.runner.run import pool_for, run_job
+from verify.runner.run_report import RunReport
 from verify.targets.finding import find_target
 from verify.text import place_of_call
 from verify.verdict import Finding, Verdict
@@ -35,65 +37,21 @@ WHERE_INJECTED = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """How the suite judged one fault.
+class Judged(NamedTuple):
+    """One run of a fault.
 
     Attributes:
-        fault: the fault, with what is expected of a run that ends as this one did; None for the clean control.
-        verdict: the verdict of the run.
-        fired: the checks that failed, the expected one first.
-        step: the step that the report names, if any.
-        rank: the rank that the report names, if any.
-        collective: the collective in which the report says ranks are stuck; empty if it names none.
-        seconds: how long it took to the verdict.
-        caught: whether the expected check failed.
-        placed: whether step and rank are the injected ones, and for a fault that hangs the collective too.
-        message: the first line of evidence.
+        row: how the suite judged it, for the document.
         ended: whether every rank came to the end of the faulty loop by itself.
     """
 
-    fault: Fault | None
-    verdict: Verdict
-    fired: tuple[str, ...]
-    step: int | None
-    rank: int | None
-    collective: str
-    seconds: float
-    caught: bool
-    placed: bool
-    message: str
-    ended: bool = False
-
-    @property
-    def document(self) -> Injected:
-        """The row of the JSON document."""
-        fault = self.fault
-        return Injected(
-            fault=CONTROL if fault is None else fault.name,
-            summary="no fault" if fault is None else fault.summary,
-            source="" if fault is None else fault.source,
-            breaks="" if fault is None else fault.breaks,
-            expected=None if fault is None else _expected(fault),
-            verdict=self.verdict,
-            fired=self.fired,
-            step=self.step,
-            rank=self.rank,
-            collective=self.collective,
-            seconds=round(self.seconds, 3),
-            caught=self.caught,
-            placed=self.placed,
-            message=self.message,
-        )
-
-
-def _expected(fault: Fault) -> Expected:
-    return Expected(check=fault.caught_by, step=fault.step, rank=fault.rank, collective=fault.stuck_in)
+    row: Injected
+    ended: bool
 
 
 def run_catalogue(
-    faults: Iterable[Fault], base: Job, world_size: int, done: Callable[[Row], None] = lambda row: None
-) -> list[Row]:
+    faults: Iterable[Fault], base: Job, world_size: int, done: Callable[[Injected], None] = lambda row: None
+) -> list[Injected]:
     """Runs the clean control and every fault on ``world_size`` ranks; on three, with image guidance."""
     kept = References()
     rows = [_control(base, world_size, kept)]
@@ -110,7 +68,7 @@ def _request(base: Job, image: bool) -> DenoiseRequest:
     return replace(base.request, **changes)
 
 
-def _control(base: Job, world_size: int, kept: References) -> Row:
+def _control(base: Job, world_size: int, kept: References) -> Injected:
     request = _request(base, world_size == 3)
     loops: tuple[str, ...] | None = ("broadcast", "local") if len(request.branches) == world_size else ("round_robin",)
     if base.target != BUILTIN:
@@ -120,8 +78,21 @@ def _control(base: Job, world_size: int, kept: References) -> Row:
     began = time.monotonic()
     report = run_job(job, kept=kept)
     passed = report.verdict is Verdict.PASS
-    fired = tuple(f.name for f in report.findings if f.verdict is not Verdict.PASS)
-    return Row(None, report.verdict, fired, None, None, "", time.monotonic() - began, passed, passed, "")
+    return Injected(
+        fault=CONTROL,
+        summary="no fault",
+        source="",
+        breaks="",
+        expected=None,
+        verdict=report.verdict,
+        fired=tuple(f.name for f in report.findings if f.verdict is not Verdict.PASS),
+        step=None,
+        rank=None,
+        seconds=round(time.monotonic() - began, 3),
+        caught=passed,
+        placed=passed,
+        message="",
+    )
 
 
 def applies(fault: Fault, job: Job) -> bool:
@@ -150,7 +121,7 @@ def job_of(fault: Fault, base: Job, world_size: int) -> Job:
 
 def run_fault(
     fault: Fault, base: Job, world_size: int, hang_limit: float = _HANG_LIMIT, kept: References | None = None
-) -> Row:
+) -> Injected:
     """Runs one fault and says whether it was caught and placed.
 
     A fault that hangs is stopped after ``hang_limit`` seconds. If the verdict is not the expected one by then, the
@@ -158,22 +129,22 @@ def run_fault(
     """
     job = job_of(fault, base, world_size)
     if not fault.hangs:
-        return _run(fault, job, kept)
-    row = _run(fault, replace(job, timeout=min(hang_limit, job.timeout)), kept)
-    if row.ended or (row.caught and row.placed):  # More time would change nothing.
+        return _run(fault, job, kept).row
+    row, ended = _run(fault, replace(job, timeout=min(hang_limit, job.timeout)), kept)
+    if ended or (row.caught and row.placed):  # More time would change nothing.
         return row
-    again = _run(fault, job, kept)
-    return replace(again, seconds=row.seconds + again.seconds)
+    again = _run(fault, job, kept).row
+    return structs.replace(again, seconds=row.seconds + again.seconds)
 
 
-def _run(fault: Fault, job: Job, kept: References | None) -> Row:
+def _run(fault: Fault, job: Job, kept: References | None) -> Judged:
     pool = _start_ranks(job)
     began = time.monotonic()
     report = run_job(job, kept=kept)
     seconds = time.monotonic() - began
     if fault.lasting:
         pool.stop()
-    return _row(fault, report, seconds)
+    return judged(fault, report, seconds)
 
 
 def _start_ranks(job: Job) -> RankPool:
@@ -187,7 +158,8 @@ def _is_up(rank: Rank) -> None:
     """Does nothing. It runs only where a rank is up."""
 
 
-def _row(fault: Fault, report: RunReport, seconds: float) -> Row:
+def judged(fault: Fault, report: RunReport, seconds: float) -> Judged:
+    """Whether the report of a run of a fault says what it must."""
     failed = [f for f in report.findings if f.verdict is Verdict.FAIL]
     ended = report.failure is None
     fault = fault.expected_if(ended)
@@ -205,7 +177,23 @@ def _row(fault: Fault, report: RunReport, seconds: float) -> Row:
         message += "" if message == said else f"; {said}"
     stuck = fault.stuck_in in (collective, "")
     placed = caught and stuck and fault.step in (step, None) and fault.rank in (rank, None)
-    return Row(fault, report.verdict, fired, step, rank, collective, seconds, caught, placed, message, ended)
+    row = Injected(
+        fault=fault.name,
+        summary=fault.summary,
+        source=fault.source,
+        breaks=fault.breaks,
+        expected=Expected(check=fault.caught_by, step=fault.step, rank=fault.rank, collective=fault.stuck_in),
+        verdict=report.verdict,
+        fired=fired,
+        step=step,
+        rank=rank,
+        collective=collective,
+        seconds=round(seconds, 3),
+        caught=caught,
+        placed=placed,
+        message=message,
+    )
+    return Judged(row, ended)
 
 
 def _stuck_in(report: RunReport) -> str:

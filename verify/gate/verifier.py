@@ -14,10 +14,10 @@ from verify.gate.findings import record, record_finding
 from verify.gate.settings import settings_of
 from verify.report.documents.fuzz import Fuzz
 from verify.report.message import failure_text, rank_failure_text
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import job_for, run_job
+from verify.runner.run_report import RunReport
 from verify.verdict import Finding, Verdict
 
 

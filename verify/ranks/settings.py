@@ -11,57 +11,44 @@ import platform
 import re
 import socket
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 
+from verify.environment.properties import BY_NAME
 from verify.environment.variables import bit_variables
 from verify.environment.watch import current
 
 
 @dataclass(frozen=True)
-class Variable:
-    """One environment variable and why it is set."""
-
-    name: str
-    value: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One of PyTorch's flags and why it is set.
+class Made:
+    """One setting that ranks make, and why.
 
     Attributes:
-        name: as PyTorch writes it, after ``torch.``.
+        name: of an environment variable, or of a property in :mod:`verify.environment.properties`.
         value: what it is set to.
         reason: why.
-        write: sets it.
-        read: what it is now.
     """
 
     name: str
-    value: bool
+    value: Any
     reason: str
-    write: Callable[[bool], None]
-    read: Callable[[], bool]
 
 
 VARIABLES = (
-    Variable(
+    Made(
         "CUBLAS_WORKSPACE_CONFIG",
         ":4096:8",
         "cuBLAS may otherwise pick another algorithm when streams share its workspace (cuBLAS docs, reproducibility)",
     ),
-    Variable(
+    Made(
         "TORCHINDUCTOR_DETERMINISTIC",
         "1",
         "a compiled loop may otherwise time kernels on each rank and choose differently; read when the compiler loads",
     ),
-    Variable(
+    Made(
         "NCCL_NVLS_ENABLE",
         "0",
         "NVLink multicast is a property of the machine's set-up; without it every machine moves bytes the same way",
@@ -69,46 +56,22 @@ VARIABLES = (
 )
 
 # Only where all ranks share one machine: between machines, gloo must find the network by itself.
-ONE_MACHINE_VARIABLES = (Variable("GLOO_SOCKET_IFNAME", "lo", "ranks of one machine need no resolvable host name"),)
-
-
-def _attribute(owner: Any, name: str) -> dict[str, Any]:
-    return {"write": lambda value: setattr(owner, name, value), "read": lambda: getattr(owner, name)}
-
+ONE_MACHINE_VARIABLES = (Made("GLOO_SOCKET_IFNAME", "lo", "ranks of one machine need no resolvable host name"),)
 
 FLAGS = (
-    Flag(
-        "use_deterministic_algorithms",
-        True,
+    Made(
+        "deterministic_debug_mode",
+        1,
         "takes the reproducible variant of an operator where there is one; where there is none it warns",
-        # As torch.use_deterministic_algorithms, without its import of the whole compiler, which takes a second.
-        lambda value: torch.set_deterministic_debug_mode("warn" if value else "default"),
-        torch.are_deterministic_algorithms_enabled,
     ),
-    Flag(
+    Made(
         "utils.deterministic.fill_uninitialized_memory",
         False,
         "would hide a loop that reads memory nothing wrote, and costs time",
-        **_attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
     ),
-    Flag(
-        "backends.cudnn.benchmark",
-        False,
-        "each rank would time kernels for itself and could choose another",
-        **_attribute(torch.backends.cudnn, "benchmark"),
-    ),
-    Flag(
-        "backends.cuda.matmul.allow_tf32",
-        False,
-        "float32 products keep float32 inputs on every rank",
-        **_attribute(torch.backends.cuda.matmul, "allow_tf32"),
-    ),
-    Flag(
-        "backends.cudnn.allow_tf32",
-        False,
-        "likewise for convolutions",
-        **_attribute(torch.backends.cudnn, "allow_tf32"),
-    ),
+    Made("backends.cudnn.benchmark", False, "each rank would time kernels for itself and could choose another"),
+    Made("backends.cuda.matmul.allow_tf32", False, "float32 products keep float32 inputs on every rank"),
+    Made("backends.cudnn.allow_tf32", False, "float32 convolutions keep float32 inputs on every rank"),
 )
 
 
@@ -124,7 +87,9 @@ def apply_environment(one_machine: bool = True) -> None:
 def apply_flags(threads: int) -> None:
     """Sets PyTorch's flags and the number of CPU threads."""
     for flag in FLAGS:
-        flag.write(flag.value)
+        write = BY_NAME[flag.name].write
+        assert write is not None
+        write(flag.value)
     torch.set_num_threads(threads)
 
 

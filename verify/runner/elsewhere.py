@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from verify.report.run_report import RunReport
 from verify.runner.job import Job
 from verify.runner.run import run_job
+from verify.runner.run_report import RunReport
 from verify.runner.tracing import Progress
 from verify.targets.builtin import BuiltinTarget
 from verify.targets.finding import find_target

@@ -15,10 +15,10 @@ from verify.environment.conditions import AtStart
 from verify.errors import Unjudged
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
-from verify.report.run_report import RunReport
 from verify.runner.job import INDUCTIVE, Job
 from verify.runner.picture import require_place, with_picture
 from verify.runner.replay import References, located
+from verify.runner.run_report import RunReport
 from verify.runner.tracing import Progress, Traces, recompute_each_step, trace_all, try_inputs
 from verify.runner.world_names import in_world, world_names
 from verify.targets.finding import find_target

@@ -11,8 +11,8 @@ from verify.errors import BadInput, Unjudged
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
 from verify.report.disk import replace_file, require_writable
-from verify.report.run_report import RunReport
 from verify.runner.job import Job
+from verify.runner.run_report import RunReport
 from verify.runner.tracing import Traces
 from verify.tasks.draw import draw
 

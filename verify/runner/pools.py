@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from verify.errors import Unjudged
 from verify.ranks.local.pool import PoolSpec, RankPool
 from verify.ranks.plan import Placement, place
-from verify.report.run_report import RunReport
 from verify.runner.job import Job
 from verify.runner.one_request import blank_report, reference_on, run_on
 from verify.runner.replay import References
+from verify.runner.run_report import RunReport
 from verify.runner.tracing import Progress, Traces
 from verify.trace.trace import Trace
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from verify.bagel.options import BagelOptions
 from verify.errors import BadInput
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.pools import InPools, pool_for
 from verify.runner.replay import References
+from verify.runner.run_report import RunReport
 from verify.runner.sequence import run_requests
 from verify.runner.tracing import Progress
 from verify.targets.loading import reference_to

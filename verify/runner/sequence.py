@@ -14,9 +14,9 @@ from verify.checks.requests_matter import requests_matter
 from verify.checks.requests_repeat import Between, requests_repeat, survived
 from verify.errors import BadInput, Unjudged
 from verify.ranks.failure.failure import RankFailure
-from verify.report.run_report import RunReport
 from verify.runner.job import Job
 from verify.runner.requests import MATRIX, PARAMETERS, SEQUENCE, Asked, neighbours
+from verify.runner.run_report import RunReport
 from verify.runner.tracing import Traces
 from verify.targets.finding import find_target
 from verify.trace.trace import Trace

@@ -19,8 +19,8 @@ from verify.checks.records import CHECKS
 from verify.checks.replicas_agree import replicas_agree
 from verify.report.documents.reading import document_of
 from verify.report.message import failure_text
-from verify.report.run_report import RunReport
 from verify.request import DenoiseRequest
+from verify.runner.run_report import RunReport
 from verify.trace.state import WEIGHTS, StateRecord
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict

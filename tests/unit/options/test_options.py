@@ -140,11 +140,12 @@ def without_time(document: dict[str, Any]) -> str:
 TINY = "--height 32 --width 32 --num-timesteps 3"
 
 
+@pytest.mark.usefixtures("judged_once")
 @pytest.mark.parametrize(
     "line",
     [
-        f"run --loops round_robin --world-size 1 {TINY} --cfg-interval 0.0 0.9",
-        f"run --loop verify.loops.local:local --expect any {TINY}",
+        f"run --loops round_robin --world-size 1 --requests one {TINY} --cfg-interval 0.0 0.9",
+        f"run --loop verify.loops.local:local --expect any --requests one {TINY}",
         f"faults --only scale_lost_on_one_rank {TINY} --seed 5",
         "fuzz --cases 3 --seed 4",
         f"bench --alternations 1 {TINY} --dtype float32",

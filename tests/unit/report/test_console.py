@@ -16,8 +16,8 @@ from rich.console import Console
 
 from verify.report.console import print_presentation
 from verify.report.message import failure_text, rank_failure_text
-from verify.report.run_report import RunReport
 from verify.report.sections.run import present_run
+from verify.runner.run_report import RunReport
 from verify.text import literal
 from verify.verdict import Compared, Difference, Divergence, Finding, Verdict
 

@@ -13,9 +13,9 @@ from example_reports import EXAMPLES, clean, dead_and_hung, drifting, one_bit, r
 from verify.checks.records import CHECKS
 from verify.report.html import page
 from verify.report.markdown import markdown
-from verify.report.run_report import RunReport
 from verify.report.sections.blocks import Card
 from verify.report.sections.run import present_run
+from verify.runner.run_report import RunReport
 from verify.verdict import Finding, Verdict
 
 VOID = {"meta", "br", "wbr"}

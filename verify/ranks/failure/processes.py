@@ -1,10 +1,14 @@
-"""What the kernel says of other processes."""
+"""What the kernel says of other processes, and what it does when one ends."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 from pathlib import Path
 
 GONE = ("", 0)
+# Of prctl(2), for which Python has no function.
+_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 
 
 def state_and_parent(pid: int | str) -> tuple[str, int]:
@@ -29,3 +33,19 @@ def children(parent: int) -> set[int]:
     """The processes that have this parent; not every kernel lists them, so all are asked."""
     entries = (entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return {int(pid) for pid in entries if state_and_parent(pid)[1] == parent}
+
+
+def signal_at_parents_end(parent: int, number: int) -> None:
+    """Has the kernel send ``number`` to this process when its parent ends; ends it now if that has happened."""
+    _prctl(_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of whatever its descendants leave behind."""
+    _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

@@ -21,7 +21,6 @@ user's own code may have started first, and it can import nothing more once it r
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -36,11 +35,9 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from verify.ranks.failure.processes import children
+from verify.ranks.failure.processes import adopt_orphans, children, signal_at_parents_end
 from verify.ranks.local.anonymous import AnonymousFile, path_of
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 # What the kernel lets one message carry (SCM_MAX_FD).
 MOST_DESCRIPTORS = 253
 _END_TIMEOUT = 5.0
@@ -52,17 +49,10 @@ from verify.ranks.local.worker import main_by_order
 main_by_order(int(sys.argv[1]))"""
 
 
-def signal_at_parents_end(parent: int, number: int) -> None:
-    """Has the kernel send ``number`` to this process when its parent ends; ends it now if that has happened."""
-    _prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def start(controller: int, descriptor: int) -> None:
     """Runs the fork server of process ``controller`` on the socket ``descriptor``."""
     signal_at_parents_end(controller, signal.SIGKILL)  # While it is importing it watches nothing and has no children.
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -219,10 +209,6 @@ def _exec_interpreter(rank: int, server: int, kept: tuple[int, ...], told: dict[
     os.set_inheritable(order, True)
     words = [sys.executable, "-c", _FRESH_RANK, str(order), *told["path"]]
     os.execve(sys.executable, words, variables)
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def _kill(pids: set[int]) -> None:

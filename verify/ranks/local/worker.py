@@ -22,11 +22,11 @@ import torch.distributed as dist
 
 from verify.ranks import settings
 from verify.ranks.failure.answer import Answer, AnswerKind
+from verify.ranks.failure.processes import signal_at_parents_end
 from verify.ranks.failure.status import StatusPage, StatusWriter
 from verify.ranks.group import LIBRARY_TIMEOUT, ProcessGroup, new_group
 from verify.ranks.local import wire
 from verify.ranks.local.anonymous import path_of
-from verify.ranks.local.forkserver_process import signal_at_parents_end
 from verify.ranks.rank import Rank, run_task, seed
 
 

@@ -22,7 +22,20 @@ class Expected(Part, frozen=True):
 
 
 class Injected(Part, frozen=True):
-    """What the suite made of one fault; ``expected`` is None for the clean control."""
+    """How the suite judged one fault.
+
+    Attributes:
+        fault: its name; ``clean`` for the control, a run without a fault.
+        summary, source, breaks: what is known of it: what goes wrong, who reported it, what it breaks.
+        expected: what a run that ended as this one did must find; None for the control.
+        verdict: of the run.
+        fired: the checks that failed, the expected one first.
+        step, rank, collective: what the report names; None or empty if it names none.
+        seconds: how long it took to the verdict.
+        caught: whether the expected check failed.
+        placed: whether step and rank are the injected ones, and for a fault that hangs the collective too.
+        message: the first line of evidence.
+    """
 
     fault: str
     summary: str

@@ -62,7 +62,7 @@ class Picture(Part, frozen=True):
 
 
 class Run(Document, frozen=True, tag="run"):
-    """What a run found; see :class:`verify.report.run_report.RunReport`.
+    """What a run found; see :class:`verify.runner.run_report.RunReport`.
 
     ``request`` holds what the target was asked for and with which network: which keys there are is up to the target.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from verify.report.documents.parts import SCHEMA, Check, Failure, Made, finite
+from verify.report.documents.parts import Check, Failure, Made, finite, head
 from verify.report.documents.run import Judged, Picture, Replica, Run, Schedule
 from verify.verdict import EXIT_STATUS, Finding, Verdict
 
@@ -74,11 +74,7 @@ class RunReport:
     def document(self) -> Run:
         """The report as its JSON document."""
         return Run(
-            schema=SCHEMA,
-            command=self.command,
-            made=self.made,
-            environment=tuple(finite(rank) for rank in self.environment),
-            notes=tuple(self.notes),
+            **head(self.command, self.environment, self.notes, self.made),
             verdict=self.verdict,
             target=self.target,
             request=finite(self.request),
