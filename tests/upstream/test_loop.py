@@ -13,6 +13,7 @@ from expected import Facts
 from verify.report.documents.reading import document_of
 from verify.request import RENORM_TYPES, DenoiseRequest
 from verify.runner.job import Job
+from verify.runner.requests import ONE
 from verify.runner.run import run_job
 from verify.runner.run_report import RunReport
 from verify.verdict import Finding, Verdict
@@ -23,11 +24,14 @@ CHECKS = {
     "matches_reference",
     "schedule",
     "collectives",
+    "sent_as_computed",
     "parallelism_engaged",
     "cache_frozen",
+    "state_frozen",
     "observed",
     "finite",
     "environments_agree",
+    "not_vacuous",
 }
 BY_WORLD: dict[int, dict[str, Any]] = {2: {}, 3: {"cfg_img_scale": 1.5}}
 
@@ -36,7 +40,7 @@ BY_WORLD: dict[int, dict[str, Any]] = {2: {}, 3: {"cfg_img_scale": 1.5}}
 def judged(world_size: int, loop: str | None = None, renorm: str = "global", num_timesteps: int = 50) -> RunReport:
     request = DenoiseRequest(num_timesteps=num_timesteps, cfg_renorm_type=renorm, **BY_WORLD[world_size])  # type: ignore[arg-type]
     reference = None if loop is None else f"{LOOPS}:{loop}"
-    report = run_job(Job(request=request, target="vllm_omni", loop_reference=reference))
+    report = run_job(Job(request=request, target="vllm_omni", loop_reference=reference, requests=ONE))
     assert report.failure is None, report.failure
     assert report.findings, report.notes
     assert document_of(msgspec.to_builtins(report.document)) == report.document

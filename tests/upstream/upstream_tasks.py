@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
 import torch
@@ -42,8 +41,7 @@ def combine_differences(rank: Rank, cases: Sequence[Case], autocast: bool) -> li
     At an image scale not above 1 upstream drops the image branch, as a request does; the suite's function is then
     called without it.
     """
-    world(rank.device)
-    upstream = importlib.import_module("vllm_omni.diffusion.models.bagel.bagel_transformer").Bagel._combine_cfg
+    upstream = VllmOmniTarget().combine
     different = []
     for number, case in enumerate(cases):
         with torch.no_grad(), torch.autocast(rank.device.type, torch.bfloat16, enabled=autocast):
@@ -80,7 +78,7 @@ def velocities(
 def single_process(rank: Rank, request: DenoiseRequest, schedule: Schedule) -> tuple[Tensor, Tensor]:
     """The final latents of upstream's loop in one process, and of the sequential loop. For a pool of one rank."""
     here = world(rank.device)
-    config, model = _model("tiny", None, torch.bfloat16, rank.device)
+    config, model = _model(ModelOptions(), rank.device)
     with torch.no_grad():
         denoiser = UpstreamDenoiser(model, config, here.version, request, rank.device)
         denoiser.schedule = schedule

@@ -74,7 +74,8 @@ def _dense(tensor: Tensor) -> Tensor:
 def _bytes_of(dense: Tensor) -> Tensor:
     if not dense.numel():
         return dense.new_empty(0, dtype=torch.uint8)
-    return dense.detach().view(-1).view(torch.uint8)
+    # Not view(-1): a tensor of one element counts as contiguous with any stride, as t.expand(1) with 0.
+    return dense.detach().as_strided((dense.numel(),), (1,)).view(torch.uint8)
 
 
 def _sums(tensors: Sequence[Tensor]) -> Tensor:

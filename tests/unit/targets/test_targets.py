@@ -11,7 +11,7 @@ import torch
 from verify.errors import BadInput, Unjudged
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
-from verify.targets.finding import find_target
+from verify.targets.finding import _NAMED, find_target
 from verify.targets.protocol import Target, default_loops, explained, sound, understood
 from verify.trace.caches import CacheWatch
 from verify.verdict import Finding, Verdict
@@ -66,7 +66,7 @@ def test_no_such_target(name: str) -> None:
     with pytest.raises(BadInput) as caught:
         find_target(name)
     assert str(caught.value) == (
-        f"--target is {name!r}, expected builtin, vllm_omni, FILE.py:NAME or PACKAGE.MODULE:NAME; name one of these"
+        f"--target is {name!r}, expected {', '.join(_NAMED)}, FILE.py:NAME or PACKAGE.MODULE:NAME; name one of these"
     )
 
 
@@ -174,6 +174,26 @@ def test_a_version_that_cannot_be_driven_says_what_is_missing_and_what_was_tried
         "as 0.22.0 (class Bagel lacks forward_single_branch); as 0.18.0 (class Bagel lacks "
         "_forward_flow_single_branch); add an entry to verify/targets/vllm_omni/versions.py"
     )
+
+
+def test_a_release_from_before_the_parallel_loop_says_so() -> None:
+    from verify.targets.vllm_omni.versions import version_of
+
+    with pytest.raises(
+        Unjudged, match=r"0\.16\.0 cannot be driven: its Bagel has no CFG-parallel loop, which came with"
+    ):
+        version_of("0.16.0", SimpleNamespace(generate_image=print))
+
+
+def test_a_missing_package_of_others_is_named() -> None:
+    from verify.targets.vllm_omni.versions import cannot_be_driven
+
+    missing = cannot_be_driven(
+        "0.24.0", "importing it", ModuleNotFoundError("No module named 'xformers'", name="xformers")
+    )
+    assert "imports xformers, a package of others that is not installed; install it" in str(missing)
+    own = cannot_be_driven("0.24.0", "importing it", ModuleNotFoundError("No module", name="vllm_omni.gone"))
+    assert "raised ModuleNotFoundError" in str(own)
 
 
 def test_a_cache_that_is_replaced_is_seen() -> None:

@@ -168,6 +168,7 @@ def test_a_digest_is_of_bytes_whatever_carries_them() -> None:
     assert digest(inference) == digest(x) == digest(torch._neg_view(-x))
     assert digest(x.to(torch.float8_e4m3fn)) != digest(x)
     assert digest(torch.empty(0)) == digest(torch.empty(0, 3))
+    assert digest(torch.tensor(3.0).expand(1)) == digest(torch.tensor([3.0])), "contiguous, with a stride of 0"
     assert digest(torch.complex(x, x)) != digest(torch.complex(x, -x))
 
 

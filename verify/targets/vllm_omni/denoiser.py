@@ -54,7 +54,7 @@ class UpstreamDenoiser:
         }
         self._forward = getattr(model, version.single_branch)  # The original, whatever hides it later.
         self._combine = getattr(model, version.combine)
-        self._handed_over: dict[str, Any] | None = None
+        self._handed_over: tuple[str, dict[str, Any]] | None = None
         self.schedule: Schedule = request.schedule
 
     def autocast(self) -> torch.autocast:
@@ -68,9 +68,8 @@ class UpstreamDenoiser:
         self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str
     ) -> Float[Tensor, "tokens channels"]:
         """The velocity of ``branch``, in the network's dtype."""
-        arguments = self._handed_over
-        if arguments is None or self.branch_of(arguments) != branch:
-            arguments = self._arguments(x_t, step, branch)
+        handed = self._handed_over
+        arguments = handed[1] if handed and handed[0] == branch else self._arguments(x_t, step, branch)
         with self.autocast():
             velocity: Tensor = self._forward(**arguments | {"x_t": x_t})
         return velocity
@@ -91,9 +90,9 @@ class UpstreamDenoiser:
             )
         return combined
 
-    def hand_over(self, arguments: dict[str, Any] | None) -> None:
-        """Upstream's loop is about to ask for a velocity with these arguments; None: it has been given."""
-        self._handed_over = arguments
+    def hand_over(self, arguments: dict[str, Any] | None, branch: str = "") -> None:
+        """Upstream's loop is about to ask for the velocity of ``branch`` with these arguments; None: it has it."""
+        self._handed_over = None if arguments is None else (branch, arguments)
 
     def branch_of(self, arguments: dict[str, Any]) -> str:
         """Which branch upstream's loop asks for: told by the identity of the cache it hands over."""
@@ -105,11 +104,15 @@ class UpstreamDenoiser:
     def _arguments(self, x_t: Tensor, step: int, branch: str) -> dict[str, Any]:
         shared = {name: value for name, value in self.shared.items() if name != "packed_init_noises"}
         own = {BRANCH_ARGUMENTS[name]: value for name, value in self.own[branch].items()}
-        t = torch.full((len(x_t),), self.schedule.timesteps[step], device=x_t.device)
-        return shared | own | {"timestep": t, "past_key_values": self.contexts[branch].past_key_values}
+        times = self.times(x_t, step)
+        return shared | own | {"timestep": times, "past_key_values": self.contexts[branch].past_key_values}
 
-    def generate_image(self, x_0: Float[Tensor, "tokens channels"]) -> Float[Tensor, "tokens channels"]:
-        """Upstream's loop with the arguments of its pipeline; whatever it returns besides, the final latent."""
+    def times(self, x_t: Float[Tensor, "tokens channels"], step: int) -> Float[Tensor, " tokens"]:
+        """The time that the network is told for each token."""
+        return torch.full((len(x_t),), self.schedule.timesteps[step], device=x_t.device)
+
+    def loop_arguments(self, x_0: Float[Tensor, "tokens channels"]) -> dict[str, Any]:
+        """The arguments of its pipeline for upstream's loop."""
         r = self.request
         arguments = self.shared | {
             "packed_init_noises": x_0,
@@ -126,8 +129,12 @@ class UpstreamDenoiser:
             arguments[f"cfg_{branch}_past_key_values"] = self.contexts[branch].past_key_values
             for name, value in self.own[branch].items():
                 arguments[f"cfg_{branch}_{name.removeprefix('cfg_')}"] = value
+        return arguments
+
+    def generate_image(self, x_0: Float[Tensor, "tokens channels"]) -> Float[Tensor, "tokens channels"]:
+        """Upstream's loop; whatever it returns besides, the final latent."""
         with self.autocast():
-            returned = self.model.generate_image(**arguments)
+            returned = self.model.generate_image(**self.loop_arguments(x_0))
         # One latent an image, in later versions beside a trajectory.
         while not isinstance(returned, Tensor):
             returned = returned[0]

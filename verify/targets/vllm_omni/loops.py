@@ -57,9 +57,10 @@ def generate_image(
         nonlocal step
         if step:
             observe(step - 1, arguments["x_t"])
-        denoiser.hand_over(arguments)
+        branch = denoiser.branch_of(arguments)
+        denoiser.hand_over(arguments, branch)
         try:
-            velocity: Tensor = denoiser.velocity(arguments["x_t"], step, denoiser.branch_of(arguments))
+            velocity: Tensor = denoiser.velocity(arguments["x_t"], step, branch)
             return velocity
         finally:
             denoiser.hand_over(None)
@@ -79,9 +80,21 @@ def led_through(
     coordinator: Any,
     forward: Callable[..., Tensor],
     all_gather: Callable[[Tensor], list[Tensor]],
-    broadcast: Callable[[Tensor, int], Tensor],
+    broadcast: Callable[[Tensor, int], Any],
 ) -> Iterator[None]:
     """Puts functions before upstream's forward and collectives, on the instances, until the block ends."""
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(model, version.single_branch, forward))
+        stack.enter_context(led_to(coordinator, all_gather, broadcast))
+        yield
+
+
+@contextmanager
+def led_to(
+    coordinator: Any, all_gather: Callable[[Tensor], list[Tensor]], broadcast: Callable[[Tensor, int], Any]
+) -> Iterator[None]:
+    """Puts functions before the collectives of an upstream group until the block ends."""
 
     def gather_separately(tensor: Tensor, dim: int = 0, separate_tensors: bool = False) -> list[Tensor]:
         if dim != 0 or not separate_tensors:
@@ -89,20 +102,18 @@ def led_through(
         return all_gather(tensor)
 
     def send(tensor: Tensor, src: int = 0) -> Tensor:
-        return broadcast(tensor, src)
+        broadcast(tensor, src)
+        return tensor
 
-    with ExitStack() as stack:
-        stack.enter_context(_replaced(model, version.single_branch, forward))
-        stack.enter_context(_replaced(coordinator, "all_gather", gather_separately))
-        stack.enter_context(_replaced(coordinator, "broadcast", send))
+    with replaced(coordinator, "all_gather", gather_separately), replaced(coordinator, "broadcast", send):
         yield
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Hides a method of an object behind an attribute of the instance."""
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Hides what an object or module has under a name until the block ends."""
     before = vars(owner).get(name)
-    setattr(owner, name, function)
+    setattr(owner, name, value)
     try:
         yield
     finally:
@@ -121,8 +132,7 @@ def measured_schedule(denoiser: UpstreamDenoiser, coordinator: Any) -> Schedule:
     guided: list[bool] = []
 
     def forward(**arguments: Any) -> Tensor:
-        (t,) = arguments["timestep"].unique().tolist()
-        times.append(t)
+        times.append(arguments["timestep"].max().item())  # Lance holds some tokens at 0.
         guided.append(False)
         return torch.zeros_like(arguments["x_t"], dtype=torch.bfloat16)
 

@@ -192,6 +192,10 @@ def _cpu_platform() -> str:
             pass
 
         @classmethod
+        def empty_cache(cls) -> None:
+            pass
+
+        @classmethod
         def supports_torch_inductor(cls) -> bool:
             return False
 

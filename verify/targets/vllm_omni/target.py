@@ -26,23 +26,25 @@ from verify.targets.vllm_omni.contexts import CacheView
 from verify.targets.vllm_omni.denoiser import UpstreamDenoiser
 from verify.targets.vllm_omni.loops import generate_image, measured_schedule, reference
 from verify.targets.vllm_omni.model import build_upstream
+from verify.targets.vllm_omni.stepwise import stepwise
 from verify.targets.vllm_omni.versions import cannot_be_driven, installed_version
 from verify.targets.vllm_omni.world import UpstreamGroup, World, world
 from verify.verdict import Finding
 
 WEIGHTS_SEED = 1
-_LOOP = "generate_image"
+_LOOP, _STEPWISE = "generate_image", "stepwise"
 _ALWAYS_SUBSTITUTED = (
     "tokenizer, VAE and image encoder: token ids, latents, none",
     "BagelPipeline.forward: its calls, in its order; its weights loader is real",
 )
 _EXTRA_STEP = (
-    "known: vllm-omni issue 4470. A schedule of N + 1 points takes N Euler steps where Bagel takes N - 1; 0.22.0 has "
-    "it, 0.18.0 and 0.30.0 do not"
+    "known: vllm-omni issue 4470. A schedule of N + 1 points takes N Euler steps where Bagel takes N - 1; of all "
+    "releases from 0.18.0 to 0.30.0 0.22.0 alone has it"
 )
 _BOUND = (
-    "known: the interval's bound is compared in float32 by Bagel and vllm-omni 0.18.0, as a host float (float64) by "
-    "0.22.0 and 0.30.0; they differ where a step falls on a bound. Ranks that disagree would wait for each other"
+    "known: the interval's bound is compared in float32 by Bagel and by vllm-omni through 0.20.0, as a host float "
+    "(float64) from 0.22.0 on; they differ where a step falls on a bound: with a shift of 3 and a bound of 0.4 for 12, "
+    "23, 34, 45, 67, 78, 89 and 100 timesteps. Ranks that disagree would wait for each other"
 )
 
 
@@ -50,8 +52,10 @@ class VllmOmniTarget:
     """vllm-omni's ``Bagel.generate_image``, its groups, model and loader, with seeded weights or a checkpoint."""
 
     name = "vllm_omni"
-    loops: Mapping[str, Loop] = {REFERENCE: reference, _LOOP: generate_image}
-    expects: Mapping[str, str] = {REFERENCE: REFERENCE, _LOOP: "local"}
+    loops: Mapping[str, Loop] = {REFERENCE: reference, _LOOP: generate_image, _STEPWISE: stepwise}
+    expects: Mapping[str, str] = {REFERENCE: REFERENCE, _LOOP: "local", _STEPWISE: "local"}
+    # Only the newest releases execute Bagel step by step: --loops stepwise judges that.
+    default = (_LOOP,)
     bagel_options = ("weights",)
 
     def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
@@ -64,7 +68,7 @@ class VllmOmniTarget:
             dtype = stand_ins.generation_dtype(options.torch_dtype)
             config, model = _model(options, device)
             doing = "preparing a request"
-            denoiser = UpstreamDenoiser(model, config, here.version, request, device)
+            denoiser = self.denoiser(model, config, here.version, request, device)
             doing = "running its loop without a network, to see its schedule"
             denoiser.schedule = measured_schedule(denoiser, here.coordinator)
         except (BadInput, Unjudged):
@@ -82,6 +86,20 @@ class VllmOmniTarget:
             followed=denoiser.schedule,
             environment=_environment(here, model) | {"autocast": not dtype},
         )
+
+    def denoiser(self, *parts: Any) -> UpstreamDenoiser:
+        """The denoiser of a request, made of these parts."""
+        return UpstreamDenoiser(*parts)
+
+    def combine(self, gen: Tensor, *others: Any) -> Tensor:
+        """Upstream's combine, with the arguments of ``verify.combine_cfg``: for ``verify fuzz --target vllm_omni``.
+
+        Raises:
+            Unjudged: vllm-omni is not installed, or cannot be driven.
+        """
+        here = world(gen.device)
+        combined: Tensor = getattr(here.bagel_class, here.version.combine)(gen, *others)
+        return combined
 
     def explain(self, finding: Finding) -> tuple[str, ...]:
         """The public report of a schedule that is not Bagel's."""

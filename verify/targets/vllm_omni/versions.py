@@ -40,6 +40,9 @@ VERSIONS = (
     Version("0.30.0", "forward_single_branch", "_combine_cfg", empty_prompt_prefills=False),
 )
 
+# A release from before the first of them has no loop to judge.
+NO_PARALLEL_LOOP = "its Bagel has no CFG-parallel loop, which came with 0.18.0: there is nothing to judge"
+
 # Other arguments of the single-branch forward, by the name under which upstream prepares them for a branch. Versions
 # prepare what they need: the last three are 0.18's.
 BRANCH_ARGUMENTS = {
@@ -80,6 +83,8 @@ def version_of(installed: str, bagel_class: Any) -> Version:
         if not lacks:
             return version
         missing.append(f"as {version.name} (class Bagel lacks {', '.join(lacks)})")
+    if not hasattr(bagel_class, "_combine_cfg"):
+        raise Unjudged(f"{PACKAGE} {installed} cannot be driven: {NO_PARALLEL_LOOP}")
     raise Unjudged(
         f"{PACKAGE} {installed} cannot be driven: tried {'; '.join(missing)}; add an entry to "
         "verify/targets/vllm_omni/versions.py"
@@ -88,6 +93,11 @@ def version_of(installed: str, bagel_class: Any) -> Version:
 
 def cannot_be_driven(installed: str, doing: str, error: Exception) -> Unjudged:
     """The end of an attempt: the version, what is missing, and what was tried."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in ("vllm", "vllm_omni"):
+        return Unjudged(
+            f"{PACKAGE} {installed} cannot be driven here: {doing} imports {error.name}, a package of others that is "
+            "not installed; install it, or `python tests/upstream/install.py VERSION` what the release needs"
+        )
     return Unjudged(
         f"{PACKAGE} {installed} cannot be driven: {doing} raised {type(error).__name__}: {error}; versions known to "
         f"work: {', '.join(v.name for v in VERSIONS)}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,19 +25,20 @@ class World:
     Attributes:
         installed: vllm-omni's version.
         version: how it is driven.
+        bagel_class: upstream's network with its loop.
         coordinator: upstream's CFG-parallel group.
         substituted: what was replaced, in words.
-        kept: contexts that stay open: vllm's configuration.
     """
 
     installed: str
     version: Version
+    bagel_class: Any
     coordinator: Any
     substituted: tuple[str, ...]
-    kept: ExitStack = field(repr=False)
 
 
 _world: World | None = None
+_kept = ExitStack()
 
 
 def world(device: torch.device) -> World:
@@ -59,14 +61,30 @@ def world(device: torch.device) -> World:
     return _world
 
 
-def _enter(installed: str, device: torch.device) -> World:
+@lru_cache(maxsize=1)
+def imported(device: torch.device) -> tuple[Any, tuple[str, ...]]:
+    """Upstream's class Bagel, and what was replaced so that it can be imported; once in a process.
+
+    Vllm's configuration is entered for good: its layers read it when they are built.
+    """
     said = stand_ins.before_import(device)
     configuration = stand_ins.vllm_config(device, said)
-    kept = ExitStack()
     config = importlib.import_module("vllm.config")
-    kept.enter_context(config.set_current_vllm_config(configuration))
+    _kept.enter_context(config.set_current_vllm_config(configuration))
     said += stand_ins.after_import(device)
-    bagel = importlib.import_module("vllm_omni.diffusion.models.bagel.bagel_transformer").Bagel
+    importlib.import_module("vllm_omni.diffusion.distributed.parallel_state")
+    return importlib.import_module("vllm_omni.diffusion.models.bagel.bagel_transformer").Bagel, tuple(said)
+
+
+def warm_up() -> None:
+    """For the process that ranks on a CPU are forked from: they need not import upstream again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        imported(torch.device("cpu"))
+
+
+def _enter(installed: str, device: torch.device) -> World:
+    bagel, said = imported(device)
     version = version_of(installed, bagel)
     state = importlib.import_module("vllm_omni.diffusion.distributed.parallel_state")
     rank, world_size, backend = dist.get_rank(), dist.get_world_size(), dist.get_backend()
@@ -79,7 +97,7 @@ def _enter(installed: str, device: torch.device) -> World:
         backend=backend,
     )
     state.initialize_model_parallel(cfg_parallel_size=world_size, backend=backend)
-    return World(installed, version, state.get_cfg_group(), tuple(said), kept)
+    return World(installed, version, bagel, state.get_cfg_group(), said)
 
 
 class UpstreamGroup:
