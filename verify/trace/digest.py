@@ -96,6 +96,8 @@ def _sums(tensors: Sequence[Tensor]) -> Tensor:
 
 def _sums_by_operators(flat: Tensor) -> Tensor:
     words = flat[: flat.numel() // 8 * 8].view(torch.int64)
+    if not len(words):
+        return words
     keys = _keys(flat.device)
     found = [torch.empty(0, dtype=torch.int64, device=flat.device)]
     for block in words.split(BLOCK):

@@ -1,10 +1,10 @@
 """What a process exchanges with others, heard below every Python function that can start it.
 
 Whatever goes through ``torch.distributed``, be it a function, a functional collective, a DTensor, an object or a batch
-of sends, ends in an operator of PyTorch's dispatcher: ``c10d::broadcast_``, say. While somebody listens, each of these
-operators has one kernel more, in front of those of the backends, that tells of the call and passes it on.
+of sends, ends in an operator of PyTorch's dispatcher: ``c10d::broadcast_``, say. Each of these operators is given one
+kernel more, in front of those of the backends, that tells whoever listens of the call and passes it on.
 
-A backend whose own methods are called passes the dispatcher by: the methods of its class are wrapped meanwhile.
+A backend whose own methods are called passes the dispatcher by: the methods of its class are wrapped.
 
 No other operator is touched, unlike under a ``TorchDispatchMode``. Measured: ``x + x`` took 1.0 µs and ``torch.empty``
 0.8 µs on a CPU, ``x + x`` 10.3 µs on an H200, each with and without a listener. An ``all_reduce`` in a group of one
@@ -116,53 +116,42 @@ Callback = Callable[[Exchange], None]
 
 
 class _Kernels:
-    """The kernels in front of the backends', in place while anybody listens."""
+    """The kernels in front of the backends'.
+
+    They stay once somebody has listened: putting nine of them in place took 85 ms on a machine of two GPUs. Where nobody
+    listens, they pass calls on.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._library: Any = None
-        self._running = 0
-        self._methods: dict[str, Any] = {}
         self.callbacks: tuple[Callback, ...] = ()
 
     def add(self, callback: Callback) -> None:
         with self._lock:
-            self.callbacks += (callback,)
             if self._library is None:
                 self._library = torch.library.Library("c10d", "IMPL")
                 for name, operator in _operators():
                     self._library.impl(name, partial(self._call, operator), _KEY, with_keyset=True)
-                self._methods = {name: getattr(_BACKEND, name) for name in _METHODS if hasattr(_BACKEND, name)}
-                for name, method in self._methods.items():
-                    setattr(_BACKEND, name, self._told(_METHODS[name], method))
+                for name in _METHODS:
+                    if hasattr(_BACKEND, name):
+                        setattr(_BACKEND, name, self._told(_METHODS[name], getattr(_BACKEND, name)))
+            self.callbacks += (callback,)
 
     def remove(self, callback: Callback) -> None:
         with self._lock:
             self.callbacks = tuple(each for each in self.callbacks if each is not callback)
-            # A kernel that is running, in a thread that the loop left behind, must not be taken away under it.
-            if not self.callbacks and not self._running and self._library is not None:
-                self._library._destroy()
-                self._library = None
-                for name, method in self._methods.items():
-                    setattr(_BACKEND, name, method)
 
     def _call(self, operator: Any, keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
-        with self._lock:
-            self._running += 1
-        try:
-            for callback in self.callbacks:
-                callback(_exchange(operator, arguments))
-            return operator.redispatch(keys & _keys_after(), *arguments)
-        finally:
-            with self._lock:
-                self._running -= 1
+        for callback in self.callbacks:
+            callback(_exchange(operator, arguments))
+        return operator.redispatch(keys & _keys_after(), *arguments)
 
     def _told(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def told(backend: Any, *arguments: Any, **more: Any) -> Any:
-            exchange = _exchange_of(backend, name, _tensors([*arguments, *more.values()]))
             for callback in self.callbacks:
-                callback(exchange)
+                callback(_exchange_of(backend, name, _tensors([*arguments, *more.values()])))
             return method(backend, *arguments, **more)
 
         return told
