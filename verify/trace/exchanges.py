@@ -118,8 +118,8 @@ Callback = Callable[[Exchange], None]
 class _Kernels:
     """The kernels in front of the backends'.
 
-    They stay once somebody has listened, and pass calls on where nobody does: to put nine of them in place took 85 ms on
-    a machine of two GPUs.
+    They stay once somebody has listened, and pass calls on where nobody does: putting nine of them in place took 85 ms
+    on a machine of two GPUs.
     """
 
     def __init__(self) -> None:
