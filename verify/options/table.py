@@ -31,6 +31,11 @@ def _listed(ids: tuple[int, ...] | None) -> str | None:
     return None if ids is None else ",".join(map(str, ids))
 
 
+def _named_ranks(job: Any) -> int | None:
+    """Not named where the requests of a set may have other numbers of branches, as long as the user named none."""
+    return job.ranks if getattr(job, "request_set", "one") == "one" else job.world_size  # type: ignore[no-any-return]
+
+
 TARGET = Option("--target", f"whose loops: {TARGETS}", "target", shown=lambda job: split_options(job.target)[0],
                 default="builtin", metavar="NAME", always=True)  # fmt: skip
 TARGET_OPTION = Option("--target-option", "an argument, as text, for the class or function that makes the target",
@@ -40,7 +45,7 @@ LOOPS = Option("--loops", "the target's loops; if not given, broadcast,local or 
 LOOP = Option("--loop", "a loop of your own instead of the target's", "loop_reference",
               metavar="FILE_OR_MODULE:FUNCTION")  # fmt: skip
 WORLD_SIZE = Option("--world-size", "ranks; one for each branch if not given", "world_size", type=int, metavar="N",
-                    shown=lambda job: job.ranks, always=True)  # fmt: skip
+                    shown=lambda job: _named_ranks(job), always=True)  # fmt: skip
 DEVICE = Option("--device", "cpu or cuda", "device", default="cpu", metavar="D", always=True)
 BACKEND = Option("--backend", "gloo or nccl; what fits if not given", "backend", metavar="B")
 PRESET = Option("--preset", "model size: tiny, small or 7b", "options.preset", default="tiny", metavar="P", always=True)

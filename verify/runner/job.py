@@ -89,7 +89,15 @@ class Job:
     @property
     def asked(self) -> tuple[Asked, ...]:
         """The requests to be judged, in order."""
-        asked = requests_of(self.request_set, self.request, varies_dtype=self.is_light, image=self._image_guided)
+        image = self._image_guided
+        asked = requests_of(
+            self.request_set,
+            self.request,
+            varies_dtype=self.is_light,
+            image=image,
+            # Three ranks may be more than there are GPUs.
+            any_branches=image is None and self.world_size is None and self.device == "cpu",
+        )
         if self.target == "builtin":
             return asked
         # Engines keep latents in float32: a velocity in float64 would change their dtype within the loop.

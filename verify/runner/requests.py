@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from verify.errors import BadInput
-from verify.request import PIXELS_PER_TOKEN_SIDE, DenoiseRequest
+from verify.request import PIXELS_PER_TOKEN_SIDE, DenoiseRequest, RenormType
 from verify.schedule import Schedule
 
 ONE, SEQUENCE, MATRIX = REQUEST_SETS = ("one", "sequence", "matrix")
@@ -28,11 +28,13 @@ class Asked:
         request: what to denoise.
         dtype: of the network; None for the job's own.
         again: whether it is the first one once more, after all others.
+        optional: whether a loop need not serve it: it has other branches than the request asked for.
     """
 
     request: DenoiseRequest
     dtype: str | None = None
     again: bool = False
+    optional: bool = False
 
     def beside(self, first: DenoiseRequest) -> str:
         """What tells it from the first request of its set, in words."""
@@ -56,11 +58,13 @@ _IN_WORDS: dict[str, Callable[[DenoiseRequest], str]] = {
 }
 
 
-def sequence_of(request: DenoiseRequest) -> tuple[Asked, ...]:
-    """The request, two others with its branches, and the request again.
+def sequence_of(request: DenoiseRequest, any_branches: bool = False) -> tuple[Asked, ...]:
+    """The request, others of other values, and the request again.
 
     The second has its size and length, so that what is kept by either meets other contents. The third has neither, so
-    that a buffer of the first one's size, or a table of its length, does not fit.
+    that a buffer of the first one's size, or a table of its length, does not fit. With ``any_branches`` a fourth guides
+    by the image where the first does not, or the other way round: what engines do to two branches and to three is
+    different code.
     """
     kept = _changed(request)
     height, width = (144, 112) if (request.height, request.width) != (144, 112) else (112, 80)
@@ -71,14 +75,34 @@ def sequence_of(request: DenoiseRequest) -> tuple[Asked, ...]:
         width=width,
         num_timesteps=9 if request.num_timesteps != 9 else 10,
         timestep_shift=2.0 if kept.timestep_shift != 2.0 else 3.0,
-        cfg_renorm_type=request.cfg_renorm_type,
+        cfg_renorm_type=_third(request.cfg_renorm_type, kept.cfg_renorm_type),
         # A scale under which velocities grow far, for loops that bound them; and a renorm_min near 1, where it binds.
         # The second request's is low, so that there the type of the renorm shows.
         cfg_text_scale=_other(request.cfg_text_scale, 30.0, 40.0),
         cfg_renorm_min=0.9 if request.cfg_renorm_min != 0.9 else 0.8,
         cfg_interval=(0.0, 0.9) if request.cfg_interval != (0.0, 0.9) else (0.4, 1.0),
     )
-    return Asked(request), Asked(kept), Asked(other), Asked(request, again=True)
+    others = [Asked(kept), Asked(other)]
+    if any_branches and request.cfg_text_scale > 1.0:
+        others.append(Asked(_with_other_branches(request), optional=True))
+    return Asked(request), *others, Asked(request, again=True)
+
+
+def _with_other_branches(request: DenoiseRequest) -> DenoiseRequest:
+    """A short request with the image's branch where the given one has none, and without it where it has one.
+
+    With three branches the scales are such that the renorm shortens; with two some tokens are shorter than the
+    conditional ones, as in :func:`_changed`.
+    """
+    guided = request.cfg_img_scale > 1.0
+    return replace(
+        request,
+        seed=_other_seed(request.seed, 21),
+        num_timesteps=7 if request.num_timesteps != 7 else 8,
+        cfg_img_scale=1.0 if guided else 1.5,
+        cfg_text_scale=_other(request.cfg_text_scale, 1.2, 1.1) if guided else 4.0,
+        cfg_renorm_min=0.0,
+    )
 
 
 def _changed(request: DenoiseRequest) -> DenoiseRequest:
@@ -96,6 +120,10 @@ def _changed(request: DenoiseRequest) -> DenoiseRequest:
         cfg_renorm_type="channel" if request.cfg_renorm_type != "channel" else "text_channel",
         cfg_renorm_min=0.25 if request.cfg_renorm_min != 0.25 else 0.0,
     )
+
+
+def _third(*taken: RenormType) -> RenormType:
+    return next(each for each in get_args(RenormType) if each not in taken)
 
 
 def _other(scale: float, one: float, another: float) -> float:
@@ -170,8 +198,17 @@ def matrix(varies_dtype: bool = True, image: bool | None = None) -> tuple[Asked,
     )
 
 
-def requests_of(kind: str, request: DenoiseRequest, *, varies_dtype: bool, image: bool | None) -> tuple[Asked, ...]:
+def requests_of(
+    kind: str, request: DenoiseRequest, *, varies_dtype: bool, image: bool | None, any_branches: bool = False
+) -> tuple[Asked, ...]:
     """The requests of a set in the order in which they are judged, the one asked for first.
+
+    Args:
+        kind: the set.
+        request: the request asked for.
+        varies_dtype: as for :func:`matrix`.
+        image: likewise.
+        any_branches: as for :func:`sequence_of`.
 
     Raises:
         BadInput: there is no such set.
@@ -179,7 +216,7 @@ def requests_of(kind: str, request: DenoiseRequest, *, varies_dtype: bool, image
     if kind == ONE:
         return (Asked(request),)
     if kind == SEQUENCE:
-        return sequence_of(request)
+        return sequence_of(request, any_branches)
     if kind == MATRIX:
         *sequence, again = sequence_of(request)
         return *sequence, *matrix(varies_dtype, image), again

@@ -22,6 +22,8 @@ from verify.targets.finding import find_target
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict, merge
 
+# A loop that was not written for a request may wait for ever in it.
+_OPTIONAL_SECONDS = 30.0
 # What these look at is there at guided steps only.
 _OF_GUIDED_STEPS = ("parallelism_engaged", "not_vacuous", "sent_as_computed")
 
@@ -92,7 +94,7 @@ def run_requests(job: Job, one: OneRequest) -> RunReport:
     findings += repeats
     if job.request_set == MATRIX:
         findings.append(_matter(job, one, judged))
-    refused = [f"{each.name} was not judged, the target refuses it: {each.refusal}" for each in judged if each.refusal]
+    refused = [f"{each.name} was not judged: {each.refusal}" for each in judged if each.refusal]
     first = reports[0]
     timings = {**first.timings, "judging": sum(report.timings.get("judging", 0.0) for report in reports)}
     return replace(
@@ -116,14 +118,22 @@ def _each(job: Job, one: OneRequest, asked: Sequence[Asked], began: float) -> It
     for number, each in enumerate(asked):
         name = f"request {number + 1} of {len(asked)} ({each.beside(job.request)})" if number else ""
         alone = job.asking(each)
+        if each.optional:
+            alone = replace(alone, timeout=min(job.timeout, time.monotonic() - began + _OPTIONAL_SECONDS))
         try:
             report, traces = one.judge(alone.checked(), f"request {number + 1} of {len(asked)}" if number else "")
         except BadInput as refusal:
             if not number:
                 raise
-            if not _refuses(one, alone):
+            if _refuses(one, alone):
+                yield _Judged(number, name, each, alone, None, {}, f"the target refuses it: {refusal}")
+            elif each.optional:
+                yield _Judged(number, name, each, alone, None, {}, f"the loop refuses it: {refusal}")
+            else:
                 raise BadInput(f"in {name}: {refusal}") from refusal  # The loop, and not the target, is to blame.
-            yield _Judged(number, name, each, alone, None, {}, str(refusal))
+            continue
+        if each.optional and report.verdict is Verdict.UNKNOWN:
+            yield _Judged(number, name, each, alone, None, {}, _why_unknown(report))
             continue
         if number:
             report = _of_what_can_be_seen(alone, report)
@@ -133,6 +143,14 @@ def _each(job: Job, one: OneRequest, asked: Sequence[Asked], began: float) -> It
             return
         if time.monotonic() - began > job.timeout:
             return
+
+
+def _why_unknown(report: RunReport) -> str:
+    """Why nothing can be said of a request that a loop need not serve."""
+    if report.failure is not None:
+        return f"the loop may not be written for it: {report.failure['cause']}"
+    unknown = [finding.summary for finding in report.findings if finding.verdict is Verdict.UNKNOWN]
+    return next(iter((*unknown, *report.notes)), "it could not be judged")
 
 
 def _refuses(one: OneRequest, job: Job) -> bool:
@@ -193,7 +211,8 @@ def _in_fresh_ranks(one: OneRequest, judged: Sequence[_Judged]) -> tuple[Trace, 
 
     State that a target keeps changes reference and loops alike; only a process that never saw another request differs.
     """
-    after = next((each for each in judged[1:] if each.verdict is Verdict.PASS and not each.asked.again), None)
+    passed = [each for each in judged[1:] if each.verdict is Verdict.PASS and not each.asked.again]
+    after = min(passed, key=lambda each: (each.job.ranks, each.job.request.num_timesteps), default=None)
     with one.afresh() as fresh:
         if fresh is None or after is None:
             return None

@@ -21,6 +21,7 @@ from verify.errors import BadInput
 from verify.options.table import COMMANDS
 from verify.request import DenoiseRequest
 from verify.runner.job import DTYPES, Job
+from verify.runner.requests import ONE
 from verify.targets.protocol import ModelOptions
 
 FIXTURE = Path(__file__).parents[3] / "fixtures" / "tiny_checkpoint"
@@ -144,10 +145,11 @@ def test_a_loop_of_the_user_is_judged_instead() -> None:
 
 def test_the_default_command() -> None:
     assert Job().command == (
-        "verify run --loops broadcast,local --target builtin --world-size 2 --device cpu --preset tiny "
-        "--dtype bfloat16 --height 128 --width 128"
+        "verify run --loops broadcast,local --target builtin --device cpu --preset tiny --dtype bfloat16 --height 128 "
+        "--width 128"
     )
-    assert parsed(Job().command) == replace(Job(), loops=("broadcast", "local"), world_size=2)
+    assert parsed(Job().command) == replace(Job(), loops=("broadcast", "local"))
+    assert "--world-size 2" in Job(requests="one").command
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,9 @@ def test_the_default_command() -> None:
     ],
 )
 def test_jobs_survive_the_command_line(job: Job) -> None:
-    complete = replace(job, loops=job.judged or None, world_size=job.ranks)
+    # Requests of a sequence may need other numbers of ranks than the first.
+    ranks = job.ranks if job.request_set == ONE else job.world_size
+    complete = replace(job, loops=job.judged or None, world_size=ranks)
     assert parsed(job.command) == complete
     assert parsed(job.command).command == job.command
 

@@ -164,6 +164,26 @@ def test_a_sequence_ends_where_it_began(request_: DenoiseRequest) -> None:
         assert kept.request.cfg_text_scale not in (1.0, request_.cfg_text_scale)
 
 
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_sequence_for_any_branches(request_: DenoiseRequest) -> None:
+    plain, longer = sequence_of(request_), sequence_of(request_, any_branches=True)
+    added = [asked for asked in longer if asked not in plain]
+    assert [asked for asked in longer if asked in plain] == list(plain)
+    if request_.cfg_text_scale <= 1.0:
+        assert not added
+        return
+    (asked,) = added
+    assert asked.optional and not any(each.optional for each in plain)
+    assert len(asked.request.branches) + len(request_.branches) == 5
+    assert asked.request.cfg_renorm_type == request_.cfg_renorm_type
+    assert asked.request.seed not in {each.request.seed for each in plain}
+
+
+def test_a_sequence_has_every_renorm() -> None:
+    for request_ in REQUESTS:
+        assert len({asked.request.cfg_renorm_type for asked in sequence_of(request_)}) == 3
+
+
 def different(a: DenoiseRequest, b: DenoiseRequest) -> set[str]:
     return {f.name for f in fields(DenoiseRequest) if getattr(a, f.name) != getattr(b, f.name)}
 
