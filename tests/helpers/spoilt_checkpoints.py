@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from verify.bagel.config import PRESETS
+from verify.bagel.model import BagelModel
 from verify.bagel.published import config_values
 
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "tiny_checkpoint"
 TINY = PRESETS["tiny"].config
 CONFIG, WEIGHTS, INDEX = "llm_config.json", "ema.safetensors", "ema.safetensors.index.json"
 Q_PROJ = "language_model.model.layers.0.self_attn.q_proj.weight"
@@ -23,6 +25,11 @@ EMBEDDING = "language_model.model.embed_tokens.weight"
 POSITIONS = "latent_pos_embed.pos_embed"
 
 Spoil = Callable[[Path], Path | None]
+
+
+def parameters(model: BagelModel) -> dict[str, Tensor]:
+    """All weights by their names."""
+    return dict(model.named_parameters())
 
 
 def shard(folder: Path, index_name: str = INDEX) -> dict[str, str]:

@@ -24,9 +24,10 @@ FIXTURE = Path(__file__).parents[2] / "fixtures" / "tiny_checkpoint"
 TINY = PRESETS["tiny"].config
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint with a tokenizer and an image encoder's tensors, and the latents of an image to edit."""
+    tmp_path = tmp_path_factory.mktemp("checkpoint")
     copied = Path(shutil.copytree(FIXTURE, tmp_path / "checkpoint"))
     write_tokenizer(copied)
     write_decoder(copied)

@@ -28,7 +28,7 @@ from verify.runner.job import Job
 from verify.runner.run import run_job
 from verify.verdict import Verdict
 
-QUICK, MANY = 6, 300
+QUICK, MANY = 4, 300
 # What a hung task is given, and what a run may take beyond that, on a machine with nothing else to do.
 TIMEOUT = 1.5
 # Likewise for a whole job: its reference runs out of the same time, and must be done by then.

@@ -17,12 +17,19 @@ from verify.errors import BadInput, Unjudged
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.failure.report import RankReport
 from verify.ranks.failure.status import RankStatus
+from verify.ranks.local import pool as pool_module
 from verify.ranks.local.forkserver import ForkServer, fork_server
 from verify.ranks.local.pool import PoolSpec, RankPool
 
 # What a task that hangs is given, and what the controller may take beyond it, where nothing else runs.
 TIMEOUT = 1.5
 BEYOND = 8.0
+
+
+@pytest.fixture(autouse=True)
+def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers of a failed rank get what they need on this machine now, and not the seconds that a real run grants."""
+    monkeypatch.setattr(pool_module, "_GRACE", patient(0.5))
 
 
 @pytest.mark.parametrize("kind", [BadInput, Unjudged])

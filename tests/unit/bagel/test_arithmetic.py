@@ -7,7 +7,7 @@ exact, and ``pow``, ``cos`` and ``sin`` in float32; these are held to float64 wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -33,10 +33,7 @@ EPS = 1e-6
 ONE = np.float32(1)
 
 
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,8 +14,19 @@ import pytest
 import torch
 from published_folder import write_folder
 from safetensors.torch import load_file, save_file
-from spoilt_checkpoints import element, shard, tensors_changed
-from torch import Tensor
+from spoilt_checkpoints import (
+    CONFIG,
+    EMBEDDING,
+    FIXTURE,
+    POSITIONS,
+    Q_PROJ,
+    TINY,
+    WEIGHTS,
+    element,
+    parameters,
+    shard,
+    tensors_changed,
+)
 
 from verify.bagel import checkpoint
 from verify.bagel.checkpoint import config_of, load_model, main, save_checkpoint, survey, weights_digest
@@ -29,29 +39,7 @@ from verify.bits import same_bits
 from verify.errors import BadInput
 from verify.request import DenoiseRequest
 
-FIXTURE = Path(__file__).parents[3] / "fixtures" / "tiny_checkpoint"
 CPU = torch.device("cpu")
-TINY = PRESETS["tiny"].config
-CONFIG, WEIGHTS, INDEX = "llm_config.json", "ema.safetensors", "ema.safetensors.index.json"
-Q_PROJ = "language_model.model.layers.0.self_attn.q_proj.weight"
-EMBEDDING = "language_model.model.embed_tokens.weight"
-POSITIONS = "latent_pos_embed.pos_embed"
-
-
-@pytest.fixture(scope="module")
-def built() -> BagelModel:
-    """What the fixture was made from."""
-    return build_model(TINY, torch.bfloat16, CPU, seed=1)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A copy of the fixture to spoil."""
-    return Path(shutil.copytree(FIXTURE, tmp_path / "checkpoint"))
-
-
-def parameters(model: BagelModel) -> dict[str, Tensor]:
-    return dict(model.named_parameters())
 
 
 # Names

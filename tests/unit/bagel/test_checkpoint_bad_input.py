@@ -6,7 +6,6 @@ import os
 import pickle
 import random
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +17,22 @@ from spoilt_checkpoints import (
     CONFIG,
     INDEX,
     Q_PROJ,
-    TINY,
     WEIGHTS,
     Spoil,
     cut,
     element,
+    parameters,
     shard,
     tensors_changed,
 )
-from torch import Tensor
 
 from verify.bagel.checkpoint import load_model, survey
 from verify.bagel.model import BagelModel
 from verify.bagel.tensor_files import TensorFiles
-from verify.bagel.weights import build_model
 from verify.bits import same_bits
 from verify.errors import BadInput
 
-FIXTURE = Path(__file__).parents[3] / "fixtures" / "tiny_checkpoint"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def built() -> BagelModel:
-    """What the fixture was made from."""
-    return build_model(TINY, torch.bfloat16, CPU, seed=1)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A copy of the fixture to spoil."""
-    return Path(shutil.copytree(FIXTURE, tmp_path / "checkpoint"))
-
-
-def parameters(model: BagelModel) -> dict[str, Tensor]:
-    return dict(model.named_parameters())
 
 
 @pytest.mark.parametrize("index_name", [INDEX, "model.safetensors.index.json"])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from spoilt_checkpoints import EMBEDDING, FIXTURE, Q_PROJ, TINY, WEIGHTS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,13 +22,7 @@ from verify.bagel.model import BagelModel
 from verify.bagel.published import published_name
 from verify.bagel.tensor_files import TensorFiles
 
-FIXTURE = Path(__file__).parents[3] / "fixtures" / "tiny_checkpoint"
 CPU = torch.device("cpu")
-TINY = PRESETS["tiny"].config
-CONFIG, WEIGHTS, INDEX = "llm_config.json", "ema.safetensors", "ema.safetensors.index.json"
-Q_PROJ = "language_model.model.layers.0.self_attn.q_proj.weight"
-EMBEDDING = "language_model.model.embed_tokens.weight"
-POSITIONS = "latent_pos_embed.pos_embed"
 
 
 def mapped(path: Path) -> range:

@@ -36,10 +36,7 @@ def tiny(dtype: torch.dtype = torch.bfloat16) -> BagelModel:
     return build_model(TINY, dtype, CPU, seed=1)
 
 
-@pytest.fixture(autouse=True)
-def _no_grad() -> object:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 def rows(context: Context) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
+from float64_tensors import close, random
 from torch import Tensor
 
 from verify.bagel.arithmetic import rotate, rotation_at
@@ -17,19 +17,7 @@ from verify.bits import same_bits
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def close(a: Tensor, b: Tensor, atol: float = 1e-12) -> bool:
-    """Within what rounding in float64 explains."""
-    return a.shape == b.shape and bool(((a - b).abs() <= atol).all())
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 def test_grouped_queries_are_repeated_heads() -> None:

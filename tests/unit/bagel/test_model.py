@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
-from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from float64_tensors import close, random
 from torch import Tensor
 
 import verify.bagel
@@ -41,19 +41,7 @@ def tiny(dtype: torch.dtype = torch.bfloat16) -> BagelModel:
     return build_model(TINY, dtype, CPU, seed=1)
 
 
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def close(a: Tensor, b: Tensor, atol: float = 1e-12) -> bool:
-    """Within what rounding in float64 explains."""
-    return a.shape == b.shape and bool(((a - b).abs() <= atol).all())
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 # Influence

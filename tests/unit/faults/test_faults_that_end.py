@@ -40,5 +40,5 @@ def test_a_broadcast_in_another_dtype_that_completes(ranks: int) -> None:
         "in step 8 rank 0 called broadcast of float64 (4, 2) from rank 0 where rank 1 called broadcast of float32 "
         "(4, 2) from rank 0"
     )
-    row = runner._row(FAULTS[NAME], replace(blank_report(Job()), verdict=Verdict.FAIL, findings=(found,)), 1.0)
+    row = runner.judged(FAULTS[NAME], replace(blank_report(Job()), verdict=Verdict.FAIL, findings=(found,)), 1.0).row
     assert (row.caught, row.placed, row.step, row.rank) == (True, True, 8, 1)
