@@ -51,6 +51,14 @@ class Group(Protocol):
         ...
 
 
+class SummingGroup(Group, Protocol):
+    """A group that can sum too, as the suite's own can."""
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Overwrites ``tensor`` with the sum of every rank's, in place, and returns it."""
+        ...
+
+
 # What a loop shows beside x_t, by name; None for nothing.
 State = Mapping[str, Any] | None
 

@@ -1,12 +1,10 @@
-"""Timesteps, step sizes, guided steps, and what each version of the loop must therefore do.
+"""Timesteps, step sizes and guided steps.
 
-Only this module knows how many steps there are, which of them are guided, and how many collectives and branch
-evaluations follow from that. Checks compare traces with it.
+Only this module knows how many steps there are and which of them are guided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +15,8 @@ from torch import Tensor
 from verify.bits import same_bits
 
 ALL_GATHER = "all_gather"
+ALL_REDUCE = "all_reduce"
 BROADCAST = "broadcast"
-LOOP_KINDS = ("reference", "broadcast", "local", "round_robin")
-# The versions in which rank ``i`` evaluates branch ``i``, so that the world size is the number of branches.
-ONE_BRANCH_A_RANK = ("broadcast", "local")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,72 +115,3 @@ class Schedule:
             self.skips,
             self.experts[alone],
         )
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What one loop must do on each rank, step by step.
-
-    Attributes:
-        collectives: for each step, the collectives in order, those before the loop counted to step 0.
-        branches: for each rank and step, the branches that rank evaluates, in order.
-    """
-
-    collectives: tuple[tuple[str, ...], ...]
-    branches: tuple[tuple[tuple[str, ...], ...], ...]
-
-    def total(self, name: str) -> int:
-        """How often collective ``name`` occurs in the whole loop, on every rank."""
-        return sum(step.count(name) for step in self.collectives)
-
-
-def expected_work(kind: str, schedule: Schedule, branches: Sequence[str], world_size: int) -> Expected:
-    """The collectives and branch evaluations of loop version ``kind``, computed from the schedule.
-
-    ==============  ===================================  =====================================================
-    kind            a guided step                        a step outside the interval
-    ==============  ===================================  =====================================================
-    ``reference``   every branch in turn, alone          gen, alone
-    ``broadcast``   own branch, all_gather, broadcast    gen on rank 0 only, broadcast
-    ``local``       own branch, all_gather               gen on every rank, nothing sent
-    ``round_robin`` branches ``rank``, ``rank + world    gen on every rank, nothing sent
-                    size``, ... (gen for a rank without
-                    one); an all_gather for each round
-    ==============  ===================================  =====================================================
-
-    A step of several evaluations does so several times, one of none not at all.
-
-    Every version but ``reference`` begins with one broadcast of the initial noise. ``gen`` stands for the first branch,
-    whatever a target calls it.
-
-    Raises:
-        ValueError: ``kind`` is none of these, or it gives each rank one branch and the numbers do not match.
-    """
-    if kind not in LOOP_KINDS:
-        raise ValueError(f"no loop version is called {kind!r}")
-    if kind in ONE_BRANCH_A_RANK and world_size != len(branches):
-        raise ValueError(f"{kind} gives each rank one branch: {world_size} ranks cannot take {len(branches)} branches")
-    rounds = -(-len(branches) // world_size)
-    alone = kind == "reference"
-    gathers: tuple[str, ...] = () if alone else (ALL_GATHER,) * rounds
-    every_step: tuple[str, ...] = (BROADCAST,) if kind == "broadcast" else ()
-    first = branches[0]
-
-    def evaluated(rank: int, guided: bool) -> tuple[str, ...]:
-        if not guided:
-            return (first,) if rank == 0 or kind != "broadcast" else ()
-        if alone:
-            return tuple(branches)
-        return tuple(branches[rank::world_size]) or (first,)
-
-    initial: tuple[str, ...] = () if alone else (BROADCAST,)
-    of_each = [(guided, schedule.evaluations_of(step)) for step, guided in enumerate(schedule.guided)]
-    return Expected(
-        collectives=tuple(
-            (initial if step == 0 else ()) + (gathers if guided else ()) * times + every_step
-            for step, (guided, times) in enumerate(of_each)
-        ),
-        branches=tuple(
-            tuple(evaluated(rank, guided) * times for guided, times in of_each) for rank in range(world_size)
-        ),
-    )

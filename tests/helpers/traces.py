@@ -12,8 +12,9 @@ from torch import Tensor
 
 from verify.bits import bits_of
 from verify.checks.judging import Evidence, LoopRun, judge
+from verify.expected import expected_work
 from verify.request import DenoiseRequest
-from verify.schedule import ALL_GATHER, BROADCAST, expected_work
+from verify.schedule import ALL_GATHER, BROADCAST
 from verify.trace.caches import CacheRecord
 from verify.trace.exchange_log import Heard
 from verify.trace.exchanges import Exchange

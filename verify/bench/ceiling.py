@@ -9,7 +9,8 @@ import torch
 
 from verify.bagel.config import BagelConfig
 from verify.bench.stopwatch import FORWARD, Stopwatch
-from verify.schedule import Schedule, expected_work
+from verify.expected import expected_work
+from verify.schedule import Schedule
 
 
 def forward_flops(config: BagelConfig, tokens: int, cached_rows: int) -> int:

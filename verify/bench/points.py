@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from verify.bagel.config import preset
 from verify.bench.budget import Budget, OutOfTime
+from verify.expected import ONE_BRANCH_A_RANK
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import Placement, place
 from verify.runner.job import Job
 from verify.runner.run import pool_for
 from verify.runner.tracing import Progress, Unheard
-from verify.schedule import ONE_BRANCH_A_RANK
 
 # The image scale where the world size needs a third branch and the request has none.
 _IMAGE_SCALE = 1.5

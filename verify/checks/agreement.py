@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from verify.bits import bits_of, describe, first_difference, first_unlike, same_bits, ulp_distance
 from verify.checks.beside_x_t import cause, drawn_before, first_unlike_state, states_compared
+from verify.layout import Layout
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -106,6 +109,34 @@ class Pair:
         differing = (bits_of(a) != bits_of(b)).sum(1)
         ninths = -(-9 * differing // a.shape[1])
         return "".join(".123456789"[n] for n in ninths.tolist())
+
+
+def of_shard(whole: Trace, other: Trace, layout: Layout | None) -> Trace:
+    """What ``other``'s rank must hold of a trace of all of ``x_t``; where it showed more than that, it holds more."""
+    if layout is None or layout.cut is None:
+        return whole
+    shard = layout.of(other.rank).shard
+
+    def part(tensor: Tensor, theirs: Tensor) -> Tensor:
+        return tensor if tensor.shape == theirs.shape else layout.part(tensor, shard)
+
+    start = whole.start
+    return replace(
+        whole,
+        start=start if start is None or other.start is None else part(start, other.start),
+        x_t=torch.stack([layout.part(x_t, shard) for x_t in whole.x_t]) if len(whole.x_t) else other.x_t[:0],
+        final=part(whole.final, other.final),
+        further=_cut(whole.further, whole.final.shape, lambda x_t: layout.part(x_t, shard)),
+    )
+
+
+def _cut(shown: Any, shape: torch.Size, part: Callable[[Tensor], Tensor]) -> Any:
+    """Of what was shown beside ``x_t``, whatever has its shape is cut as it is."""
+    if isinstance(shown, Tensor):
+        return part(shown) if shown.shape == shape else shown
+    if isinstance(shown, Mapping):
+        return {key: _cut(each, shape, part) for key, each in shown.items()}
+    return type(shown)(_cut(each, shape, part) for each in shown) if isinstance(shown, (list, tuple)) else shown
 
 
 def _in_one_dtype(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from verify.layout import Layout
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "cache_frozen"
 
 
-def cache_frozen(traces: Sequence[Trace]) -> Finding:
-    """Compares each context's digests across ranks, then before with after the loop."""
+def cache_frozen(traces: Sequence[Trace], layout: Layout | None = None) -> Finding:
+    """Compares each context's digests across ranks that hold the same part of it, then before with after the loop."""
     loop, first = traces[0].loop, traces[0]
     compared = Compared(first.steps, sum(record.elements for trace in traces for record in trace.caches))
     if not compared.elements:
         return Finding(NAME, loop, Verdict.UNKNOWN, "no context holds a cache: there was nothing to freeze", compared)
     for trace in traces[1:]:
-        for ours, theirs in zip(first.caches, trace.caches, strict=False):
+        like = traces[0 if layout is None else layout.like(trace.rank)]
+        for ours, theirs in zip(like.caches, trace.caches, strict=False):
             if (ours.branch, ours.tensor, ours.elements, ours.before) != (
                 theirs.branch,
                 theirs.tensor,
@@ -25,13 +27,18 @@ def cache_frozen(traces: Sequence[Trace]) -> Finding:
                 theirs.before,
             ):
                 what = f"{ours.branch} cache, {ours.tensor}"
-                summary = f"rank 0 and rank {trace.rank} began with different bytes in {what}"
-                divergence = Divergence(-1, (0, trace.rank), what)
-                digests = (f"SHA-256 {ours.before} on rank 0", f"SHA-256 {theirs.before} on rank {trace.rank}")
+                summary = f"rank {like.rank} and rank {trace.rank} began with different bytes in {what}"
+                divergence = Divergence(-1, (like.rank, trace.rank), what)
+                digests = (
+                    f"SHA-256 {ours.before} on rank {like.rank}",
+                    f"SHA-256 {theirs.before} on rank {trace.rank}",
+                )
                 return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence, digests)
-        if len(first.caches) != len(trace.caches):
-            summary = f"rank 0 holds {len(first.caches)} cache tensors, rank {trace.rank} {len(trace.caches)}"
-            return Finding(NAME, loop, Verdict.FAIL, summary, compared, Divergence(-1, (0, trace.rank), "caches"))
+        if len(like.caches) != len(trace.caches):
+            held = f"rank {like.rank} holds {len(like.caches)} cache tensors"
+            summary = f"{held}, rank {trace.rank} {len(trace.caches)}"
+            divergence = Divergence(-1, (like.rank, trace.rank), "caches")
+            return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
     written = [(trace, record) for trace in traces for record in trace.caches if record.after != record.before]
     touched = [(trace, record) for trace in traces for record in trace.caches if record.touched_at is not None]
     if not written and touched:

@@ -19,13 +19,13 @@ from verify.checks.ranks_agree import ranks_agree
 from verify.checks.schedule_followed import schedule_followed
 from verify.checks.sent_as_computed import sent_as_computed
 from verify.checks.state_frozen import state_frozen
+from verify.expected import ANY, Exchanges, expected_work
+from verify.layout import Layout
 from verify.request import DenoiseRequest
-from verify.schedule import Schedule, expected_work
+from verify.schedule import Schedule
 from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
-
-ANY = "any"
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,14 @@ class LoopRun:
 
     Attributes:
         traces: one a rank, in rank order.
-        expect: the loop version whose collectives and branch evaluations it is held to, or ``any``.
+        expect: the loop version whose collectives and branch evaluations it is held to, or ``any``; or what the target
+            declares them to be.
+        layout: of the ranks; None where the target says none.
     """
 
     traces: Sequence[Trace]
-    expect: str
+    expect: str | Exchanges
+    layout: Layout | None = None
 
     @property
     def loop(self) -> str:
@@ -81,21 +84,24 @@ def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[F
     if followed.schedule.skips:
         followed = followed.resolved(_with_skips(followed.schedule, evidence.reference or traces[0]))
     expected = None
+    layout = run.layout
     if run.expect != ANY:
-        expected = expected_work(run.expect, followed.schedule, request.branches, len(traces))
+        equal_noise = all(trace.equal_noise for trace in traces)
+        laid = len(traces) if layout is None else layout
+        expected = expected_work(run.expect, followed.schedule, request.branches, laid, equal_noise)
     # A schedule that is known not to be the request's fails by itself; its sizes would be the same fault once more.
     sizes = () if evidence.sensitivity is None or followed.schedule != request.schedule else evidence.sensitivity.sizes
     checks: dict[str, Callable[[], Finding]] = {
         "environments_agree": lambda: environments_agree(traces),
-        "ranks_agree": lambda: ranks_agree(traces),
-        "matches_reference": lambda: matches_reference(traces, evidence.reference),
+        "ranks_agree": lambda: ranks_agree(traces, layout),
+        "matches_reference": lambda: matches_reference(traces, evidence.reference, layout),
         "schedule": lambda: schedule_followed(traces, request, sizes, evidence.reference),
-        "collectives": lambda: collectives(traces, expected),
+        "collectives": lambda: collectives(traces, expected, layout),
         "sent_as_computed": lambda: sent_as_computed(traces),
         "parallelism_engaged": lambda: parallelism_engaged(traces, followed, expected),
-        "cache_frozen": lambda: cache_frozen(traces),
-        "state_frozen": lambda: state_frozen(traces),
-        "observed": lambda: observed(traces),
+        "cache_frozen": lambda: cache_frozen(traces, layout),
+        "state_frozen": lambda: state_frozen(traces, layout),
+        "observed": lambda: observed(traces, layout),
         "finite": lambda: finite(traces),
     }
     broken = next((trace for trace in traces if trace.breach), None)
@@ -132,10 +138,12 @@ def judge_finished(request: DenoiseRequest, run: LoopRun, world_size: int) -> li
     """
     if run.expect == ANY:
         return []
-    expected = expected_work(run.expect, request.schedule, request.branches, world_size)
+    layout = world_size if run.layout is None else run.layout
+    equal_noise = all(trace.equal_noise for trace in run.traces)
+    expected = expected_work(run.expect, request.schedule, request.branches, layout, equal_noise)
     findings = [
         finding
         for trace in run.traces
-        for finding in (schedule_followed([trace], request), collectives([trace], expected))
+        for finding in (schedule_followed([trace], request), collectives([trace], expected, run.layout))
     ]
     return [finding for finding in findings if finding.verdict is Verdict.FAIL]

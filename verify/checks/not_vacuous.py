@@ -61,7 +61,7 @@ def _reasons(
             yield f"step {step} leaves x_t as it was: a fault in it would not show"
             break
     for one, other in combinations(traces, 2):
-        if one.noise and one.noise == other.noise:
+        if one.noise and one.noise == other.noise and not one.equal_noise:
             yield (
                 f"rank {one.rank} and rank {other.rank} were given the same initial noise: a loop that does not share "
                 "it would pass"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.bits import first_difference, same_bits
+from verify.layout import Layout
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
 NAME = "observed"
 
 
-def observed(traces: Sequence[Trace]) -> Finding:
+def observed(traces: Sequence[Trace], layout: Layout | None = None) -> Finding:
     """The ``x_t`` that branches were evaluated at is the one observed before; the result is the last one observed.
 
     The network runs only as it is asked to through the denoiser, and for the step that the loop is in.
@@ -44,14 +45,17 @@ def observed(traces: Sequence[Trace]) -> Finding:
             return Finding(NAME, loop, Verdict.FAIL, f"rank {trace.rank} {what}", compared, divergence)
     for trace in traces:
         last = trace.after(trace.steps - 1) if trace.steps - 1 in trace.kept else trace.final
-        if not same_bits(last, trace.final):
+        final = trace.final
+        if layout is not None and final.shape != last.shape:  # A loop may return all of x_t.
+            final = layout.part(final, layout.of(trace.rank).shard)
+        if not same_bits(last, final):
             summary = f"rank {trace.rank} returned another latent than the one observed after step {trace.steps - 1}"
             divergence = Divergence(
                 trace.steps - 1,
                 (trace.rank, trace.rank),
                 "the final latent",
                 ("observed", "returned"),
-                first_difference(last, trace.final),
+                first_difference(last, final),
             )
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
     return Finding(NAME, loop, Verdict.PASS, "the x_t observed is the x_t evaluated and returned", compared)

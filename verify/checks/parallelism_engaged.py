@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from verify.expected import Expected
 from verify.request import DenoiseRequest
-from verify.schedule import BROADCAST, Expected
+from verify.schedule import BROADCAST
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 

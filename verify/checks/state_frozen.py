@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from verify.layout import Layout
 from verify.trace.state import WEIGHTS, Change
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
@@ -15,8 +16,8 @@ from verify.verdict import Compared, Divergence, Finding, Verdict
 NAME = "state_frozen"
 
 
-def state_frozen(traces: Sequence[Trace]) -> Finding:
-    """Judges what each rank's state became, then compares the ranks' weights."""
+def state_frozen(traces: Sequence[Trace], layout: Layout | None = None) -> Finding:
+    """Judges what each rank's state became, then compares the weights of ranks that hold the same part of them."""
     loop, first = traces[0].loop, traces[0]
     records = [(trace, trace.state) for trace in traces if trace.state is not None]
     compared = Compared(first.steps, sum(state.elements for _, state in records))
@@ -37,11 +38,11 @@ def state_frozen(traces: Sequence[Trace]) -> Finding:
                 f"rank {trace.rank} began with other {', '.join(state.differs)} than the first loop in its process did"
             )
             return Finding(NAME, loop, Verdict.UNKNOWN, summary, compared)
-    _, reference = records[0]
     for trace, state in records[1:]:
+        like, reference = records[0 if layout is None else layout.like(trace.rank)]
         if state.before[WEIGHTS] != reference.before[WEIGHTS]:
-            summary = f"rank {first.rank} and rank {trace.rank} hold different weights"
-            divergence = Divergence(None, (first.rank, trace.rank), "weights")
+            summary = f"rank {like.rank} and rank {trace.rank} hold different weights"
+            divergence = Divergence(None, (like.rank, trace.rank), "weights")
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
     summary = "weights, contexts, random state, hooks and functions were the same before and after the loop"
     return Finding(NAME, loop, Verdict.PASS, summary, compared)

@@ -49,6 +49,11 @@ class ProcessGroup:
         """How many processes there are."""
         return self._world_size
 
+    @property
+    def world_ranks(self) -> tuple[int, ...]:
+        """The number of each of its processes in torch.distributed's default group."""
+        return tuple(self._ranks)
+
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Every rank's ``tensor``, in rank order, in fresh contiguous memory.
 
@@ -58,6 +63,15 @@ class ProcessGroup:
         slots = [torch.empty_like(tensor) for _ in range(self.world_size)]
         dist.all_gather(slots, tensor, group=self._group)
         return slots
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Overwrites ``tensor`` with the sum of every rank's, in place, and returns it.
+
+        Of three ranks or more the library chooses in which order it adds, and the order may decide bits.
+        """
+        dense = tensor.contiguous()
+        dist.all_reduce(dense, group=self._group)
+        return tensor if dense is tensor else tensor.copy_(dense)
 
     def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
         """Overwrites ``tensor`` on every rank with that of rank ``src``, in place, and returns it."""
@@ -77,6 +91,10 @@ class Alone:
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """The tensor itself."""
         return [tensor.clone()]
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Nothing to add."""
+        return tensor
 
     def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
         """Nothing to do."""

@@ -11,15 +11,15 @@ from verify.bagel.conditioning import read_conditioning
 from verify.bagel.config import preset
 from verify.bagel.options import BagelOptions
 from verify.bagel.picture import require_decoder
-from verify.checks.judging import ANY
 from verify.errors import BadInput
+from verify.expected import ANY, LOOP_KINDS, ONE_BRANCH_A_RANK, Exchanges, kind_of
+from verify.layout import Layout
 from verify.options.option import reproducing, values_of
 from verify.options.table import COMMANDS
 from verify.request import DenoiseRequest, ResolvedRequest
 from verify.runner.requests import ONE, REQUEST_SETS, SEQUENCE, Asked, requests_of
-from verify.schedule import LOOP_KINDS, ONE_BRANCH_A_RANK
 from verify.targets.finding import find_target
-from verify.targets.protocol import REFERENCE, STEP_SIZES, ModelOptions, default_loops, understood
+from verify.targets.protocol import REFERENCE, STEP_SIZES, ModelOptions, default_loops, layout_of, understood
 from verify.tasks.stage import Plan
 from verify.trace.window import Window, windows_of
 
@@ -127,7 +127,15 @@ class Job:
     @property
     def ranks(self) -> int:
         """The world size."""
-        return len(self.resolved.branches) if self.world_size is None else self.world_size
+        if self.world_size is not None:
+            return self.world_size
+        wanted: int | None = getattr(find_target(self.target), "ranks", None)
+        return len(self.resolved.branches) if wanted is None else wanted
+
+    @property
+    def layout(self) -> Layout | None:
+        """How the target lays out the ranks; None where it does not say."""
+        return layout_of(find_target(self.target), self.ranks)
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -207,14 +215,20 @@ class Job:
         if not self.judged and self.loop_reference is None:
             raise BadInput.of("loops", "", f"some of {', '.join(known)}", "name at least one")
         for kind in self.kinds().values():
-            _require_fitting_world(kind, self.ranks, self.resolved.branches)
+            _require_fitting_world(kind, self.ranks, self.layout, self.resolved.branches)
         return self
 
     def kinds(self) -> dict[str, str]:
-        """What each loop to be judged is held to."""
-        if self.loop_reference is not None:
-            return {self._plan("").loop_name: self.expect}
-        return {name: find_target(self.target).expects[name] for name in self.judged}
+        """The version that each loop to be judged is held to."""
+        return {name: kind_of(expects) for name, expects in self.expectations().items()}
+
+    def expectations(self) -> dict[str, str | Exchanges]:
+        """What each loop to be judged is held to; a loop of the user's own, to what the target declares of its kind."""
+        expects = find_target(self.target).expects
+        if self.loop_reference is None:
+            return {name: expects[name] for name in self.judged}
+        declared = (each for each in expects.values() if isinstance(each, Exchanges) and each.kind == self.expect)
+        return {self._plan("").loop_name: next(declared, self.expect)}
 
     @property
     def command(self) -> str:
@@ -234,9 +248,16 @@ class Job:
         return [self._plan(loop) for loop in ([""] if self.loop_reference is not None else self.judged)]
 
 
-def _require_fitting_world(kind: str, world_size: int, branches: Sequence[str]) -> None:
-    """``broadcast`` and ``local`` give each rank one branch, so the numbers must match."""
-    if kind in ONE_BRANCH_A_RANK and world_size != len(branches):
+def _require_fitting_world(kind: str, world_size: int, layout: Layout | None, branches: Sequence[str]) -> None:
+    """``broadcast`` and ``local`` give each branch group one branch, so the numbers must match."""
+    if layout is not None and kind in ONE_BRANCH_A_RANK and layout.branch_groups != len(branches):
+        raise BadInput.of(
+            "branch groups in the layout of the target",
+            layout.branch_groups,
+            f"{len(branches)} for a {kind} loop, because each evaluates one of the branches {', '.join(branches)}",
+            "change --world-size or the layout",
+        )
+    if layout is None and kind in ONE_BRANCH_A_RANK and world_size != len(branches):
         raise BadInput.of(
             "world size",
             world_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from verify.checks.replicas_agree import replicas_agree
 from verify.checks.windows_agree import windows_agree
 from verify.environment.conditions import AtStart
 from verify.errors import Unjudged
+from verify.expected import Exchanges
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
 from verify.runner.job import INDUCTIVE, Job
@@ -20,7 +22,7 @@ from verify.runner.picture import require_place, with_picture
 from verify.runner.replay import References, located
 from verify.runner.run_report import RunReport
 from verify.runner.tracing import Progress, Traces, recompute_each_step, trace_all, try_inputs
-from verify.runner.world_names import in_world, world_names
+from verify.runner.world_names import coordinates, in_world, world_names
 from verify.targets.finding import find_target
 from verify.targets.protocol import REFERENCE, Target, explained
 from verify.tasks.describe_rank import describe_at_start
@@ -84,8 +86,8 @@ def run_on(
     findings = [_with_explanation(finding, find_target(job.target)) for finding in findings]
     report = with_picture(report, job, ranks, deadline, traces)
     if len(ranks.groups) == 1:  # Of several groups, ranks are named by replica.
-        names = world_names(_first_loop(traces))
-        findings = [in_world(finding, names) for finding in findings]
+        names, places = world_names(_first_loop(traces)), coordinates(job.layout, job.resolved.branches)
+        findings = [in_world(finding, names, places) for finding in findings]
     ended = time.monotonic()
     timings = {"judging": judging, "locating": ended - judged, "total": ended - began}
     left_out = [loop for loop in job.kinds() if loop not in traces]
@@ -94,7 +96,7 @@ def run_on(
             f"not run: {', '.join(left_out)}, since an earlier loop spoilt the state of ranks that cannot be renewed"
         )
         report = replace(report, notes=(*report.notes, notes))
-    return _judged(report, findings, verdict, traces, timings), {
+    return _judged(job, report, findings, verdict, traces, timings), {
         loop: traces[loop] for loop in job.kinds() if loop in traces
     }
 
@@ -118,7 +120,9 @@ def _findings(
     findings = []
     for group, own, sensitivity in zip(ranks.groups, of_groups, sensitivities, strict=True):
         stepwise = recompute_each_step(job, group, deadline, own) if job.reference == INDUCTIVE else {}
-        runs = {loop: LoopRun(own[loop], kind) for loop, kind in job.kinds().items() if loop in own}
+        runs = {
+            loop: LoopRun(own[loop], expects, job.layout) for loop, expects in job.expectations().items() if loop in own
+        }
         found = judge(job.resolved, runs, Evidence(next(iter(own.get(REFERENCE, [])), None), sensitivity))
         findings.append([stepwise.get(f.loop, f) if f.name == "matches_reference" else f for f in found])
     if len(findings) == 1:
@@ -135,7 +139,8 @@ def _of_the_finished(job: Job, failure: RankFailure) -> list[Finding]:
     traces = [trace for trace in failure.results.values() if isinstance(trace, Trace)]
     if not traces or traces[0].loop not in job.kinds():
         return []
-    return judge_finished(job.resolved, LoopRun(traces, job.kinds()[traces[0].loop]), job.ranks)
+    expects = job.expectations()[traces[0].loop]
+    return judge_finished(job.resolved, LoopRun(traces, expects, job.layout), job.ranks)
 
 
 def _with_explanation(finding: Finding, target: Target) -> Finding:
@@ -167,11 +172,15 @@ def blank_report(job: Job) -> RunReport:
 
 
 def _judged(
-    report: RunReport, findings: list[Finding], verdict: Verdict, traces: Traces, timings: dict[str, float]
+    job: Job, report: RunReport, findings: list[Finding], verdict: Verdict, traces: Traces, timings: dict[str, float]
 ) -> RunReport:
     loops = {loop: of_loop for loop, of_loop in traces.items() if loop != REFERENCE}
     first = _first_loop(traces)
-    names = sorted({c.name for of_loop in loops.values() for t in of_loop for step in t.collectives for c in step})
+    places = coordinates(job.layout, job.resolved.branches)
+    called = {
+        loop: [_called(trace, job.expectations().get(loop)) for trace in of_loop] for loop, of_loop in loops.items()
+    }
+    names = sorted({name for of_loop in called.values() for of_rank in of_loop for name in of_rank})
     return replace(
         report,
         verdict=verdict,
@@ -179,12 +188,25 @@ def _judged(
         notes=(*report.notes, *first[0].notes),
         # By each trace's own global rank: ranks of several replicas have the same numbers in their groups.
         environment=[
-            {"rank": position if trace.global_rank is None else trace.global_rank, **trace.environment}
+            {
+                "rank": position if trace.global_rank is None else trace.global_rank,
+                **({"coordinates": places[trace.rank]} if trace.rank in places else {}),
+                **trace.environment,
+            }
             for position, trace in enumerate(first)
         ],
-        collectives={loop: {name: of_loop[0].count(name) for name in names} for loop, of_loop in loops.items()},
+        collectives={loop: {name: of_loop[0][name] for name in names} for loop, of_loop in called.items()},
         timings={loop: max(trace.seconds for trace in of_loop) for loop, of_loop in traces.items()} | timings,
     )
+
+
+def _called(trace: Trace, expects: str | Exchanges | None) -> Counter[str]:
+    """How often a rank called each collective; those beside the group where the target declares them."""
+    called = Counter(c.name for step in trace.collectives for c in step)
+    if isinstance(expects, Exchanges) and expects.direct:
+        heard = [h for step in trace.exchanges or () for h in step]
+        called.update(h.exchange.name for h in heard if h.call is None and not h.evaluating)
+    return called
 
 
 def _first_loop(traces: Traces) -> list[Trace]:

@@ -1,4 +1,4 @@
-"""Ranks by their number in the world, where that is another than in the CFG group."""
+"""Ranks by their number in the world, where that is another than in the run, and with their coordinates."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from verify.layout import Layout
 from verify.trace.trace import Trace
 from verify.verdict import Finding
 
@@ -18,22 +19,38 @@ def world_names(traces: Sequence[Trace]) -> dict[int, int]:
     return {} if all(own == of_world for own, of_world in found.items()) else found
 
 
-def in_world(finding: Finding, names: Mapping[int, int]) -> Finding:
-    """The finding with global ranks, each with its number in the group where it is first named.
+def coordinates(layout: Layout | None, branches: Sequence[str]) -> dict[int, str]:
+    """What each rank of a layout is, in words; nothing where each is a branch group of its own."""
+    if layout is None:
+        return {}
+    told = {rank: layout.told(rank, tuple(branches)) for rank in range(layout.ranks)}
+    return {rank: words for rank, words in told.items() if words}
+
+
+def in_world(finding: Finding, names: Mapping[int, int], places: Mapping[int, str] | None = None) -> Finding:
+    """The finding with global ranks, each with its number in the group, and its coordinates, where it is first named.
 
     Checks compare the ranks of one group, and name them so. Their sentences are rewritten here, once for all checks.
+
+    Args:
+        finding: what a check says.
+        names: the global rank of each rank; empty where they are the same.
+        places: the coordinates of each rank in words; nothing for a rank that has none worth telling.
     """
-    if not names:
+    places = {} if places is None else places
+    if not names and not places:
         return finding
     told: set[int] = set()
 
     def renamed(match: re.Match[str]) -> str:
         own = int(match[1])
-        if own not in names:
+        if own not in names and own not in places:
             return match[0]
-        note = "" if own in told else f" (rank {own} of the CFG group)"
+        notes = [f"rank {own} of the CFG group"] if own in names else []
+        notes += [places[own]] if own in places else []
+        note = "" if own in told else f" ({'; '.join(notes)})"
         told.add(own)
-        return f"rank {names[own]}{note}"
+        return f"rank {names.get(own, own)}{note}"
 
     def rewritten(text: str) -> str:
         return _RANK.sub(renamed, text)

@@ -20,6 +20,7 @@ from verify.bagel.options import BagelOptions
 from verify.bagel.picture import picture_of
 from verify.bagel.published import size_of
 from verify.bagel.weights import build_model
+from verify.expected import Exchanges
 from verify.loops import LOOPS
 from verify.protocols import Denoiser, Loop
 from verify.request import DenoiseRequest
@@ -33,7 +34,7 @@ class BuiltinTarget:
 
     name = "builtin"
     loops: Mapping[str, Loop] = LOOPS
-    expects: Mapping[str, str] = {name: name for name in LOOPS}
+    expects: Mapping[str, str | Exchanges] = {name: name for name in LOOPS}
     any_world = True
     bagel_options = tuple(BagelOptions.__dataclass_fields__)
     default = ("broadcast", "local")  # The two that engines had; round_robin is for other world sizes.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from verify.errors import BadInput
+from verify.expected import ANY, LOOP_KINDS, Exchanges
 from verify.options.targets import split_options
-from verify.schedule import LOOP_KINDS
 from verify.targets.loading import in_words, load_object
 from verify.targets.protocol import REFERENCE, Target, default_loops
 
@@ -18,8 +18,7 @@ _NAMED = {
     "vllm_omni": "verify.targets.vllm_omni.target:VllmOmniTarget",
     "vllm_omni_lance": "verify.targets.vllm_omni.lance:LanceTarget",
 }
-_ANY = "any"
-_OPTIONAL = ("branches", "schedule", "explain", "resume")
+_OPTIONAL = ("branches", "schedule", "explain", "resume", "layout")
 
 
 # What each name led to, and the target made of it.
@@ -96,9 +95,13 @@ def _checked(name: str, target: Any) -> Target:
         )
     if len(loops) < 2:
         _refuse(name, target, "loops", "one besides the reference: there is nothing to judge")
-    kinds = (*LOOP_KINDS, _ANY)
-    if not isinstance(expects, Mapping) or any(expects.get(loop) not in kinds for loop in loops if loop != REFERENCE):
-        _refuse(name, target, "expects", f"for each loop but the reference one of {', '.join((*LOOP_KINDS[1:], _ANY))}")
+    kinds = (*LOOP_KINDS, ANY)
+    judged = [loop for loop in loops if loop != REFERENCE]
+    if not isinstance(expects, Mapping) or not all(
+        isinstance(expects.get(loop), Exchanges) or expects.get(loop) in kinds for loop in judged
+    ):
+        known = ", ".join((*LOOP_KINDS[1:], ANY))
+        _refuse(name, target, "expects", f"for each loop but the reference one of {known}, or Exchanges")
     if not callable(getattr(target, "prepare", None)):
         _refuse(name, target, "prepare", "a method prepare(request, options, rank, device) -> Prepared")
     try:

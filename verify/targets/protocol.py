@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verify.errors import BadInput, Unjudged
+from verify.expected import Exchanges
+from verify.layout import Layout
 from verify.protocols import Denoiser, Group, Loop
 from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import Schedule
@@ -67,15 +69,16 @@ class Prepared:
 
     Attributes:
         denoiser: evaluates the request's branches.
-        x_0: this rank's initial latent on its device. Rank 0's is the request's noise; the others' must differ from
-            it, or a loop that forgets to share it would look right.
+        x_0: this rank's initial latent on its device, all of it. Rank 0's is the request's noise; the others' must
+            differ from it, or a loop that forgets to share it would look right.
         caches: the frozen tensors of each branch's context, by branch and then by name. They are looked up again after
             the loop, so a mapping that reads the cache itself shows a tensor that was replaced. A target that cannot
             show them leaves it empty, and the check on them says unknown.
         notes: what the reader of a report must know: parts that were substituted, say.
-        group: what the loops send over, where the target has a process group of its own. Each call of it makes one
-            exchange of its own name, bytes and ranks; one that makes others says which in an attribute ``exchanges``,
-            see ``verify/trace/exchange_log.py``.
+        group: what the loops send over, where the target has a process group of its own: of all ranks, or of the ranks
+            with this one's shard, in the order of branch groups. Each call of it makes one exchange of its own name,
+            bytes and ranks; one that makes others says which in an attribute ``exchanges``, see
+            ``verify/trace/exchange_log.py``.
         followed: the schedule that the loops are known to follow, where that is not the one they are held to. The
             reference follows it too, collectives and branch evaluations are counted against it, and the check
             ``schedule`` fails: one fault is one finding.
@@ -84,12 +87,18 @@ class Prepared:
             loop draws is judged by its ``x_t``.
         alike: pairs of branches that have one velocity by design, as ``img`` and ``gen`` do without an image.
         sends: what the loops make of a velocity before they gather it, where they send another format on purpose:
-            ``sends=lambda velocity: velocity.half()``. None holds them to the network's own bytes.
+            ``sends=lambda velocity: velocity.half()``; or, before they sum it over the ranks, this rank's weight:
+            ``sends=lambda velocity: weight * velocity``. None holds a gather to the network's own bytes, and a sum to
+            those bytes times one number.
         input: what the loops give the network of the ``x_t`` that they show, and the step, where it is not ``x_t``
             itself: a sampler that scales it, a condition that is concatenated. Each evaluation is compared with it.
         state: gives what else the sampler holds now, by name: a scheduler's history, a step cache, momentum, random
             generators. It is asked before the first evaluation and after each step. What two ranks, or a rank and the
             reference, show under one name must have the same bytes; what only one shows is its own.
+        equal_noise: every rank draws the request's noise from the same seed, so that loops share nothing at the start.
+            The suite then checks that ``x_0`` has the same bytes on every rank.
+        alone: the denoiser of a single process, where ``denoiser`` computes each velocity together with other ranks.
+            The reference evaluates with it.
     """
 
     denoiser: Denoiser
@@ -104,16 +113,20 @@ class Prepared:
     sends: Callable[[Tensor], Tensor] | None = None
     input: Callable[[Tensor, int], Tensor] | None = None
     state: Callable[[], Mapping[str, Any]] | None = None
+    equal_noise: bool = False
+    alone: Denoiser | None = None
 
 
 @runtime_checkable
 class Target(Protocol):
     """Whose loops are under test.
 
-    Five more methods are looked for, and done without where they are missing:
+    More methods are looked for, and done without where they are missing:
 
     - ``branches(request) -> tuple of names``, in rank order, where they are not Bagel's;
     - ``schedule(request) -> Schedule`` that the loops are held to, where it is not Bagel's;
+    - ``layout(world_size) -> Layout`` of so many ranks, where each is not a branch group of its own; it refuses a
+      number that it cannot lay out by BadInput. ``ranks`` is then the number that it wants where none is asked for;
     - ``picture(request, options, latent) -> (PNG file as bytes, note)`` of a final latent, for ``--image``;
     - ``any_world``: true where the target works though torch.distributed's default group holds other processes beside
       the ranks of the run, as under an engine. Its loops are then judged in a larger world too;
@@ -129,13 +142,13 @@ class Target(Protocol):
         name: what reports call it.
         loops: its loops by name, ``reference`` among them: the one that runs in a single process. Without ``--loops``
             all others are judged.
-        expects: for each loop the version (``broadcast``, ``local``, ``round_robin``) whose collectives and branch
-            evaluations it is held to, or ``any``.
+        expects: for each loop the version (``broadcast``, ``local``, ``round_robin``, ``reduce``) whose collectives and
+            branch evaluations it is held to; or :class:`verify.expected.Exchanges`, which says them; or ``any``.
     """
 
     name: str
     loops: Mapping[str, Loop]
-    expects: Mapping[str, str]
+    expects: Mapping[str, str | Exchanges]
 
     def prepare(self, request: DenoiseRequest, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
         """Builds the denoiser with weights that are equal on every rank.
@@ -172,10 +185,35 @@ def understood(target: Target, request: DenoiseRequest) -> ResolvedRequest:
     return request.resolved(schedule, branches)
 
 
-def _asked(target: Target, method: str, request: DenoiseRequest) -> Any:
+def layout_of(target: Target, world_size: int) -> Layout | None:
+    """How ``target`` lays out so many ranks; None where it does not say.
+
+    Raises:
+        BadInput: it refuses the number, or lays out another one.
+    """
+    if not hasattr(target, "layout"):
+        return None
+    layout = _asked(target, "layout", world_size)
+    if not isinstance(layout, Layout):
+        raise BadInput(
+            f"method layout of target {target.name} returned a {type(layout).__name__}, expected a "
+            "verify.layout.Layout; mend it"
+        )
+    if layout.ranks != world_size:
+        raise BadInput.of(
+            "world size",
+            world_size,
+            f"{layout.ranks}, the {layout.branch_groups} branch groups of {layout.shards} that the layout of target "
+            f"{target.name} has",
+            "choose --world-size so",
+        )
+    return layout
+
+
+def _asked(target: Target, method: str, of: Any) -> Any:
     """What a method of the target answers; an exception of it is told as the target's."""
     try:
-        return getattr(target, method)(request)
+        return getattr(target, method)(of)
     except (BadInput, Unjudged):
         raise
     except Exception as error:

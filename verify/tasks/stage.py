@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from verify.errors import BadInput
+from verify.layout import Layout
 from verify.protocols import Denoiser, Group, Loop, Observe
 from verify.ranks.group import Alone
 from verify.ranks.rank import Rank
@@ -17,7 +19,8 @@ from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import Schedule
 from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
-from verify.targets.protocol import ON_DEVICE, REFERENCE, ModelOptions, Prepared, sound, understood
+from verify.targets.protocol import ON_DEVICE, REFERENCE, ModelOptions, Prepared, layout_of, sound, understood
+from verify.tasks.padding import PaddingDenoiser
 from verify.trace.window import Window
 
 
@@ -60,6 +63,8 @@ class Stage:
         request: the request with the schedule and branches of the target, on the rank's device.
         group: what the loop sends over: nothing for the reference, else the target's group or the suite's.
         loop: the loop itself.
+        layout: of the ranks; None where the target says none.
+        watched: the denoiser whose state is watched: the target's own, also where the reference has another.
     """
 
     rank: Rank
@@ -68,6 +73,8 @@ class Stage:
     request: ResolvedRequest
     group: Group
     loop: Loop
+    layout: Layout | None
+    watched: Denoiser
 
     @classmethod
     def of(cls, rank: Rank, plan: Plan, again: bool = True) -> Stage:
@@ -83,22 +90,36 @@ class Stage:
         loop = _loop_of(plan)
         rank.status.activity("building the model and its contexts")
         prepared = _prepared(rank, plan, again)
+        watched = prepared.denoiser
         target = find_target(plan.target)
         request = understood(target, plan.request)
         if prepared.followed is not None:
             request = request.resolved(sound(prepared.followed, target, "Prepared.followed"))
         group: Group = Alone()
-        if plan.loop != REFERENCE:
-            group = rank.group if prepared.group is None else _whole(prepared.group, rank, plan)
+        layout = layout_of(target, rank.world_size)
+        if layout is not None:
+            layout.require_parts(prepared.x_0)
+        if plan.loop == REFERENCE:
+            prepared = prepared if prepared.alone is None else replace(prepared, denoiser=prepared.alone)
+        else:
+            group = rank.group if prepared.group is None else _fitting(prepared.group, rank, plan, layout)
+            if layout is not None and layout.pads(rank.rank, len(request.branches)):
+                prepared = replace(prepared, denoiser=PaddingDenoiser(prepared.denoiser, request.schedule.guided))
         if plan.options.step_sizes == ON_DEVICE:
             request = request.on(rank.device)
         rank.held.adopt()  # What importing and preparing set is what the loop finds, in this task and the next.
-        return cls(rank, plan, prepared, request, group, loop)
+        return cls(rank, plan, prepared, request, group, loop, layout, watched)
 
     @property
     def takes_part(self) -> bool:
         """Whether this rank runs the loop: the reference runs on rank 0 alone."""
         return self.plan.loop != REFERENCE or self.rank.rank == 0
+
+    def part(self, x_t: Tensor) -> Tensor:
+        """What this rank holds of a whole ``x_t`` in the loop: all of it in the reference."""
+        if self.layout is None or self.plan.loop == REFERENCE:
+            return x_t
+        return self.layout.part(x_t, self.layout.of(self.rank.rank).shard)
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -134,18 +155,28 @@ class Stage:
         return self.loop(denoiser, request, self.prepared.x_0.clone(), group, observe)
 
 
-def _whole(group: Group, rank: Rank, plan: Plan) -> Group:
-    """A target's own group, if all ranks of the run are in it.
+def _fitting(group: Group, rank: Rank, plan: Plan, layout: Layout | None) -> Group:
+    """A target's own group, if all ranks of the run are in it, or those that the layout has with this rank's shard.
 
     Raises:
         BadInput: they are not: several groups would each have a rank 0, and nothing would compare them.
     """
+    if layout is not None and group.world_size == layout.branch_groups:
+        if group.rank != layout.of(rank.rank).branch_group:
+            raise BadInput.of(
+                f"this process's number in the group that target {plan.target} prepared on rank {rank.rank}",
+                group.rank,
+                f"{layout.of(rank.rank).branch_group}, its branch group in the target's layout",
+                "mend the layout or the group",
+            )
+        return group
     if group.world_size != rank.world_size:
         raise BadInput.of(
             f"the world size of the group that target {plan.target} prepared",
             group.world_size,
             f"{rank.world_size}, all ranks of the run",
-            "choose --world-size so, or start several CFG groups with a launcher",
+            "choose --world-size so, say how ranks are laid out by a method layout of the target, or start several CFG "
+            "groups with a launcher",
         )
     return group
 

@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from verify.environment.identity import identity
+from verify.expected import Exchanges
+from verify.layout import Layout
 from verify.protocols import Denoiser, Group
 from verify.ranks.rank import Rank
 from verify.targets.finding import find_target
+from verify.targets.protocol import REFERENCE
 from verify.tasks.stage import Plan, Stage, describe_options
 from verify.trace.caches import CacheWatch
 from verify.trace.generators import BEFORE_PREPARING, GeneratorWatch
@@ -30,7 +33,7 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
     stage = Stage.of(rank, plan)
     prepared, request = stage.prepared, stage.request
     # Also on ranks that leave the reference to rank 0: what they held then is what they must hold later.
-    state = StateWatch(prepared.denoiser)
+    state = StateWatch(stage.watched)
     first = _first_state(rank, plan, state)
     if not stage.takes_part:
         return None
@@ -47,6 +50,8 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
         first,
         prepared.sends,
         SamplerWatch(request.schedule, rank.device, prepared.input, prepared.state, generators),
+        stage.part,
+        _peers(stage),
     )
     kept = None if plan.window is None else plan.window.count(request.schedule.steps)
     rank.expect(trace_bytes(request, prepared.x_0.shape[-1], kept, prepared.x_0.element_size()))
@@ -62,7 +67,28 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
     if rank.damage and trace.state is not None:
         lost = Change(GROUPS, rank.damage, None, lasting=True)
         trace = replace(trace, state=replace(trace.state, changes=(lost, *trace.state.changes)))
-    return replace(trace, identity=identity(_modules(plan)), global_rank=rank.global_rank)
+    if stage.layout is not None and plan.loop != REFERENCE:
+        # The group that the loop was handed may be one of several, and knows its own numbers alone.
+        trace = replace(trace, rank=rank.rank, world_size=rank.world_size)
+    return replace(
+        trace,
+        identity=identity(_modules(plan)),
+        global_rank=rank.global_rank,
+        equal_noise=prepared.equal_noise,
+        world=rank.group.world_ranks,
+    )
+
+
+def _peers(stage: Stage) -> frozenset[int] | None:
+    """Global ranks with which this one shares no branch; None where the target says nothing of it."""
+    rank, layout = stage.rank, stage.layout
+    if layout is None:
+        expects = find_target(stage.plan.target).expects.values()
+        if not any(isinstance(each, Exchanges) and each.direct for each in expects):
+            return None
+        layout = Layout(rank.world_size)
+    own = layout.branch_group(rank.rank)
+    return frozenset(rank.group.world_ranks[r] for r in range(rank.world_size) if r not in own)
 
 
 def _modules(plan: Plan) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from verify.protocols import Group
 from verify.text import call_text
-from verify.trace.exchanges import Exchange, listening
+from verify.trace.exchanges import Exchange, inspecting, was_waited_for
 
 
 class Heard(NamedTuple):
@@ -30,6 +30,7 @@ class Heard(NamedTuple):
         within: the call of the handed group that made it, whether or not it stands for that; empty where none did.
         evaluating: the branch whose evaluation made it; empty outside any.
         before_evaluating: whether this rank had evaluated nothing yet.
+        unwaited: whether the program was given a handle to wait for, and never did.
     """
 
     exchange: Exchange
@@ -37,6 +38,7 @@ class Heard(NamedTuple):
     within: str = ""
     evaluating: str = ""
     before_evaluating: bool = False
+    unwaited: bool = False
 
 
 @dataclass(eq=False)
@@ -64,8 +66,16 @@ class ExchangeLog:
         heard: what was heard in each step.
     """
 
-    def __init__(self, group: Group, step: Callable[[], int]) -> None:
-        """``group``: the one that the loop is handed. ``step``: says which step the loop is in."""
+    def __init__(
+        self, group: Group, step: Callable[[], int], beside: Callable[[Exchange, Tensor], None] = lambda e, t: None
+    ) -> None:
+        """Listens to nothing yet.
+
+        Args:
+            group: the one that the loop is handed.
+            step: says which step the loop is in.
+            beside: is told of what passes beside the group and outside any evaluation, before it does.
+        """
         declared: Mapping[str, tuple[str, ...]] | None = getattr(group, "exchanges", None)
         self._declared = {name: tuple(made) for name, made in declared.items()} if declared else {}
         self._world_size = group.world_size
@@ -73,15 +83,17 @@ class ExchangeLog:
         self._thread = _Thread()
         self._open: list[_Call] = []
         self._evaluated = False
-        self._step = step
+        self._step, self._beside = step, beside
         self.heard: defaultdict[int, list[Heard]] = defaultdict(list)
         self._unheard: list[str] = []
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Listens while the block runs the loop."""
-        with listening(self._hear):
+        with inspecting(self._hear):
             yield
+            for step, of_step in self.heard.items():
+                self.heard[step] = [h._replace(unwaited=not was_waited_for(h.exchange)) for h in of_step]
 
     @contextmanager
     def call(self, name: str, number: int, step: int, tensor: Tensor, src: int | None = None) -> Iterator[None]:
@@ -115,7 +127,7 @@ class ExchangeLog:
         """Calls of the handed group that made fewer exchanges than they stand for, as ``all_gather 1 of step 0``."""
         return tuple(self._unheard)
 
-    def _hear(self, exchange: Exchange) -> None:
+    def _hear(self, exchange: Exchange, tensors: Sequence[Tensor] = ()) -> None:
         with self._lock:
             own = self._thread.call
             # A group may exchange in a thread of its own: its caller waits meanwhile.
@@ -127,6 +139,8 @@ class ExchangeLog:
             within = "" if own is None else call_text(own.name, own.number, own.step)
             heard = Heard(exchange, number, within, self._thread.evaluating, not self._evaluated)
             self.heard[self._step() if call is None else call.step].append(heard)
+            if own is None and call is None and not self._thread.evaluating and tensors:
+                self._beside(exchange, tensors[0])
 
     def _due(self, call: _Call) -> tuple[str, ...]:
         return self._declared.get(call.name, (call.name,))

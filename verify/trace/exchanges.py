@@ -27,14 +27,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from verify.schedule import ALL_GATHER, BROADCAST
+from verify.schedule import ALL_GATHER, ALL_REDUCE, BROADCAST
+from verify.trace.handles import Handles
 
 SEND, RECEIVE, BARRIER = "send", "recv", "barrier"
 # What the field calls each operator; one that is not here goes by its own name.
 _NAMES = {
     "broadcast_": BROADCAST,
-    "allreduce_": "all_reduce",
-    "allreduce_coalesced_": "all_reduce",
+    "allreduce_": ALL_REDUCE,
+    "allreduce_coalesced_": ALL_REDUCE,
     "allgather_": ALL_GATHER,
     "_allgather_base_": ALL_GATHER,
     "allgather_coalesced_": ALL_GATHER,
@@ -56,8 +57,8 @@ _NAMES = {
 # The same for the methods of a backend.
 _METHODS = {
     "broadcast": BROADCAST,
-    "allreduce": "all_reduce",
-    "allreduce_coalesced": "all_reduce",
+    "allreduce": ALL_REDUCE,
+    "allreduce_coalesced": ALL_REDUCE,
     "allgather": ALL_GATHER,
     "_allgather_base": ALL_GATHER,
     "allgather_coalesced": ALL_GATHER,
@@ -113,6 +114,8 @@ class Exchange(NamedTuple):
 
 
 Callback = Callable[[Exchange], None]
+# Is given the tensors too: those that a rank gives, or is given into where it gives none.
+Inspector = Callable[[Exchange, Sequence[Tensor]], None]
 
 
 class _Kernels:
@@ -125,11 +128,13 @@ class _Kernels:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._library: Any = None
-        self.callbacks: tuple[Callback, ...] = ()
+        self.callbacks: tuple[Inspector, ...] = ()
+        self.handles = Handles()
 
-    def add(self, callback: Callback) -> None:
+    def add(self, callback: Inspector) -> None:
         with self._lock:
             if self._library is None:
+                self.handles.watch()
                 self._library = torch.library.Library("c10d", "IMPL")
                 for name, operator in _operators():
                     self._library.impl(name, partial(self._call, operator), _KEY, with_keyset=True)
@@ -138,20 +143,28 @@ class _Kernels:
                         setattr(_BACKEND, name, self._told(_METHODS[name], getattr(_BACKEND, name)))
             self.callbacks += (callback,)
 
-    def remove(self, callback: Callback) -> None:
+    def remove(self, callback: Inspector) -> None:
         with self._lock:
             self.callbacks = tuple(each for each in self.callbacks if each is not callback)
+            if not self.callbacks:
+                self.handles.forget()
 
     def _call(self, operator: Any, keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        if not self.callbacks:
+            return operator.redispatch(keys & _keys_after(), *arguments)
+        exchange, tensors = _exchange(operator, arguments)
         for callback in self.callbacks:
-            callback(_exchange(operator, arguments))
-        return operator.redispatch(keys & _keys_after(), *arguments)
+            callback(exchange, tensors)
+        result = operator.redispatch(keys & _keys_after(), *arguments)
+        self.handles.begun(exchange, exchange.name, exchange.asynchronous, result)
+        return result
 
     def _told(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def told(backend: Any, *arguments: Any, **more: Any) -> Any:
+            tensors = _tensors([*arguments, *more.values()])
             for callback in self.callbacks:
-                callback(_exchange_of(backend, name, _tensors([*arguments, *more.values()])))
+                callback(_exchange_of(backend, name, tensors), tensors[-1:])
             return method(backend, *arguments, **more)
 
         return told
@@ -160,14 +173,26 @@ class _Kernels:
 _KERNELS = _Kernels()
 
 
+def was_waited_for(exchange: Exchange) -> bool:
+    """Whether the program waited for an exchange heard, or had no handle to wait for; known while somebody listens."""
+    return not _KERNELS.handles.is_open(exchange)
+
+
 @contextmanager
-def listening(callback: Callback) -> Iterator[None]:
-    """Calls ``callback`` with every exchange that any thread of this process is about to begin in the block."""
-    _KERNELS.add(callback)
+def inspecting(inspector: Inspector) -> Iterator[None]:
+    """Calls ``inspector`` with every exchange, and its tensors, that any thread is about to begin in the block."""
+    _KERNELS.add(inspector)
     try:
         yield
     finally:
-        _KERNELS.remove(callback)
+        _KERNELS.remove(inspector)
+
+
+@contextmanager
+def listening(callback: Callback) -> Iterator[None]:
+    """Calls ``callback`` with every exchange that any thread of this process is about to begin in the block."""
+    with inspecting(lambda exchange, tensors: callback(exchange)):
+        yield
 
 
 @cache
@@ -193,7 +218,7 @@ def _argument_names(operator: Any) -> tuple[str, ...]:
     return tuple(argument.name for argument in operator._schema.arguments)
 
 
-def _exchange(operator: Any, arguments: Sequence[Any]) -> Exchange:
+def _exchange(operator: Any, arguments: Sequence[Any]) -> tuple[Exchange, list[Tensor]]:
     names = _argument_names(operator)
     given = dict(zip(names, arguments, strict=False))  # Without the last ones, where they have their default values.
     group = dist.ProcessGroup.unbox(given["process_group"])
@@ -209,7 +234,7 @@ def _exchange(operator: Any, arguments: Sequence[Any]) -> Exchange:
     first = tensors[0] if tensors else None
     name = operator._schema.name.removeprefix("c10d::")
     source = in_the_world("root_rank")
-    return Exchange(
+    found = Exchange(
         name=_NAMES.get(name, name),
         dtype="" if first is None else str(first.dtype).removeprefix("torch."),
         shape=() if first is None else tuple(first.shape),
@@ -220,6 +245,7 @@ def _exchange(operator: Any, arguments: Sequence[Any]) -> Exchange:
         dst=source if name in ("reduce_", "gather_") else in_the_world("dst"),
         asynchronous="async_op" in names and bool(given.get("async_op", True)),
     )
+    return found, tensors
 
 
 def _exchange_of(backend: Any, name: str, tensors: Sequence[Tensor]) -> Exchange:

@@ -7,11 +7,11 @@ call itself, so that it can look before and after.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from verify.protocols import Denoiser, Group, State
+from verify.protocols import Denoiser, Group, State, SummingGroup
 
 
 class Listener:
@@ -26,6 +26,10 @@ class Listener:
     def all_gather(self, group: Group, tensor: Tensor) -> list[Tensor]:
         """The loop gathers ``tensor``."""
         return group.all_gather(tensor)
+
+    def all_reduce(self, group: SummingGroup, tensor: Tensor) -> Tensor:
+        """The loop sums ``tensor`` over the ranks of the group."""
+        return group.all_reduce(tensor)
 
     def broadcast(self, group: Group, tensor: Tensor, src: int) -> Tensor:
         """The loop broadcasts ``tensor`` from rank ``src`` of the group, in place."""
@@ -115,6 +119,9 @@ class HeardGroup:
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         return self._listener.all_gather(self._group, tensor)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return self._listener.all_reduce(cast(SummingGroup, self._group), tensor)
 
     def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
         return self._listener.broadcast(self._group, tensor, src)

@@ -1,19 +1,21 @@
-"""Whether what enters each gather is what the network returned.
+"""Whether what enters each gather, or sum over ranks, is what the network returned.
 
 Compared are bytes, on the device and without waiting for it. What a loop may do to a velocity on the way is what loses
 nothing: view it in another shape or as other elements of the same bytes, lift it to a wider float, send several
-velocities at once or one in pieces. A target whose loops send something else says what, see ``Prepared.sends``.
+velocities at once or one in pieces. What enters a sum may also be a velocity times one number, its weight. A target
+whose loops send something else, or whose weights are to be judged too, says what, see ``Prepared.sends``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from verify.bits import describe, first_difference
+from verify.schedule import ALL_GATHER, ALL_REDUCE
 from verify.verdict import Difference
 
 Cast = Callable[[Tensor], Tensor]
@@ -21,7 +23,7 @@ Cast = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Sent:
-    """What one rank put into its gathers, beside what its network had returned.
+    """What one rank put into its gathers and sums, beside what its network had returned.
 
     Attributes:
         gathers: how many were compared.
@@ -33,6 +35,10 @@ class Sent:
         due: what the network had returned, likewise.
         difference: the first element that differs, as returned and as given; None where dtypes or sizes differ so that
             no element stands for another.
+        sums: how many of the gathers were sums over ranks.
+        weight: the number that the velocity was multiplied by before the first sum; None where the target says what it
+            sends, or nothing was summed.
+        velocity: dtype and shape of what the network returned last.
     """
 
     gathers: int = 0
@@ -43,6 +49,9 @@ class Sent:
     given: str = ""
     due: str = ""
     difference: Difference | None = None
+    sums: int = 0
+    weight: float | None = None
+    velocity: tuple[str, tuple[int, ...]] | None = None
 
 
 @dataclass
@@ -70,18 +79,22 @@ class PayloadWatch:
         self._unlike: Tensor | int = 0
         self._first: dict[tuple[torch.dtype, torch.Size, torch.device], _First] = {}
         self._first_of_no_kind: int | None = None
+        self._sums = 0
+        self._weight: Tensor | None = None
+        self._velocity: tuple[str, tuple[int, ...]] | None = None
 
     def computed(self, step: int, branch: str, velocity: Tensor) -> None:
         """The network has returned ``velocity``; a copy is kept, since the loop may write to it."""
         if self._is_sent or step != self._step:
             self._own.clear()
             self._step, self._is_sent, self._offset = step, False, 0
+        self._velocity = str(velocity.dtype).removeprefix("torch."), tuple(velocity.shape)
         self._own.pop(branch, None)
         kept = velocity if self._cast is None else self._cast(velocity)
         self._own[branch] = _plain(kept).clone(memory_format=torch.contiguous_format)
 
-    def gathered(self, step: int, tensor: Tensor) -> None:
-        """``tensor`` is about to enter a gather; it is compared where something has been computed."""
+    def gathered(self, step: int, tensor: Tensor, name: str = ALL_GATHER) -> None:
+        """``tensor`` is about to enter a gather, or a sum; it is compared where something has been computed."""
         if not self._own:
             return
         number, self._is_sent = len(self._noted), True
@@ -89,6 +102,11 @@ class PayloadWatch:
         branch, own = next(reversed(self._own.items()))
         self._noted.append((step, branch, describe(tensor), describe(own)))
         self._elements += given.numel()
+        if name == ALL_REDUCE:
+            self._sums += 1
+            if self._cast is None:
+                self._weighed(number, own, given)
+                return
         pairs = [pair for due in self._candidates(given) for pair in _in_one_form(due, given)]
         if not pairs:
             self._unlike = self._unlike + 1
@@ -99,19 +117,51 @@ class PayloadWatch:
         self._unlike = self._unlike + unlike
         self._keep_first(number, unlike, *pairs[0][:2])
 
+    def _weighed(self, number: int, own: Tensor, given: Tensor) -> None:
+        """Whether a sum is given the velocity times one number.
+
+        The number is read off where the velocity is greatest. Product and reading are each off by half an ``eps`` of
+        the coarser format at most, so that another element is off by one.
+        """
+        if own.numel() != given.numel() or not (own.is_floating_point() and given.is_floating_point()):
+            self._unlike = self._unlike + 1
+            self._first_of_no_kind = number if self._first_of_no_kind is None else self._first_of_no_kind
+            return
+        v, sent = own.to(given.device).double().flatten(), given.double().flatten()
+        top = v.abs().argmax()
+        weight = torch.where(v[top] == 0, torch.zeros_like(v[top]), sent[top] / v[top])
+        formats = torch.finfo(own.dtype), torch.finfo(given.dtype)
+        eps, least = (max(getattr(each, what) for each in formats) for what in ("eps", "smallest_normal"))
+        bound = eps * (1 + eps) ** 2 * (weight * v).abs() + least * eps
+        unlike = ~((sent - weight * v).abs() <= bound).all()
+        if self._weight is None:
+            self._weight = weight
+        self._unlike = self._unlike + unlike
+        # What it should have been is known up to its weight alone: in the given format, so that both can be shown.
+        self._keep_first(number, unlike, (weight * v).to(given.dtype).view(given.shape), given)
+
     def record(self) -> Sent:
         """What has been seen; waits for the device."""
         if not self._noted:
-            return Sent()
+            return Sent(velocity=self._velocity)
         firsts = {int(first.number): first for first in self._first.values()}
         firsts.pop(-1, None)
         number = min([*firsts, *([] if self._first_of_no_kind is None else [self._first_of_no_kind])], default=None)
         unlike, gathers = int(self._unlike), len(self._noted)
+        found = Sent(
+            gathers,
+            self._elements,
+            unlike,
+            sums=self._sums,
+            weight=None if self._weight is None else float(self._weight),
+            velocity=self._velocity,
+        )
         if number is None:
-            return Sent(gathers, self._elements, unlike)
+            return found
         first = firsts.get(number)
         difference = None if first is None else first_difference(first.due, first.given)
-        return Sent(gathers, self._elements, unlike, *self._noted[number], difference)
+        step, branch, given, due = self._noted[number]
+        return replace(found, step=step, branch=branch, given=given, due=due, difference=difference)
 
     def _candidates(self, given: Tensor) -> Iterator[Tensor]:
         """What this rank may mean to send, the likeliest first: a velocity, several, or the next piece of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,8 +21,11 @@ class PointsWatch:
         last: the ``x_t`` last observed; None before the first step ends.
     """
 
-    def __init__(self, device: torch.device, sampler: SamplerWatch) -> None:
-        self._device, self._sampler = device, sampler
+    def __init__(
+        self, device: torch.device, sampler: SamplerWatch, part: Callable[[Tensor], Tensor] = lambda x_t: x_t
+    ) -> None:
+        """``part``: what the loop shows of the ``x_t`` that it evaluates at."""
+        self._device, self._sampler, self._part = device, sampler, part
         self.start: Tensor | None = None
         self.last: Tensor | None = None
         # By step: elements that are not those observed, and evaluations whose x_t is yet to be observed.
@@ -66,7 +70,7 @@ class PointsWatch:
         if before is None:  # Recording has ended with a breach of the contract.
             return
         if step:
-            before = self._sampler.given(before, step)
+            before, x_t = self._sampler.given(before, step), self._part(x_t)
         own = before if x_t.dtype == before.dtype else before.to(x_t.dtype)
         alike = x_t.shape == before.shape
         self._foreign[step] += (bits_of(x_t) != bits_of(own)).sum() if alike else before.numel()

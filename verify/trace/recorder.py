@@ -20,14 +20,15 @@ from torch import Tensor
 
 from verify.environment.watch import AFTER, OBSERVE, VELOCITY, SettingsWatch
 from verify.errors import BadInput
-from verify.protocols import Denoiser, Group, Observe, State
+from verify.protocols import Denoiser, Group, Observe, State, SummingGroup
 from verify.request import DenoiseRequest
-from verify.schedule import ALL_GATHER, BROADCAST, Schedule
+from verify.schedule import ALL_GATHER, ALL_REDUCE, BROADCAST, Schedule
 from verify.text import call_text
 from verify.trace.caches import CacheWatch
 from verify.trace.contract import caller, checked_latent, checked_step, plain_copy
 from verify.trace.digest import digest
 from verify.trace.exchange_log import ExchangeLog
+from verify.trace.exchanges import Exchange
 from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
 from verify.trace.network import NetworkWatch
 from verify.trace.payloads import Cast, PayloadWatch
@@ -55,20 +56,25 @@ class Recorder(Listener):
         first_state: Mapping[str, str] | None = None,
         sends: Cast | None = None,
         sampler: SamplerWatch | None = None,
+        part: Callable[[Tensor], Tensor] = lambda whole: whole,
+        peers: frozenset[int] | None = None,
     ) -> None:
         """Recording starts here: what has been written to ``caches`` so far is forgiven.
 
         ``window``: the steps whose ``x_t`` to keep; all if None. The steps outside it are watched in every other way.
         ``state``: what else the loop must leave as it is; ``first_state``: its digests before the first loop.
-        ``sends``: what the target says its loops make of a velocity before they gather it.
+        ``sends``: what the target says its loops make of a velocity before they gather it or sum it.
         ``sampler``: watches what the target says of its sampler; one that does nothing special if None.
+        ``part``: what this rank holds of a whole ``x_t``. ``peers``: the numbers that torch.distributed has for the
+        ranks that evaluate other branches; None where that is not known.
         """
         self.denoiser = HeardDenoiser(denoiser, self)
         self.group = HeardGroup(group, self)
         self._status = status
         self._has_peers = group.world_size > 1
         self._steps = request.schedule.steps
-        self._shape, self._dtype, self._device = x_0.shape, x_0.dtype, x_0.device
+        self._whole, self._dtype, self._device = x_0.shape, x_0.dtype, x_0.device
+        self._part, self._peers, self._shape = part, peers, part(x_0).shape
         self._noise = digest(x_0)
         self._window = window
         self._lock = threading.RLock()
@@ -83,13 +89,17 @@ class Recorder(Listener):
         self._collectives: defaultdict[int, list[Collective]] = defaultdict(list)
         self._alike = AlikeWatch()
         self._network = NetworkWatch(denoiser)
-        self._exchanges = ExchangeLog(group, self._step)
+        self._exchanges = ExchangeLog(group, self._step, self._passed)
         self._payloads = PayloadWatch(sends)
         self._state, self._first_state = state, first_state
         self._sampler = SamplerWatch(request.schedule, x_0.device) if sampler is None else sampler
-        self._points = PointsWatch(x_0.device, self._sampler)
+        self._points = PointsWatch(x_0.device, self._sampler, self._shown)
         self._caches = caches
         self._caches.begin()
+
+    def _shown(self, x_t: Tensor) -> Tensor:
+        """What is shown of an ``x_t``: a loop may hold more than its rank's part."""
+        return self._part(x_t) if x_t.shape == self._whole != self._shape else x_t
 
     def _keeps(self, step: int) -> bool:
         return self._window is None or self._window.keeps(step)
@@ -156,6 +166,10 @@ class Recorder(Listener):
         with self._called(ALL_GATHER, tensor):
             return group.all_gather(tensor)
 
+    def all_reduce(self, group: SummingGroup, tensor: Tensor) -> Tensor:
+        with self._called(ALL_REDUCE, tensor):
+            return group.all_reduce(tensor)
+
     def broadcast(self, group: Group, tensor: Tensor, src: int) -> Tensor:
         with self._called(BROADCAST, tensor, src):
             group.broadcast(tensor, src)
@@ -173,12 +187,17 @@ class Recorder(Listener):
                 self._status.collective(name, len(called), step)
             else:  # Nobody can be missing, and the peers of the reference's rank must not be counted as missing.
                 self._status.activity(call_text(name, len(called), step))
-            if name == ALL_GATHER:
-                self._payloads.gathered(step, tensor)
+            if name in (ALL_GATHER, ALL_REDUCE):
+                self._payloads.gathered(step, tensor, name)
             call = self._exchanges.call(name, len(called), step, tensor, src)
         with call:
             yield
         self._status.activity("")
+
+    def _passed(self, exchange: Exchange, tensor: Tensor) -> None:
+        """Beside the group: what goes to ranks that evaluate other branches is what is sent of a velocity."""
+        if self._peers is not None and exchange.name in (ALL_GATHER, ALL_REDUCE) and self._peers & {*exchange.ranks}:
+            self._payloads.gathered(self._step(), tensor, exchange.name)
 
     @property
     def step_now(self) -> int:
@@ -241,7 +260,8 @@ class Recorder(Listener):
                     raise BadInput.of(
                         "the number of steps observed", 0, f"{self._steps}", "call observe(step, x_t) after each step"
                     )
-                final = checked_latent("what the loop returned", final, self._shape, self._dtype, self._device)
+                shape = self._whole if getattr(final, "shape", None) == self._whole else self._shape
+                final = checked_latent("what the loop returned", final, shape, self._dtype, self._device)
             except BadInput as breach:
                 self._breach = str(breach)
         if self._breach:

@@ -75,7 +75,9 @@ class Trace:
         exchanges: everything that the process exchanged in each step, through the handed group or beside it; None where
             nobody listened.
         unheard: calls of the handed group under which less was exchanged than they stand for.
-        sent: what was put into gathers, beside what the network had returned; None where nobody looked.
+        equal_noise: the target says that every rank draws the same noise, so that the loop need not share it.
+        world: the numbers that ``torch.distributed`` knows the ranks of the run by, in their order.
+        sent: what was put into gathers and sums, beside what the network had returned; None where nobody looked.
     """
 
     loop: str
@@ -110,6 +112,8 @@ class Trace:
     asked_for: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     generators: GeneratorHistory | None = None
     further: Further = field(default_factory=dict)
+    equal_noise: bool = False
+    world: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

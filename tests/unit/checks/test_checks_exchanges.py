@@ -11,7 +11,8 @@ from verify.bits import first_difference
 from verify.checks.collectives import collectives
 from verify.checks.parallelism_engaged import parallelism_engaged
 from verify.checks.sent_as_computed import sent_as_computed
-from verify.schedule import ALL_GATHER, BROADCAST, Expected, expected_work
+from verify.expected import Expected, expected_work
+from verify.schedule import ALL_GATHER, BROADCAST
 from verify.trace.exchange_log import Heard
 from verify.trace.exchanges import Exchange
 from verify.trace.payloads import Sent

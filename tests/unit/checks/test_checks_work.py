@@ -9,8 +9,9 @@ from traces import GUIDED_STEPS, STEPS, changed, clean, cut, extended, small_req
 
 from verify.checks.collectives import collectives
 from verify.checks.parallelism_engaged import parallelism_engaged
+from verify.expected import Expected, expected_work
 from verify.request import DenoiseRequest
-from verify.schedule import ALL_GATHER, BROADCAST, Expected, expected_work
+from verify.schedule import ALL_GATHER, BROADCAST
 from verify.trace.trace import Collective
 from verify.verdict import Compared, Divergence, Finding, Verdict
 

@@ -26,7 +26,8 @@ from traces import (
     verdicts,
 )
 
-from verify.checks.judging import ANY, LoopRun, judge, judge_finished
+from verify.checks.judging import LoopRun, judge, judge_finished
+from verify.expected import ANY
 from verify.request import DenoiseRequest
 from verify.trace.trace import Trace
 from verify.verdict import Verdict, merge

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verify.bits import same_bits
-from verify.schedule import ALL_GATHER, BROADCAST, LOOP_KINDS, Expected, Schedule, expected_work
+from verify.expected import LOOP_KINDS, Expected, expected_work
+from verify.schedule import ALL_GATHER, ALL_REDUCE, BROADCAST, Schedule
 
 BRANCHES = ("gen", "text", "img")
 DEFAULT_INTERVAL = (0.4, 1.0)
@@ -198,7 +199,7 @@ def fitting() -> Iterator[tuple[str, int, int]]:
     for kind in LOOP_KINDS:
         for branches in (1, 2, 3):
             for ranks in (1, 2, 3, 4):
-                if kind == "round_robin" or ranks == (1 if kind == "reference" else branches):
+                if kind in ("round_robin", "reduce") or ranks == (1 if kind == "reference" else branches):
                     yield kind, branches, ranks
 
 
@@ -223,8 +224,9 @@ def test_work_whatever_the_version(version: tuple[str, int, int], guided: list[b
 
 
 def check_totals(due: Expected, kind: str, guided: int, steps: int, rounds: int) -> None:
-    broadcasts = {"reference": 0, "broadcast": 1 + steps, "local": 1, "round_robin": 1}
+    broadcasts = {"reference": 0, "broadcast": 1 + steps, "local": 1, "round_robin": 1, "reduce": 1}
     assert due.total(BROADCAST) == broadcasts[kind]
-    assert due.total(ALL_GATHER) == (0 if kind == "reference" else guided * rounds)
-    assert {name for step in due.collectives for name in step} <= {BROADCAST, ALL_GATHER}
+    assert due.total(ALL_GATHER) == (0 if kind in ("reference", "reduce") else guided * rounds)
+    assert due.total(ALL_REDUCE) == (guided if kind == "reduce" else 0)
+    assert {name for step in due.collectives for name in step} <= {BROADCAST, ALL_GATHER, ALL_REDUCE}
     assert [name for step in due.collectives for name in step][:1] == ([] if kind == "reference" else [BROADCAST])

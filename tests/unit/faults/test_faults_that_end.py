@@ -9,12 +9,12 @@ import torch
 from in_threads import LinearDenoiser, Notes, on_every_rank
 
 from verify.checks.collectives import collectives
+from verify.expected import expected_work
 from verify.faults import FAULTS, endings, runner
 from verify.protocols import Group
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.one_request import blank_report
-from verify.schedule import expected_work
 from verify.trace.caches import CacheWatch
 from verify.trace.recorder import Recorder
 from verify.trace.trace import Trace

@@ -8,7 +8,7 @@ from typing import Any
 
 from verify.ranks.failure.calls import Calls
 from verify.ranks.failure.report import RankReport, RankState
-from verify.schedule import ALL_GATHER, BROADCAST
+from verify.schedule import ALL_GATHER, ALL_REDUCE, BROADCAST
 from verify.text import place_of_call
 
 _WAITING = (RankState.HUNG, RankState.WAITING)
@@ -105,7 +105,7 @@ def _first(
     missing = missing_from(there)
     if not missing:
         return None
-    gathers = collective.startswith(ALL_GATHER)
+    gathers = collective.startswith((ALL_GATHER, ALL_REDUCE))
     stand_there = all(report.activity == collective for report in there)
     all_before_is_over = all(report.state == RankState.FINISHED for report in missing)
     where = "in" if stand_there or (gathers and all_before_is_over) else "in or before" if gathers else "near"
@@ -120,7 +120,7 @@ def _first(
 
 def in_collective(report: RankReport) -> bool:
     """Whether the rank stands in a collective."""
-    return report.activity.startswith((ALL_GATHER, BROADCAST))
+    return report.activity.startswith((ALL_GATHER, ALL_REDUCE, BROADCAST))
 
 
 def _ranks(ranks: Sequence[int]) -> str:

@@ -1,8 +1,8 @@
 """The collectives that a rank has called in its task: how many, and which the last of them were.
 
 Ranks of one group join collectives in the same order: the n-th call of one meets the n-th of every other. Where one has
-called more than another, the first gather that the other lacks cannot be over, however far the host has run on since;
-a broadcast may be, for its source.
+called more than another, the first gather or sum that the other lacks cannot be over, however far the host has run
+on since; a broadcast may be, for its source.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from verify.schedule import ALL_GATHER, BROADCAST
+from verify.schedule import ALL_GATHER, ALL_REDUCE, BROADCAST
 from verify.text import call_text
 
 # Which collective, which of its step, and the step.
 ENTRY = struct.Struct("<III")
-NAMES = (ALL_GATHER, BROADCAST)
+NAMES = (ALL_GATHER, BROADCAST, ALL_REDUCE)
 # How many calls are kept: the host of an H100 was seen to run seven steps ahead of it. A launched process, which speaks
 # twice a second, tells fewer.
 KEPT, SAID = 1024, 64

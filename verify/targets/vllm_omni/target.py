@@ -18,6 +18,7 @@ from verify.bagel.denoiser import initial_noise
 from verify.bagel.published import published_name
 from verify.bagel.weights import seeded_parameters
 from verify.errors import BadInput, Unjudged
+from verify.expected import Exchanges
 from verify.protocols import Loop
 from verify.request import DenoiseRequest
 from verify.targets.protocol import REFERENCE, ModelOptions, Prepared
@@ -53,7 +54,7 @@ class VllmOmniTarget:
 
     name = "vllm_omni"
     loops: Mapping[str, Loop] = {REFERENCE: reference, _LOOP: generate_image, _STEPWISE: stepwise}
-    expects: Mapping[str, str] = {REFERENCE: REFERENCE, _LOOP: "local", _STEPWISE: "local"}
+    expects: Mapping[str, str | Exchanges] = {REFERENCE: REFERENCE, _LOOP: "local", _STEPWISE: "local"}
     # Only the newest releases execute Bagel step by step: --loops stepwise judges that.
     default = (_LOOP,)
     bagel_options = ("weights",)
