@@ -5,6 +5,7 @@ Only this module knows how many steps there are and which of them are guided.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -18,6 +18,7 @@ from verify.bagel.config import PRESETS, BagelConfig
 from verify.bagel.model import BagelModel
 from verify.environment.variables import bit_variables
 from verify.errors import BadInput, Unjudged
+from verify.expected import kind_of
 from verify.limits import cpu_limit, memory_left, memory_limit, usable_cores
 from verify.options.option import reproducing
 from verify.options.table import COMMANDS
@@ -52,7 +53,7 @@ PACKAGES = {
 }
 ENGINES = ("vllm", "vllm_omni")
 # Parts that a target may have: see verify.targets.protocol.Target.
-OPTIONAL = ("branches", "schedule", "combine", "explain", "picture", "ignores", "any_world")
+OPTIONAL = ("branches", "schedule", "layout", "combine", "explain", "picture", "ignores", "any_world")
 GUIDANCE: dict[str, dict[str, Any]] = {"text": {}, "text and image": {"cfg_img_scale": 1.5}}
 
 
@@ -107,7 +108,7 @@ def inspect_target(reference: str) -> Engine:
     return Engine(
         reference=reference,
         name=target.name,
-        loops={loop: target.expects[loop] for loop in default_loops(target)},
+        loops={loop: kind_of(target.expects[loop]) for loop in default_loops(target)},
         offers=tuple(name for name in OPTIONAL if hasattr(target, name)),
         guidance=tuple(_guidance(target, kind, scales) for kind, scales in GUIDANCE.items()),
     )
