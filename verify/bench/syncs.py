@@ -15,7 +15,8 @@ from verify.protocols import Denoiser, Group, Observe
 from verify.ranks.rank import Rank
 from verify.tasks.stage import Plan, Stage
 from verify.trace.caches import CacheWatch
-from verify.trace.recorder import Recorder, synchronise
+from verify.trace.device import synchronise
+from verify.trace.recorder import Recorder
 from verify.trace.state import StateWatch
 
 # Calls of the runtime and the driver that return only when the device has done what it was given. An asynchronous copy

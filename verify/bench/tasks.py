@@ -17,8 +17,8 @@ from verify.protocols import Denoiser, State
 from verify.ranks.rank import Rank
 from verify.schedule import Schedule
 from verify.tasks.stage import Plan, Stage
+from verify.trace.device import synchronise
 from verify.trace.listener import HeardDenoiser, HeardGroup
-from verify.trace.recorder import synchronise
 
 
 @dataclass(frozen=True)

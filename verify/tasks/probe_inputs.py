@@ -16,8 +16,8 @@ from verify.protocols import Denoiser, State
 from verify.ranks.group import Alone
 from verify.ranks.rank import Rank
 from verify.tasks.stage import Plan, Stage
+from verify.trace.device import synchronise
 from verify.trace.listener import HeardDenoiser, Listener
-from verify.trace.recorder import synchronise
 from verify.trace.sensitivity import Sensitivity
 
 # Beyond so many seconds in all, the caches of a branch are changed together rather than one by one.

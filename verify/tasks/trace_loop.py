@@ -17,6 +17,7 @@ from verify.trace.caches import CacheWatch
 from verify.trace.generators import BEFORE_PREPARING, GeneratorWatch
 from verify.trace.recorder import Recorder
 from verify.trace.sampling import SamplerWatch
+from verify.trace.share import Share
 from verify.trace.state import GROUPS, Change, StateWatch
 from verify.trace.trace import Trace
 from verify.trace.window import trace_bytes
@@ -50,8 +51,7 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
         first,
         prepared.sends,
         SamplerWatch(request.schedule, rank.device, prepared.input, prepared.state, generators),
-        stage.part,
-        _peers(stage),
+        Share(prepared.x_0.shape, stage.part, _peers(stage)),
     )
     kept = None if plan.window is None else plan.window.count(request.schedule.steps)
     rank.expect(trace_bytes(request, prepared.x_0.shape[-1], kept, prepared.x_0.element_size()))

@@ -26,6 +26,7 @@ from verify.schedule import ALL_GATHER, ALL_REDUCE, BROADCAST, Schedule
 from verify.text import call_text
 from verify.trace.caches import CacheWatch
 from verify.trace.contract import caller, checked_latent, checked_step, plain_copy
+from verify.trace.device import synchronise
 from verify.trace.digest import digest
 from verify.trace.exchange_log import ExchangeLog
 from verify.trace.exchanges import Exchange
@@ -34,6 +35,7 @@ from verify.trace.network import NetworkWatch
 from verify.trace.payloads import Cast, PayloadWatch
 from verify.trace.points import AlikeWatch, PointsWatch
 from verify.trace.sampling import SamplerWatch
+from verify.trace.share import Share
 from verify.trace.state import StateWatch
 from verify.trace.status import Status
 from verify.trace.trace import Collective, Trace
@@ -56,33 +58,29 @@ class Recorder(Listener):
         first_state: Mapping[str, str] | None = None,
         sends: Cast | None = None,
         sampler: SamplerWatch | None = None,
-        part: Callable[[Tensor], Tensor] = lambda whole: whole,
-        peers: frozenset[int] | None = None,
+        share: Share | None = None,
     ) -> None:
         """Recording starts here: what has been written to ``caches`` so far is forgiven.
 
         ``window``: the steps whose ``x_t`` to keep; all if None. The steps outside it are watched in every other way.
         ``state``: what else the loop must leave as it is; ``first_state``: its digests before the first loop.
         ``sends``: what the target says its loops make of a velocity before they gather it or sum it.
-        ``sampler``: watches what the target says of its sampler; one that does nothing special if None.
-        ``part``: what this rank holds of a whole ``x_t``. ``peers``: the numbers that torch.distributed has for the
-        ranks that evaluate other branches; None where that is not known.
+        ``sampler``: watches what the target says of its sampler; one that does nothing special if None. ``share``: of
+        this rank; all of ``x_t`` if None.
         """
         self.denoiser = HeardDenoiser(denoiser, self)
         self.group = HeardGroup(group, self)
         self._status = status
         self._has_peers = group.world_size > 1
         self._steps = request.schedule.steps
-        self._whole, self._dtype, self._device = x_0.shape, x_0.dtype, x_0.device
-        self._part, self._peers, self._shape = part, peers, part(x_0).shape
+        self._share = share or Share(x_0.shape)
+        self._shape, self._dtype, self._device = self._share.part(x_0).shape, x_0.dtype, x_0.device
         self._noise = digest(x_0)
-        self._window = window
         self._lock = threading.RLock()
-        self._done = 0
-        self._evaluating = 0
+        self._done = self._evaluating = 0
         self._thread: int | None = None
         self.settings = SettingsWatch()
-        self._breach = ""
+        self._window, self._breach = window, ""
         self._x_t: list[Tensor] = []
         self._branches: defaultdict[int, list[str]] = defaultdict(list)
         self._asked: defaultdict[int, list[int]] = defaultdict(list)
@@ -93,13 +91,9 @@ class Recorder(Listener):
         self._payloads = PayloadWatch(sends)
         self._state, self._first_state = state, first_state
         self._sampler = SamplerWatch(request.schedule, x_0.device) if sampler is None else sampler
-        self._points = PointsWatch(x_0.device, self._sampler, self._shown)
+        self._points = PointsWatch(x_0.device, self._sampler, self._share.shown)
         self._caches = caches
         self._caches.begin()
-
-    def _shown(self, x_t: Tensor) -> Tensor:
-        """What is shown of an ``x_t``: a loop may hold more than its rank's part."""
-        return self._part(x_t) if x_t.shape == self._whole != self._shape else x_t
 
     def _keeps(self, step: int) -> bool:
         return self._window is None or self._window.keeps(step)
@@ -195,8 +189,8 @@ class Recorder(Listener):
         self._status.activity("")
 
     def _passed(self, exchange: Exchange, tensor: Tensor) -> None:
-        """Beside the group: what goes to ranks that evaluate other branches is what is sent of a velocity."""
-        if self._peers is not None and exchange.name in (ALL_GATHER, ALL_REDUCE) and self._peers & {*exchange.ranks}:
+        """Something is about to pass beside the group."""
+        if self._share.sends_velocity(exchange):
             self._payloads.gathered(self._step(), tensor, exchange.name)
 
     @property
@@ -260,7 +254,7 @@ class Recorder(Listener):
                     raise BadInput.of(
                         "the number of steps observed", 0, f"{self._steps}", "call observe(step, x_t) after each step"
                     )
-                shape = self._whole if getattr(final, "shape", None) == self._whole else self._shape
+                shape = self._share.returned(final)
                 final = checked_latent("what the loop returned", final, shape, self._dtype, self._device)
             except BadInput as breach:
                 self._breach = str(breach)
@@ -304,9 +298,3 @@ class Recorder(Listener):
             unheard=self._exchanges.unheard,
             sent=self._payloads.record(),
         )
-
-
-def synchronise(device: torch.device) -> None:
-    """Waits until the device has done all that it was given; a CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -16,7 +16,8 @@ from verify.protocols import Denoiser, Group, Observe
 from verify.ranks.group import Alone
 from verify.schedule import ALL_GATHER
 from verify.trace.caches import CacheWatch
-from verify.trace.recorder import Recorder, synchronise
+from verify.trace.device import synchronise
+from verify.trace.recorder import Recorder
 from verify.trace.trace import Collective
 
 
