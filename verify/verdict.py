@@ -14,18 +14,30 @@ class Verdict(StrEnum):
     PASS = "pass"
     FAIL = "fail"
     UNKNOWN = "unknown"
+    # Bits differ, by no more than rounding does; only where a run asks for a reference that cannot be equal in bits.
+    EXPLAINED = "explained by rounding"
+
+    @property
+    def holds(self) -> bool:
+        """Whether what was claimed holds: of bits, or of what rounding makes of them."""
+        return self in (Verdict.PASS, Verdict.EXPLAINED)
 
 
-EXIT_STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}
+EXIT_STATUS = {Verdict.PASS: 0, Verdict.EXPLAINED: 0, Verdict.FAIL: 1, Verdict.UNKNOWN: 3}
 EXIT_BAD_INPUT = 2
 
 
 def merge(verdicts: Iterable[Verdict]) -> Verdict:
-    """Any fail is fail; else any unknown is unknown; pass only if all pass. Nothing at all is unknown."""
+    """Any fail is fail; else any unknown is unknown; else any explained is explained; pass only if all pass.
+
+    Nothing at all is unknown.
+    """
     seen = set(verdicts)
     if Verdict.FAIL in seen:
         return Verdict.FAIL
-    return Verdict.PASS if seen == {Verdict.PASS} else Verdict.UNKNOWN
+    if not seen or not seen <= {Verdict.PASS, Verdict.EXPLAINED}:
+        return Verdict.UNKNOWN
+    return Verdict.EXPLAINED if Verdict.EXPLAINED in seen else Verdict.PASS
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ class Finding:
     data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.verdict is Verdict.PASS and self.compared.elements < 1:
+        if self.verdict.holds and self.compared.elements < 1:
             raise ValueError(f"{self.name} passed without having compared anything")
-        if self.verdict is Verdict.PASS and self.first_divergence is not None:
+        if self.verdict.holds and self.first_divergence is not None:
             raise ValueError(f"{self.name} passed and names a divergence")

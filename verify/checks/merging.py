@@ -9,7 +9,7 @@ from typing import Any
 from verify.checks.records import CHECKS
 from verify.verdict import Compared, Finding, Verdict, merge
 
-_WORST_FIRST = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.PASS)
+_WORST_FIRST = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.EXPLAINED, Verdict.PASS)
 
 
 def over_replicas(replicas: Sequence[Sequence[Finding]]) -> list[Finding]:
@@ -25,12 +25,12 @@ def over_replicas(replicas: Sequence[Sequence[Finding]]) -> list[Finding]:
         worst = min((_WORST_FIRST.index(f.verdict), _step(f), r) for r, f in enumerate(findings))[2]
         found = findings[worst]
         compared = Compared(min(f.compared.steps for f in findings), sum(f.compared.elements for f in findings))
-        if found.verdict is Verdict.PASS:
+        if found.verdict.holds:
             summary = f"{found.summary}, in each of {len(findings)} replicas"
             merged.append(replace(found, summary=summary, compared=compared))
             continue
         others = tuple(
-            f"replica {r}: {f.verdict}" + ("" if f.verdict is Verdict.PASS else f": {f.summary}")
+            f"replica {r}: {f.verdict}" + ("" if f.verdict.holds else f": {f.summary}")
             for r, f in enumerate(findings)
             if r != worst
         )
@@ -66,7 +66,7 @@ def over_requests(
         number, worst = min(parts, key=lambda part: _WORST_FIRST.index(part[1].verdict))
         steps, elements = (sum(getattr(f.compared, what) for _, f in parts) for what in ("steps", "elements"))
         told = replace(worst, compared=Compared(steps, elements))
-        if worst.verdict is Verdict.PASS:
+        if worst.verdict.holds:
             merged.append(replace(told, summary=f"{worst.summary}, in each of {len(parts)} requests"))
         elif not names[number]:
             merged.append(told)

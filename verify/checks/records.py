@@ -55,6 +55,15 @@ _RECORDS = (
         by_step=True,
     ),
     CheckRecord(
+        "rounding_explains",
+        "with --reference rounding: no step lies further from the reference's than rounding puts it",
+        "that the bytes are right, or that no fault is hidden below what rounding does; see verify help rounding",
+        "an operator that computes something else; or one that rounds more than once where the reference rounds once",
+        "noise from another seed, generator, dtype or rank than the request's",
+        compares_x_t=True,
+        by_step=True,
+    ),
+    CheckRecord(
         "loops_agree",
         "all versions of the loop hold the same bytes",
         "anything about versions not run",

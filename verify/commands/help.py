@@ -12,6 +12,7 @@ TOPICS = {
     "gate": "put my engine under a test",
     "failure": "read a failure",
     "target": "write a target",
+    "rounding": "judge a loop that cannot have the reference's bits",
     "check": "add a check to this project",
 }
 

@@ -9,6 +9,7 @@ import sys
 
 _SIGNS = {
     "✓": "+",
+    "≈": "~",
     "✗": "x",
     "±": "+-",
     "\N{MULTIPLICATION SIGN}": "x",

@@ -77,7 +77,7 @@ def _control(base: Job, world_size: int, kept: References) -> Injected:
     _start_ranks(job)
     began = time.monotonic()
     report = run_job(job, kept=kept)
-    passed = report.verdict is Verdict.PASS
+    passed = report.verdict.holds
     return Injected(
         fault=CONTROL,
         summary="no fault",
@@ -85,7 +85,7 @@ def _control(base: Job, world_size: int, kept: References) -> Injected:
         breaks="",
         expected=None,
         verdict=report.verdict,
-        fired=tuple(f.name for f in report.findings if f.verdict is not Verdict.PASS),
+        fired=tuple(f.name for f in report.findings if not f.verdict.holds),
         step=None,
         rank=None,
         seconds=round(time.monotonic() - began, 3),

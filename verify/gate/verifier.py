@@ -64,21 +64,36 @@ class Verifier:
         if not chosen:
             there = ", ".join(sorted({f"{f.name} ({f.loop})" for f in report.findings}))
             pytest.fail(f"nothing says {check or 'anything'} of {loop or 'any loop'}; there is {there}", pytrace=False)
-        failed = [finding for finding in chosen if finding.verdict is not Verdict.PASS]
-        if not failed and check is None and loop is None and report.verdict is not Verdict.PASS:
+        failed = [finding for finding in chosen if not finding.verdict.holds]
+        if not failed and check is None and loop is None and not report.verdict.holds:
             pytest.fail(f"the verdict is {report.verdict}: {'; '.join(report.notes)}", pytrace=False)
         self._end(report, failed, chosen)
+
+    def assert_explained(self, request: DenoiseRequest | None = None, **changes: Any) -> RunReport:
+        """Judges a request as :meth:`run` does, and fails unless rounding explains every step that is not equal.
+
+        Args:
+            request: as for :meth:`run`.
+            changes: likewise; ``false_alarm`` and ``draws`` among them.
+
+        Returns:
+            The report, whose verdict is ``pass`` where every byte is equal, else ``explained by rounding``.
+        """
+        __tracebackhide__ = True
+        report = self.run(request, **{"reference": "rounding"} | changes)
+        self.assert_pass(report)
+        return report
 
     def _assert_verdict(self, report: RunReport, whole: bool) -> None:
         """The report as a whole. Unless ``whole``, checks that have a claim of their own are only named."""
         __tracebackhide__ = True
         self._assert_finished(report)
-        failed = [f for f in report.findings if f.verdict is not Verdict.PASS]
+        failed = [f for f in report.findings if not f.verdict.holds]
         names = ", ".join(f"{f.name} ({f.loop})" for f in failed) or "; ".join(report.notes)
         rest = [failure_text(f, report.command) for f in failed if whole or f.name not in CLAIMED]
         text = "\n\n".join([f"the verdict is {report.verdict}: {names}", *rest])
         record(self.config, VERDICT, "*", report.verdict, "", text if failed else "every check passes")
-        if report.verdict is not Verdict.PASS:
+        if not report.verdict.holds:
             pytest.fail(text, pytrace=False)
 
     def _end(self, report: RunReport, failed: list[Finding], chosen: list[Finding]) -> None:
@@ -136,6 +151,6 @@ class Verifier:
         if not found:
             pytest.fail("nothing was judged: " + "; ".join(document.notes), pytrace=False)
         text = failure_text(found[0], document.replays.get(claim.check, document.command))
-        record_finding(self.config, found[0], "" if found[0].verdict is Verdict.PASS else text)
-        if found[0].verdict is not Verdict.PASS:
+        record_finding(self.config, found[0], "" if found[0].verdict.holds else text)
+        if not found[0].verdict.holds:
             pytest.fail(text, pytrace=False)

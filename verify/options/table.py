@@ -119,8 +119,12 @@ RUN = Command(
                    always=True),
             TARGET,
             TARGET_OPTION,
-            Option("--reference", "full, or inductive: each step from the x_t recorded before it", "reference",
-                   default="full", metavar="MODE"),
+            Option("--reference", "full; inductive: each step from the x_t recorded before it; or rounding: likewise, "
+                   "for loops that differ from it by rounding", "reference", default="full", metavar="MODE"),
+            Option("--false-alarm", "with --reference rounding: the probability of one in the whole run", "false_alarm",
+                   default=1e-6, type=float, metavar="P"),
+            Option("--draws", "with --reference rounding: how often each step is repeated", "draws", default=16,
+                   type=int, metavar="K"),
             Option("--requests", "one; sequence: two others, then the first again; or matrix: a pairwise covering set. "
                    "If not given, sequence where it costs seconds (--preset tiny), else one", "requests",
                    metavar="SET"),

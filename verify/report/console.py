@@ -29,7 +29,7 @@ from verify.verdict import Verdict
 
 # A log has no width of its own; lines longer than this are no longer read as rows.
 _WIDEST = 160
-_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow"}
+_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "yellow", Verdict.EXPLAINED: "green"}
 
 
 Detail = Literal["quiet", "usual", "verbose"]

@@ -35,7 +35,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    shapes, words = ({verdict: mark.split()[i] for verdict, mark in MARKS.items()} for i in (0, -1))
+    shapes, words = ({verdict: mark.partition(" ")[i] for verdict, mark in MARKS.items()} for i in (0, 2))
     environment.globals.update(svg=svg, words=words, sentences=WORDS, marks=shapes)
     environment.filters.update(breakable=_breakable, column=_column, anchor=slug)
     environment.filters.update(kind=_kind, grouped=_grouped, side_by_side=lambda block: _SIDE_BY_SIDE[_kind(block)])

@@ -18,6 +18,7 @@ from verify.verdict import Verdict
 _SHAPES = {
     Verdict.PASS: '<circle cx="8" cy="8" r="7"/><path d="M4.5 8.3l2.4 2.4 4.6-5"/>',
     Verdict.FAIL: '<path class="body" d="M5 1h6l4 4v6l-4 4H5l-4-4V5z"/><path d="M5.3 5.3l5.4 5.4M10.7 5.3l-5.4 5.4"/>',
+    Verdict.EXPLAINED: '<circle cx="8" cy="8" r="7"/><path d="M3.8 6.8q2-2 4.2-.4t4.2-.4M3.8 10.3q2-2 4.2-.4t4.2-.4"/>',
     Verdict.UNKNOWN: (
         '<path class="body" d="M8 .6L15.4 8 8 15.4.6 8z"/><path d="M6 6.6a2 2 0 1 1 2.6 1.9q-.6.3-.6 1M8 11.4v.3"/>'
     ),

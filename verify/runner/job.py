@@ -25,10 +25,12 @@ from verify.trace.window import Window, windows_of
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 DEFAULT_TIMEOUT = 300.0
+FALSE_ALARM, DRAWS = 1e-6, 16
 # A sequence denoises this often three times over; more takes longer than a default may.
 _LIGHT_TIMESTEPS = 100
 # The reference as one loop from the noise on, or each step of it from the x_t recorded before it.
-FULL, INDUCTIVE = REFERENCE_MODES = ("full", "inductive")
+# For loops that cannot equal it in bits: each step again, and held to what rounding makes of it.
+FULL, INDUCTIVE, ROUNDING = REFERENCE_MODES = ("full", "inductive", "rounding")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ class Job:
         backend: ``gloo``, ``nccl`` or None for what fits.
         timeout: seconds for all loops together.
         reference: ``full``: the reference is one loop from the noise on; ``inductive``: each step of it starts from the
-            ``x_t`` recorded before it, so that several wrong steps are all told.
+            ``x_t`` recorded before it, so that several wrong steps are all told; ``rounding``: as inductive, and a step
+            may differ by what rounding explains.
+        false_alarm: with ``rounding``, the probability of "not explained" where everything is rounding, over all loops.
+        draws: with ``rounding``, how often each step is repeated under randomised rounding.
         image: where the picture of rank 0's final latent is written, a PNG file; None for no picture.
         window: how many steps' ``x_t`` are kept at a time; None for all. See :attr:`windows`.
         larger_world: whether the CFG group is a part of a larger world, as where tensor parallelism is used beside it.
@@ -73,6 +78,8 @@ class Job:
     fresh_interpreters: bool = False
     requests: str | None = None
     fills_memory: bool = False
+    false_alarm: float = FALSE_ALARM
+    draws: int = DRAWS
 
     @property
     def request_set(self) -> str:
@@ -114,6 +121,11 @@ class Job:
             return False
         return None
 
+    @property
+    def stepwise(self) -> bool:
+        """Whether each step of the reference starts from the ``x_t`` recorded before it."""
+        return self.reference != FULL
+
     def asking(self, asked: Asked) -> Job:
         """The job that judges one request of the set."""
         dtype = self.options.dtype if asked.dtype is None else asked.dtype
@@ -122,7 +134,12 @@ class Job:
         # The picture is the first one's.
         image = self.image if asked == self.asked[0] else None
         fills = self.fills_memory or asked.again
-        return replace(self, request=asked.request, options=options, requests=ONE, fills_memory=fills, image=image)
+        # So that the whole set keeps to the probability of a false alarm.
+        alarm = self.false_alarm / len(self.asked)
+        return replace(
+            self, request=asked.request, options=options, requests=ONE, fills_memory=fills, image=image,
+            false_alarm=alarm if self.reference == ROUNDING else self.false_alarm,
+        )  # fmt: skip
 
     @property
     def ranks(self) -> int:
@@ -199,10 +216,14 @@ class Job:
             raise BadInput.of("reference", self.reference, f"one of {', '.join(REFERENCE_MODES)}", "choose one")
         if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
             raise BadInput.of("window", self.window, "an integer from 1", "give the steps to keep at a time")
-        if self.window is not None and self.reference == INDUCTIVE:
+        if not 0 < self.false_alarm <= 0.5:
+            raise BadInput.of("false alarm", self.false_alarm, "a probability above 0 and up to 0.5", "choose one")
+        if not isinstance(self.draws, int) or not 8 <= self.draws <= 1000:
+            raise BadInput.of("draws", self.draws, "an integer from 8 to 1000", "choose one in that range")
+        if self.window is not None and self.stepwise:
             raise BadInput(
-                "--window and --reference inductive were both given, expected one of them, since each step is computed "
-                "anew from the x_t before it, and a window does not hold the first; leave one out"
+                f"--window and --reference {self.reference} were both given, expected one of them, since each step is "
+                "computed anew from the x_t before it, and a window does not hold the first; leave one out"
             )
         if self.expect not in (*LOOP_KINDS[1:], ANY):
             raise BadInput.of("expect", self.expect, f"one of {', '.join((*LOOP_KINDS[1:], ANY))}", "choose one")

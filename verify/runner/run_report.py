@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from verify.report.documents.parts import Check, Failure, Made, finite, head
+from verify.report.documents.rounding import Rounding
 from verify.report.documents.run import Judged, Picture, Replica, Run, Schedule
 from verify.verdict import EXIT_STATUS, Finding, Verdict
 
@@ -88,6 +89,11 @@ class RunReport:
             failure=None if self.failure is None else msgspec.convert(self.failure, Failure),
             replicas=tuple(msgspec.convert(replica, Replica) for replica in self.replicas),
             requests=tuple(msgspec.convert(finite(request), Judged) for request in self.requests),
+            rounding=tuple(
+                msgspec.convert(finite({"loop": finding.loop, **finding.data["rounding"]}), Rounding)
+                for finding in self.findings
+                if "rounding" in finding.data
+            ),
             picture=None if self.picture is None else msgspec.convert(self.picture, Picture),
         )
 

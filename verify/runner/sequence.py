@@ -14,7 +14,7 @@ from verify.checks.requests_matter import requests_matter
 from verify.checks.requests_repeat import Between, requests_repeat, survived
 from verify.errors import BadInput, Unjudged
 from verify.ranks.failure.failure import RankFailure
-from verify.runner.job import Job
+from verify.runner.job import ROUNDING, Job
 from verify.runner.requests import MATRIX, PARAMETERS, SEQUENCE, Asked, neighbours
 from verify.runner.run_report import RunReport
 from verify.runner.tracing import Traces
@@ -138,7 +138,7 @@ def _each(job: Job, one: OneRequest, asked: Sequence[Asked], began: float) -> It
         if number:
             report = _of_what_can_be_seen(alone, report)
         yield _Judged(number, name, each, alone, report, traces)
-        passed = report.verdict is Verdict.PASS
+        passed = report.verdict.holds
         if not passed and (job.request_set == SEQUENCE or (not number and not traces)):
             return
         if time.monotonic() - began > job.timeout:
@@ -201,7 +201,10 @@ def _repeat(job: Job, one: OneRequest, judged: Sequence[_Judged], total: int) ->
             compared = [Between(first, second, (", the first time", ", again")) for first, second in pairs]
         if alone is not None:
             before, after = alone
-            compared.append(Between(before, after.traces[loop][0], (" in fresh ranks", f", {after.name}")))
+            own = after.traces[loop][0]
+            if job.reference == ROUNDING:  # A loop need not have the reference's bytes; the reference has its own.
+                own = one.reference(after.job, "the reference once more")
+            compared.append(Between(before, own, (" in fresh ranks", f", {after.name}")))
         findings.append(requests_repeat(loop, compared, others, reason))
     return findings
 
@@ -211,7 +214,7 @@ def _in_fresh_ranks(one: OneRequest, judged: Sequence[_Judged]) -> tuple[Trace, 
 
     State that a target keeps changes reference and loops alike; only a process that never saw another request differs.
     """
-    passed = [each for each in judged[1:] if each.verdict is Verdict.PASS and not each.asked.again]
+    passed = [each for each in judged[1:] if _holds(each.verdict) and not each.asked.again]
     after = min(passed, key=lambda each: (each.job.ranks, each.job.request.num_timesteps), default=None)
     with one.afresh() as fresh:
         if fresh is None or after is None:
@@ -225,10 +228,10 @@ def _in_fresh_ranks(one: OneRequest, judged: Sequence[_Judged]) -> tuple[Trace, 
 def _survivors(job: Job, one: OneRequest, judged: Sequence[_Judged]) -> list[Finding]:
     """For a later request that fails: whether it fails alone, in fresh ranks, too. Findings only if it does not."""
     failing = next((e for e in judged[1:] if e.report is not None and not e.asked.again and _failed(e.report)), None)
-    if failing is None or judged[0].verdict is not Verdict.PASS:
+    if failing is None or not _holds(judged[0].verdict):
         return []
     with one.afresh() as fresh:
-        if fresh is None or fresh.judge(failing.job, f"{failing.name}, alone")[0].verdict is not Verdict.PASS:
+        if fresh is None or not fresh.judge(failing.job, f"{failing.name}, alone")[0].verdict.holds:
             return []
     assert failing.report is not None
     failure = failing.report.failure
@@ -243,6 +246,10 @@ def _survivors(job: Job, one: OneRequest, judged: Sequence[_Judged]) -> list[Fin
     return findings
 
 
+def _holds(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.holds
+
+
 def _failed(report: RunReport) -> bool:
     return report.verdict is Verdict.FAIL or report.failure is not None
 
@@ -251,7 +258,7 @@ def _matter(job: Job, one: OneRequest, judged: Sequence[_Judged]) -> Finding:
     """Whether each parameter changes the reference's bytes in some request of the set."""
     ignored = getattr(find_target(job.target), "ignores", ())
     cheapest = sorted(
-        (each for each in judged if each.verdict is Verdict.PASS and not each.asked.again),
+        (each for each in judged if _holds(each.verdict) and not each.asked.again),
         key=lambda each: each.job.request.num_timesteps * each.job.ranks,
     )
     shown_by: dict[str, str | None] = {}
@@ -264,6 +271,8 @@ def _matter(job: Job, one: OneRequest, judged: Sequence[_Judged]) -> Finding:
         tried = False
         for each in cheapest:
             right = next(iter(each.traces.values()))[0]
+            if job.reference == ROUNDING:
+                right = one.reference(each.job.checked(), "the reference itself")
             for changed in neighbours(each.asked, parameter, each.job.resolved.schedule):
                 try:
                     other = one.reference(job.asking(changed).checked(), f"the reference with another {parameter}")

@@ -12,7 +12,7 @@ from verify.checks.each_step import each_step
 from verify.errors import BadInput
 from verify.ranks.failure.status import RankStatus
 from verify.ranks.task_runner import TaskRunner, Watcher
-from verify.runner.job import INDUCTIVE, Job
+from verify.runner.job import Job
 from verify.runner.replay import References, reference_key
 from verify.targets.protocol import REFERENCE
 from verify.tasks.probe_inputs import probe_inputs
@@ -56,7 +56,7 @@ def trace_all(
     """The traces of the reference and of each loop to be judged, one a rank, over one window of steps."""
     key = (*reference_key(job), window)
     traces: Traces = {}
-    for plan in job.judged_plans() if job.reference == INDUCTIVE else job.plans():
+    for plan in job.judged_plans() if job.stepwise else job.plans():
         name = plan.loop_name
         if plan.loop == REFERENCE and key in kept.traces:
             traces[name] = kept.traces[key]

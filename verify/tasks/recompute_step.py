@@ -16,12 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verify.bits import same_bits
-from verify.protocols import State
+from verify.protocols import Denoiser, State
 from verify.ranks.group import Alone
 from verify.ranks.rank import Rank
 from verify.targets.finding import find_target
-from verify.targets.protocol import REFERENCE
-from verify.tasks.stage import Plan, Stage
+from verify.tasks.stage import Plan, Stage, reference_plan
 from verify.trace.contract import plain_copy
 from verify.trace.further import FurtherWatch, given_back
 from verify.trace.listener import HeardDenoiser, Listener
@@ -98,19 +97,28 @@ def _before(trace: Trace, step: int) -> Tensor | None:
 
 def recompute(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> tuple[Tensor, list[Anew]]:
     """What the network is first given of this rank's initial latent, and the steps that this rank computes anew."""
-    stage = Stage.of(rank, replace(plan, loop=REFERENCE, loop_reference=None))
+    stage = Stage.of(rank, reference_plan(plan))
+    own = own_checks(stage, checks)
+    with stage.arithmetic():
+        results = [taken_anew(stage, check) for check in own]
+    return start_of(stage), results
+
+
+def own_checks(stage: Stage, checks: Sequence[StepCheck]) -> list[StepCheck]:
+    """The checks that are this rank's to make; called on every rank."""
     x_0 = stage.prepared.x_0
     if stage.prepared.input is not None:
         # What the first evaluation was given is not the x_t itself; that is rank 0's noise.
-        rank.group.broadcast(x_0)
-    results = []
-    with stage.arithmetic():
-        for check in checks:
-            if check.checker == rank.rank:
-                begins = x_0 if check.step == 0 and stage.prepared.input is not None else check.x_t
-                results.append(_anew(stage, replace(check, x_t=begins)))
-    start = x_0 if stage.prepared.input is None else stage.prepared.input(x_0, 0)
-    return start, results
+        stage.rank.group.broadcast(x_0)
+        checks = [replace(check, x_t=x_0) if check.step == 0 else check for check in checks]
+    return [check for check in checks if check.checker == stage.rank.rank]
+
+
+def start_of(stage: Stage) -> Tensor:
+    """What the network is first given of this rank's initial latent."""
+    x_0, given = stage.prepared.x_0, stage.prepared.input
+    start: Tensor = x_0 if given is None else given(x_0, 0)
+    return start
 
 
 def confirm(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> list[Anew] | None:
@@ -118,7 +126,7 @@ def confirm(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> list[Anew] |
 
     Runs on rank 0; the others help the target to prepare, and return None.
     """
-    plan = replace(plan, loop=REFERENCE, loop_reference=None)
+    plan = reference_plan(plan)
     stage = Stage.of(rank, plan)
     own = _Kept(max(check.step for check in checks))
     if rank.rank == 0:
@@ -131,25 +139,29 @@ def confirm(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> list[Anew] |
             continue
         with stage.arithmetic():
             begins = stage.prepared.x_0 if check.step == 0 else own.x_t[check.step - 1]
-            again = _anew(stage, StepCheck(check.step, (), begins, 0, own.state.get(check.step - 1, {})))
+            again = taken_anew(stage, StepCheck(check.step, (), begins, 0, own.state.get(check.step - 1, {})))
             same = again.x_t is not None and same_bits(again.x_t, own.x_t[check.step])
-            results.append(_anew(anew, check) if same else Anew(check.step, check.ranks, None, again.reason))
+            results.append(taken_anew(anew, check) if same else Anew(check.step, check.ranks, None, again.reason))
     return None if rank.rank else results
 
 
-def _anew(stage: Stage, check: StepCheck) -> Anew:
-    """One step of the reference, by the target's ``resume`` or over a schedule of one step."""
+def taken_anew(stage: Stage, check: StepCheck, network: Denoiser | None = None) -> Anew:
+    """One step of the reference, by the target's ``resume`` or over a schedule of one step.
+
+    ``network``: evaluates in place of the stage's denoiser.
+    """
     rank, step = stage.rank, check.step
+    network = stage.prepared.denoiser if network is None else network
     rank.status.activity(f"step {step} of the reference, alone")
     target, x_t = find_target(stage.plan.target), check.x_t.to(rank.device, copy=True)
     watch = _Kept(step, first=step)
     try:
         if hasattr(target, "resume") and step:
-            denoiser = HeardDenoiser(stage.prepared.denoiser, watch)
+            denoiser = HeardDenoiser(network, watch)
             state = {name: given_back(value, rank.device) for name, value in check.state.items()}
             watch.until_reached(lambda: target.resume(denoiser, stage.request, x_t, step, state, watch.observe))
         else:
-            denoiser = HeardDenoiser(stage.prepared.denoiser, Listener(), step)
+            denoiser = HeardDenoiser(network, Listener(), step)
             alone = stage.request.resolved(stage.request.schedule.of_step(step))
             shown = lambda at, x_t, state=None: watch.observe(step, x_t)  # noqa: E731
             watch.until_reached(lambda: stage.loop(denoiser, alone, x_t, Alone(), shown))

@@ -52,6 +52,11 @@ class Plan:
         return self.loop if self.loop_reference is None else self.loop_reference.rpartition("/")[2]
 
 
+def reference_plan(plan: Plan) -> Plan:
+    """The reference of what a plan runs."""
+    return replace(plan, loop=REFERENCE, loop_reference=None)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A loop and all that it is given on one rank.

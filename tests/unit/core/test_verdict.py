@@ -9,7 +9,7 @@ import pytest
 from verify.errors import BadInput, Unjudged
 from verify.verdict import EXIT_BAD_INPUT, EXIT_STATUS, Compared, Divergence, Finding, Verdict, merge
 
-PASS, FAIL, UNKNOWN = Verdict.PASS, Verdict.FAIL, Verdict.UNKNOWN
+PASS, FAIL, UNKNOWN, EXPLAINED = Verdict.PASS, Verdict.FAIL, Verdict.UNKNOWN, Verdict.EXPLAINED
 
 
 def test_nothing_at_all_is_unknown() -> None:
@@ -31,10 +31,17 @@ def test_what_is_no_verdict_does_not_pass() -> None:
     assert merge([FAIL, "skipped"]) is FAIL  # type: ignore[list-item]
 
 
+def test_what_rounding_explains_never_passes_for_bits() -> None:
+    assert merge([PASS, EXPLAINED, PASS]) is EXPLAINED
+    assert merge([UNKNOWN, EXPLAINED]) is UNKNOWN
+    assert merge([FAIL, EXPLAINED, UNKNOWN]) is FAIL
+    assert [verdict for verdict in Verdict if verdict.holds] == [PASS, EXPLAINED]
+
+
 def test_exit_statuses() -> None:
-    assert EXIT_STATUS == {PASS: 0, FAIL: 1, UNKNOWN: 3}
+    assert EXIT_STATUS == {PASS: 0, EXPLAINED: 0, FAIL: 1, UNKNOWN: 3}
     assert EXIT_BAD_INPUT == 2
-    assert [str(v) for v in Verdict] == ["pass", "fail", "unknown"]
+    assert [str(v) for v in Verdict] == ["pass", "fail", "unknown", "explained by rounding"]
 
 
 @pytest.mark.parametrize("compared", [Compared(), Compared(49, 0), Compared(0, 0), Compared(1, -1)])

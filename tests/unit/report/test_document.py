@@ -79,7 +79,7 @@ CLOSED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "$.failure": lambda d: d["failure"],
     "$.failure.ranks[0]": lambda d: d["failure"]["ranks"][0],
 }
-OPTIONAL = {"kind", "replicas", "requests", "picture", "awaited", "where", "schema"}
+OPTIONAL = {"kind", "replicas", "requests", "picture", "rounding", "awaited", "where", "schema"}
 
 
 def example_with(path: str) -> dict[str, Any]:

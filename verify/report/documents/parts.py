@@ -162,9 +162,9 @@ class Check(Part, frozen=True):
     data: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if self.verdict is Verdict.PASS and self.compared.elements < 1:
+        if self.verdict.holds and self.compared.elements < 1:
             raise ValueError(f"{self.name} passed without having compared anything")
-        if self.verdict is Verdict.PASS and self.first_divergence is not None:
+        if self.verdict.holds and self.first_divergence is not None:
             raise ValueError(f"{self.name} passed and names a divergence")
 
     @classmethod
@@ -218,7 +218,7 @@ class Failure(Part, frozen=True):
 def merged_verdict(checks: Iterable[Finding | Check], failed: bool) -> Verdict:
     """What checks add up to. ``failed`` says that the run did not finish, so that it cannot pass."""
     merged = merge(check.verdict for check in checks)
-    return Verdict.UNKNOWN if failed and merged is Verdict.PASS else merged
+    return Verdict.UNKNOWN if failed and merged.holds else merged
 
 
 def require_merged(verdict: Verdict, checks: tuple[Check, ...], failure: Failure | None) -> None:

@@ -18,6 +18,7 @@ from verify.report.documents.parts import (
     WorldSize,
     require_merged,
 )
+from verify.report.documents.rounding import Rounding
 from verify.verdict import Verdict
 
 
@@ -81,6 +82,7 @@ class Run(Document, frozen=True, tag="run"):
     replicas: tuple[Replica, ...] = ()
     requests: tuple[Judged, ...] = ()
     picture: Picture | None = None
+    rounding: tuple[Rounding, ...] = ()
 
     def __post_init__(self) -> None:
         require_merged(self.verdict, self.checks, self.failure)

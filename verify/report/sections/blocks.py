@@ -10,8 +10,18 @@ from typing import Any
 from verify.verdict import Verdict
 
 # How a verdict is marked and called, in every medium: a shape with a word, and a sentence.
-MARKS = {Verdict.PASS: "✓ pass", Verdict.FAIL: "✗ FAIL", Verdict.UNKNOWN: "? unknown"}
-WORDS = {Verdict.PASS: "Pass", Verdict.FAIL: "Fail", Verdict.UNKNOWN: "Unknown: it could not be judged"}
+MARKS = {
+    Verdict.PASS: "✓ pass",
+    Verdict.FAIL: "✗ FAIL",
+    Verdict.UNKNOWN: "? unknown",
+    Verdict.EXPLAINED: "≈ explained by rounding",
+}
+WORDS = {
+    Verdict.PASS: "Pass",
+    Verdict.FAIL: "Fail",
+    Verdict.UNKNOWN: "Unknown: it could not be judged",
+    Verdict.EXPLAINED: "Explained by rounding: not the same bits",
+}
 _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+( to [-+]?[\d.]+)?( ?%)?( \([-+]?[\d.]+ to [-+]?[\d.]+\))?|-|")
 
 

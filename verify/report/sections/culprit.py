@@ -19,7 +19,7 @@ _ENVIRONMENT = "environments_agree"
 
 def first_to_read(checks: Sequence[Check]) -> Check | None:
     """Of what did not pass: a failed environment, which explains the rest, or else the earliest failure."""
-    troubled = [check for check in checks if check.verdict is not Verdict.PASS]
+    troubled = [check for check in checks if not check.verdict.holds]
     return min(troubled, key=_urgency, default=None)
 
 

@@ -10,7 +10,6 @@ import msgspec
 from verify.report.documents.parts import Check
 from verify.report.documents.run import Run
 from verify.report.sections.blocks import Block, Chart, Strip, Strips, Table, TokenMap
-from verify.verdict import Verdict
 
 LEGEND = (
     "Each rank has one bar per step. A low bar: every byte agrees. A tall bar: bytes differ, and its height is the "
@@ -81,7 +80,7 @@ def strips(document: Run) -> list[Strips]:
 def _strips(check: Check, document: Run) -> list[Strip]:
     pairs, steps = _pairs(check), document.schedule.steps
     if not pairs:
-        agreed = check.compared.steps if check.verdict is Verdict.PASS else 0
+        agreed = check.compared.steps if check.verdict.holds else 0
         states = (0.0,) * agreed + (None,) * max(0, steps - agreed)
         return [_strip(rank, states) for rank in range(document.world_size)]
     made = []

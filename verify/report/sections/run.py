@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from verify.report.documents.parts import Check, Failure
 from verify.report.documents.run import Picture, Run
 from verify.report.message import failure_text, indented, rank_failure_text, rank_line
-from verify.report.sections import environment
+from verify.report.sections import environment, rounding
 from verify.report.sections.blocks import (
     Block,
     Cell,
@@ -62,7 +62,10 @@ def _at_fault(d: Run) -> str:
 def _said(d: Run) -> str:
     if d.failure is not None and d.verdict is Verdict.UNKNOWN:
         return f"{d.failure.task}: {d.failure.cause}"
-    if d.verdict is Verdict.PASS:
+    if d.verdict.holds:
+        if d.verdict is Verdict.EXPLAINED:
+            apart = [each.loop for each in d.rounding if each.decision != "equal"]
+            return f"Not the reference's bits, by no more than rounding explains: {', '.join(apart)}."
         agreed = next((f" {c.summary[0].upper()}{c.summary[1:]}." for c in d.checks if c.name == "ranks_agree"), "")
         return f"All {len(d.checks)} checks passed.{agreed}"
     check = first_to_read(d.checks)
@@ -119,14 +122,16 @@ def _count(number: int, what: str) -> str:
 
 
 def _sections(d: Run) -> Iterator[Section]:
-    troubled = [check for check in d.checks if check.verdict is not Verdict.PASS]
-    if d.verdict is not Verdict.PASS:
+    troubled = [check for check in d.checks if not check.verdict.holds]
+    if not d.verdict.holds:
         yield from _fault(d)
     checks = Section("Checks", [checks_table(d.checks), *_collectives(d), *_requests(d)])
     drawn = strips(d)
     agreement = Section("Agreement, step by step", [Paragraph(LEGEND), *drawn] if drawn else [], page_only=True)
     if d.checks:
-        yield from (checks, agreement) if d.verdict is Verdict.PASS else (agreement, checks)
+        yield from (checks, agreement) if d.verdict.holds else (agreement, checks)
+    if d.rounding:
+        yield rounding.section(d.rounding)
     if troubled:
         failed = any(check.verdict is Verdict.FAIL for check in troubled)
         yield Section("What failed" if failed else "What could not be judged", list(_evidence(d, troubled)))
