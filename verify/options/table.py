@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from verify.options.option import Command, Group, Option
+from verify.options.rounding import ROUNDING
 from verify.options.targets import given_options, split_options
 
 TARGETS = "builtin, vllm_omni, FILE.py:NAME or PACKAGE.MODULE:NAME"
@@ -119,12 +120,9 @@ RUN = Command(
                    always=True),
             TARGET,
             TARGET_OPTION,
-            Option("--reference", "full; inductive: each step from the x_t recorded before it; or rounding: likewise, "
-                   "for loops that differ from it by rounding", "reference", default="full", metavar="MODE"),
-            Option("--false-alarm", "with --reference rounding: the probability of one in the whole run", "false_alarm",
-                   default=1e-6, type=float, metavar="P"),
-            Option("--draws", "with --reference rounding: how often each step is repeated", "draws", default=16,
-                   type=int, metavar="K"),
+            Option("--reference", "full; inductive: each step from the x_t recorded before it; rounding: so too, and it "
+                   "may differ by rounding", "reference", default="full", metavar="MODE"),
+            *ROUNDING,
             Option("--requests", "one; sequence: two others, then the first again; or matrix: a pairwise covering set. "
                    "If not given, sequence where it costs seconds (--preset tiny), else one", "requests",
                    metavar="SET"),
