@@ -120,8 +120,8 @@ RUN = Command(
                    always=True),
             TARGET,
             TARGET_OPTION,
-            Option("--reference", "full; inductive: each step from the x_t recorded before it; rounding: so too, and it "
-                   "may differ by rounding", "reference", default="full", metavar="MODE"),
+            Option("--reference", "full; inductive: each step from the x_t recorded before it; rounding: so too, and "
+                   "it may differ by rounding", "reference", default="full", metavar="MODE"),
             *ROUNDING,
             Option("--requests", "one; sequence: two others, then the first again; or matrix: a pairwise covering set. "
                    "If not given, sequence where it costs seconds (--preset tiny), else one", "requests",
