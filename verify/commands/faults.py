@@ -101,8 +101,8 @@ def _named(arguments: argparse.Namespace, world_size: int, job: Job) -> list[str
     if not arguments.only:
         possible = [name for name, fault in known.items() if fault.least_ranks <= world_size]
         if not possible:
-            due = " or ".join(sorted({str(fault.least_ranks) for fault in known.values()}))
-            raise BadInput.of("--world-size", world_size, f"{due} for the faults of {file}", "use that")
+            needed = " or ".join(sorted({str(fault.least_ranks) for fault in known.values()}))
+            raise BadInput.of("--world-size", world_size, f"{needed} for the faults of {file}", "use that")
         return possible
     names: list[str] = arguments.only.split(",")
     for name in names:

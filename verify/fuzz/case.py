@@ -98,9 +98,9 @@ class Values:
         bits = patterns[:, 0] ^ (_hash(index, salt + 1) & patterns[:, 1])
         if self.near:
             bits = bits ^ others[self.near].astype(np.uint64)
-        for place, value in self.edits:
+        for index_of_edit, value in self.edits:
             if count:
-                bits[place % count] = value
+                bits[index_of_edit % count] = value
         built: Bits = bits.astype(form.unsigned)
         return built
 
@@ -171,7 +171,7 @@ class Case:
                 "patterns": [[word(bits), word(mask)] for bits, mask in v.patterns],
                 "seed": v.seed,
                 "near": v.near,
-                "edits": [[place, word(bits)] for place, bits in v.edits],
+                "edits": [[index, word(bits)] for index, bits in v.edits],
             }
 
         return {
@@ -254,7 +254,7 @@ def _values(data: Any, form: Float) -> Values:
         patterns=tuple((word(bits), word(mask)) for bits, mask in data["patterns"]),
         seed=int(data["seed"]),
         near=data["near"],
-        edits=tuple((int(place), word(bits)) for place, bits in data["edits"]),
+        edits=tuple((int(index), word(bits)) for index, bits in data["edits"]),
     )
 
 

@@ -13,6 +13,9 @@ from typing import Any
 class Option:
     """One option of a command.
 
+    ``Option("--seed", "of the noise", "request.seed", default=0, type=int)`` gives the parser an argument, fills the field
+    ``seed`` of the job's request, and writes ``--seed 3`` into the command line that reproduces a job with seed 3.
+
     Attributes:
         flag: as it is written: ``--num-timesteps``; a positional argument is written without dashes.
         help: one line; the default is added to it.
@@ -58,7 +61,7 @@ class Option:
     @property
     def told(self) -> str:
         """What help says of it."""
-        known = self.default is not None and not self.repeated
+        known = self.default is not None and not self.repeated and not self.switch
         default = f" (default {' '.join(self.words_of(self.default))})" if known else ""
         return (self.help + default).replace("%", "%%")
 

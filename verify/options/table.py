@@ -115,8 +115,8 @@ RUN = Command(
         Group("what is judged", (
             LOOPS,
             LOOP,
-            Option("--expect", "what --loop is held to: broadcast, local, round_robin or any", "expect",
-                   shown=lambda job: job.expect if job.loop_reference else None, default="local", metavar="KIND",
+            Option("--expect", "the version whose exchanges --loop must make: broadcast, local, round_robin or any",
+                   "expect", shown=lambda job: job.expect if job.loop_reference else None, default="local", metavar="KIND",
                    always=True),
             TARGET,
             TARGET_OPTION,
@@ -126,10 +126,10 @@ RUN = Command(
             Option("--requests", "one; sequence: two others, then the first again; or matrix: a pairwise covering set. "
                    "If not given, sequence where it costs seconds (--preset tiny), else one", "requests",
                    metavar="SET"),
-            Option("--fill-memory", "memory that nothing has written yet holds NaN", "fills_memory", default=False,
-                   switch=True),
-            Option("--window", "keep x_t of K steps at a time, in a pass for each K steps; all if not given", "window",
-                   type=int, metavar="K"),
+            Option("--fill-memory", "fill memory that nothing has written yet with NaN, so that reading it shows",
+                   "fills_memory", default=False, switch=True),
+            Option("--window", "judge K steps at a time, in as many runs of the loop, where all x_t take too much memory",
+                   "window", type=int, metavar="K"),
         )),
         PLACEMENT,
         Group("how ranks are started", (

@@ -30,8 +30,8 @@ class Rank:
         group: the CFG-parallel group.
         status: to say where it is.
         memo: what tasks keep between calls: models, denoisers.
-        expect: called before a task's work begins, with how many bytes of large tensors it is going to return, it has
-            memory for them made ready meanwhile. They may turn out to be fewer, more or none.
+        expect: a task may call it before its work begins, with the bytes of large tensors that it is going to return.
+            The controller then makes memory ready meanwhile. The task may return fewer bytes, more or none.
         replica: which CFG-parallel group of several this is; None where there is one.
         held: the settings that each task begins with.
         world: the default group of torch.distributed, as the rank joined it.

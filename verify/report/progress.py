@@ -69,7 +69,7 @@ class ProgressReport:
         if self._bars is not None:
             if now - self._drawn >= _SECONDS_BETWEEN_REFRESHES:
                 self._draw(part, now)
-        elif now - part.spoke >= _SECONDS_BETWEEN_LINES:
+        elif now - part.spoke >= _SECONDS_BETWEEN_LINES and done < part.total:
             part.spoke = now
             left = f", about {(now - part.began) * (part.total / done - 1):.0f} s left" if done > 0 else ""
             self._say(f"{name}: {done} of {part.total}{left}")

@@ -23,10 +23,10 @@ class Awaited:
         waiting: the ranks that called it and do not go on.
         missing: the ranks that never joined it.
         finished: those of the missing that have finished their task.
-        where: ``in`` it, if those that wait are known to: their hosts stand in it, or all before it is over since the
-            missing have finished. Else ``in or before`` a gather: a host runs ahead of its device, and the device of a
-            missing rank may be stuck, or be gone with what it had still to do. And ``near`` a broadcast, which may also
-            be over for its source, which only sends, or for one that has received.
+        where: how surely they wait in it. ``in``: their hosts stand in it, or the missing ranks have finished, so that
+            all earlier collectives are over. ``in or before``: it is a gather, and hosts run ahead of their devices:
+            the device of a missing rank may be stuck in an earlier collective, or have ended with work left to do.
+            ``near``: it is a broadcast, which may be over already for its source and for ranks that have received.
     """
 
     collective: str
@@ -55,9 +55,8 @@ class Awaited:
 def awaited(reports: Sequence[RankReport]) -> Awaited | None:
     """The collective that ranks wait in for a peer of their replica; of several, the one that comes first.
 
-    None if nobody waits, or if all have called it: then a slow network or device is as likely as a peer that is
-    missing. None too where it is not known what a rank has called: it went on while the others were looked at, or has
-    fallen silent.
+    None if nobody waits. None if every rank has called it, because then a slow network or device is as likely as a
+    missing peer. None if it is unknown what some rank has called: it went on meanwhile, or it has fallen silent.
     """
     replicas: dict[int, list[RankReport]] = {}
     for report in reports:

@@ -34,8 +34,9 @@ class RankStatus:
 
 
 class StatusPage:
-    """Shared pages with one record a rank, and a ring of its last collectives. Writing costs a microsecond or
-    two and never touches the device.
+    """Shared memory with one record per rank, and a ring buffer of its last collectives.
+
+    Writing takes a microsecond or two and never touches the device.
     """
 
     def __init__(self, descriptor: int, world_size: int) -> None:
@@ -48,9 +49,9 @@ class StatusPage:
         """Bytes of a page for so many ranks."""
         return _SLOT * world_size
 
-    def write(self, rank: int, place: RankStatus) -> None:
+    def write(self, rank: int, status: RankStatus) -> None:
         """Sets the record of ``rank``; of its calls the count alone, the rest is what :meth:`note` wrote."""
-        self.record(rank, place.step, place.marks, _bytes(place.task, 48), place.activity, place.calls.count)
+        self.record(rank, status.step, status.marks, _bytes(status.task, 48), status.activity, status.calls.count)
 
     def record(self, rank: int, step: int, marks: int, task: bytes, activity: str, called: int) -> None:
         """As :meth:`write`, for who writes often."""
@@ -64,15 +65,15 @@ class StatusPage:
 
     def read(self) -> list[RankStatus]:
         """Every rank's record. One caught in the middle of being written is part old, part new; never an error."""
-        places = []
+        found = []
         for rank in range(self._world_size):
             slot = self._page[rank * _SLOT : (rank + 1) * _SLOT]
             step, marks, task, activity, count = _RECORD.unpack_from(slot)
             oldest = _RECORD.size + (count % KEPT * ENTRY.size if count > KEPT else 0)
             last = slot[oldest:] + slot[_RECORD.size : oldest]
             calls = Calls(count, last[: min(count, KEPT) * ENTRY.size])
-            places.append(RankStatus(step, marks, _text(task), _text(activity), calls))
-        return places
+            found.append(RankStatus(step, marks, _text(task), _text(activity), calls))
+        return found
 
     def close(self) -> None:
         """Unmaps the pages."""

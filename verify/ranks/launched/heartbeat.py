@@ -1,9 +1,9 @@
 """How launched processes know of each other: each says twice a second where it is, in the launcher's store.
 
-A star, not a mesh: global rank 0 reads what everybody says, everybody reads what global rank 0 says and orders. So the
-traffic grows with the number of processes and not with its square. Nothing here waits in a collective, and nothing a
-loop does on its own thread keeps a process from speaking, but for native code that keeps the interpreter's lock: such a
-process falls silent, which is what a dead or stopped one does.
+Global rank 0 reads what every process says. Every other process reads only what global rank 0 says and orders. So the
+traffic grows with the number of processes and not with its square. Heartbeats have a thread of their own and wait in no
+collective: a loop that is stuck does not stop them. Native code that keeps the interpreter's lock does, and its process
+then looks like a dead or stopped one.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Heard:
     """What a process last said, and when that was heard here.
 
     Attributes:
-        said: its state, step and activity; empty before the first heard.
-        heard: seconds of this process's monotonic clock.
+        said: its state, step and activity; empty before its first heartbeat.
+        heard: when that was, in seconds of this process's monotonic clock.
     """
 
     said: dict[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Heard:
         return time.monotonic() - self.heard
 
     def is_silent(self, seconds: float) -> bool:
-        """Whether it has said nothing for so long; before its first heard it may still be importing."""
+        """Whether it has said nothing for so long. Before its first heartbeat it may still be importing."""
         return self.age > (seconds if self.said else max(seconds, START))
 
 
@@ -141,7 +141,7 @@ class Heartbeat(threading.Thread):
         said = self._said
         deadline = time.monotonic() + 4 * BEAT
         self.speak_soon()
-        # The heard that is being said may have been made before the news.
+        # The heartbeat that is under way may have been made before the news, so the one after it must be sent too.
         while self._said < said + 2 and not self.broken and time.monotonic() < deadline:
             self.speak_soon()
             time.sleep(0.01)

@@ -41,7 +41,7 @@ def diagnose(
         server: what the workers were forked from.
         workers: by global rank; those that have no task are not among them.
         read: tells where each rank is.
-        answers: what came, by place in ``workers``.
+        answers: what came, by index in ``workers``.
         where: a global rank's coordinates, in words.
     """
     statuses = read()

@@ -16,7 +16,7 @@ def present_faults(d: Faults) -> Presentation:
     controls = [row for row in d.faults if row.expected is None]
     clean = "".join(f", the clean control {'passed' if row.caught else 'did not pass'}" for row in controls)
     sections = [Section("What was not caught where it was injected", [_card(row, d) for row in wrong])] if wrong else []
-    headings = ["fault", "result", "the loop's verdict", "check that fired", "step: found / injected",
+    headings = ["fault", "the suite's result", "the loop's verdict", "check that fired", "step: found / injected",
                 "rank: found / injected", "s", "seen at"]  # fmt: skip
     rows = [[Cell(row.fault, note=row.summary), *_row(row)] for row in d.faults]
     minor = ("the loop's verdict", "step: found / injected", "rank: found / injected", "s", "seen at")

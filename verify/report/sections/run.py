@@ -158,7 +158,7 @@ def _fault(d: Run) -> Iterator[Section]:
 
 def _collectives(d: Run) -> list[Block]:
     counted = [
-        f"{loop} {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}"
+        f"in {loop}, {' and '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}"
         for loop, counts in d.collectives.items()
     ]
     return [Paragraph(f"collectives on rank 0: {'; '.join(counted)}")] if counted else []
