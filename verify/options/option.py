@@ -13,8 +13,8 @@ from typing import Any
 class Option:
     """One option of a command.
 
-    ``Option("--seed", "of the noise", "request.seed", default=0, type=int)`` gives the parser an argument, fills the field
-    ``seed`` of the job's request, and writes ``--seed 3`` into the command line that reproduces a job with seed 3.
+    ``Option("--seed", "of the noise", "request.seed", default=0, type=int)`` gives the parser an argument, fills the
+    field ``seed`` of the job's request, and writes ``--seed 3`` into the command that reproduces a job with seed 3.
 
     Attributes:
         flag: as it is written: ``--num-timesteps``; a positional argument is written without dashes.
