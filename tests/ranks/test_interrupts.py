@@ -210,7 +210,7 @@ def test_a_document_is_whole_at_every_moment_and_its_killed_writer_leaves_no_hal
 def test_a_run_that_nobody_interrupts_writes_its_document(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(OLD)
-    command = [sys.executable, "-m", "verify", "run", "--num-timesteps", "4", "--json", str(path)]
+    command = [sys.executable, "-m", "verify", "run", "--num-timesteps", "4", "--requests", "one", "--json", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     document = json.loads(path.read_text())
