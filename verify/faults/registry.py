@@ -32,18 +32,16 @@ CATCHERS = (*CHECKS, UNKNOWN)
 BEFORE = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One injectable bug.
+    """One injectable bug. Written as ``@fault(...)`` above the function that breaks a loop's :class:`Wiring`.
 
     Attributes:
-        name: the name of the function that makes it.
-        summary: the first line of that function's docstring.
         source: the public report that it comes from.
         breaks: loop, denoiser, combine, schedule, cache, group, noise, environment or ending.
+        caught_by: the check that must fail, or ``unknown`` for a loop that cannot end.
         step: the step at which it strikes; -1 before step 0; None where no step applies.
         rank: the rank that it strikes; None for every rank.
-        caught_by: the check that must fail, or ``unknown`` for a loop that cannot end.
         or_by: the check that must fail if the loop ends although ``caught_by`` is ``unknown``, as it may over NCCL. If
             this is empty, such an end is a miss.
         or_rank: the rank that ``or_by`` must name; None for any.
@@ -55,26 +53,75 @@ class Fault:
         stuck_in: for a fault that hangs, the collective that the report must name: ranks wait in it for one that never
             joins, or die of what another rank sent.
         lasting: whether it changes the process for good, so that its ranks must be replaced.
+        name: of the function.
+        summary: the first line of the function's docstring.
         loop_reference: the value that ``--loop`` takes.
     """
 
-    name: str
-    summary: str
     source: str
     breaks: str
-    step: int | None
-    rank: int | None
     caught_by: str
-    or_by: str
-    or_rank: int | None
-    base: str
-    image: bool
-    least_ranks: int
-    extra_ranks: int
-    requests: str
-    stuck_in: str
-    lasting: bool
-    loop_reference: str
+    step: int | None = BEFORE
+    rank: int | None = None
+    or_by: str = ""
+    or_rank: int | None = None
+    base: str = "local"
+    image: bool = False
+    least_ranks: int = 2
+    extra_ranks: int = 0
+    requests: str = ONE
+    stuck_in: str = ""
+    lasting: bool = False
+    name: str = ""
+    summary: str = ""
+    loop_reference: str = ""
+
+    def __call__(self, break_it: Callable[[Wiring], None]) -> Loop:
+        """Registers what ``break_it`` does to a loop's wiring as this fault, and turns it into that loop.
+
+        Raises:
+            BadInput: the fault cannot be registered.
+        """
+        self._check(break_it)
+
+        @wraps(break_it)
+        def broken(denoiser: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe) -> Tensor:
+            # ``local`` needs a rank for each branch.
+            fits = self.base != "local" or len(request.branches) == group.world_size
+            loop = LOOPS[self.base if fits else "round_robin"]
+            return _broken(break_it, Wiring(loop, denoiser, request, x_0, group, observe))
+
+        def in_loops_of(target: Target) -> Loop:
+            name = loop_to_break(target, self.base)
+            if target.name == "builtin" or name is None:
+                return broken
+
+            def broken_there(
+                d: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe
+            ) -> Tensor:
+                return _broken(break_it, Wiring(target.loops[name], d, request, x_0, group, observe))
+
+            return cast(Loop, broken_there)
+
+        # Callers look at the signature: it must be the loop's, not the fault's.
+        del broken.__wrapped__
+        broken.in_loops_of = in_loops_of  # type: ignore[attr-defined]
+        summary = str(break_it.__doc__).strip().splitlines()[0]
+        name, reference = break_it.__name__, _reference(break_it)
+        FAULTS[name] = replace(self, name=name, summary=summary, loop_reference=reference)
+        return broken
+
+    def _check(self, break_it: Callable[[Wiring], None]) -> None:
+        name = break_it.__name__
+        if name in FAULTS and FAULTS[name].loop_reference != _reference(break_it):
+            raise BadInput.of("the name of a fault", name, "one that no other fault has", "rename it")
+        if self.caught_by not in CATCHERS:
+            raise BadInput.of(f"caught_by of {name}", self.caught_by, f"one of {', '.join(CATCHERS)}", "choose one")
+        if self.or_by and (self.or_by not in CHECKS or self.caught_by != UNKNOWN):
+            checks = f"one of {', '.join(CHECKS)}, beside caught_by={UNKNOWN!r}"
+            raise BadInput.of(f"or_by of {name}", self.or_by, checks, "choose one or leave it out")
+        if not (break_it.__doc__ or "").strip():
+            raise BadInput.of(f"the docstring of {name}", "", "what goes wrong, in a sentence", "write one")
 
     @property
     def expected(self) -> str:
@@ -94,6 +141,8 @@ class Fault:
         return bool(self.stuck_in)
 
 
+# Lower case, as decorators are written.
+fault = Fault
 FAULTS: dict[str, Fault] = {}
 
 
@@ -195,84 +244,6 @@ class _ChangedGroup:
 def changed_group(group: Group, **changes: Any) -> Any:
     """``group`` with some of its attributes replaced."""
     return _ChangedGroup(group, **changes)
-
-
-def fault(
-    *,
-    source: str,
-    breaks: str,
-    caught_by: str,
-    step: int | None = BEFORE,
-    rank: int | None = None,
-    or_by: str = "",
-    or_rank: int | None = None,
-    base: str = "local",
-    image: bool = False,
-    least_ranks: int = 2,
-    extra_ranks: int = 0,
-    requests: str = ONE,
-    stuck_in: str = "",
-    lasting: bool = False,
-) -> Callable[[Callable[[Wiring], None]], Loop]:
-    """Registers what the decorated function does to a loop's wiring as a fault, and turns it into that loop."""
-
-    def register(break_it: Callable[[Wiring], None]) -> Loop:
-        reference, name = _reference(break_it), break_it.__name__
-        if name in FAULTS and FAULTS[name].loop_reference != reference:
-            raise BadInput.of("the name of a fault", name, "one that no other fault has", "rename it")
-        if caught_by not in CATCHERS:
-            raise BadInput.of(f"caught_by of {name}", caught_by, f"one of {', '.join(CATCHERS)}", "choose one")
-        if or_by and (or_by not in CHECKS or caught_by != UNKNOWN):
-            checks = f"one of {', '.join(CHECKS)}, beside caught_by={UNKNOWN!r}"
-            raise BadInput.of(f"or_by of {name}", or_by, checks, "choose one or leave it out")
-        if not (break_it.__doc__ or "").strip():
-            raise BadInput.of(f"the docstring of {name}", "", "what goes wrong, in a sentence", "write one")
-
-        @wraps(break_it)
-        def broken(denoiser: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe) -> Tensor:
-            # ``local`` needs a rank for each branch.
-            fits = base != "local" or len(request.branches) == group.world_size
-            return _broken(
-                break_it, Wiring(LOOPS[base if fits else "round_robin"], denoiser, request, x_0, group, observe)
-            )
-
-        def in_loops_of(target: Target) -> Loop:
-            name = loop_to_break(target, base)
-            if target.name == "builtin" or name is None:
-                return broken
-
-            def broken_there(
-                d: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe
-            ) -> Tensor:
-                return _broken(break_it, Wiring(target.loops[name], d, request, x_0, group, observe))
-
-            return cast(Loop, broken_there)
-
-        # Callers look at the signature: it must be the loop's, not the fault's.
-        del broken.__wrapped__
-        broken.in_loops_of = in_loops_of  # type: ignore[attr-defined]
-        FAULTS[name] = Fault(
-            name=name,
-            summary=str(break_it.__doc__).strip().splitlines()[0],
-            source=source,
-            breaks=breaks,
-            step=step,
-            rank=rank,
-            caught_by=caught_by,
-            or_by=or_by,
-            or_rank=or_rank,
-            base=base,
-            image=image,
-            least_ranks=least_ranks,
-            extra_ranks=extra_ranks,
-            requests=requests,
-            stuck_in=stuck_in,
-            lasting=lasting,
-            loop_reference=reference,
-        )
-        return broken
-
-    return register
 
 
 def _broken(break_it: Callable[[Wiring], None], wiring: Wiring) -> Tensor:
