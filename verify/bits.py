@@ -32,17 +32,21 @@ _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 def bits_of(tensor: Tensor) -> Tensor:
-    """An integer view of a tensor's bytes, element for element; a real view whatever the strides.
+    """An integer view of a tensor's bytes, element for element, or two for one of 16 bytes; a real view whatever the
+    strides.
 
     Of a lazily negated or conjugated tensor it is a view of a copy, which holds the bytes that the tensor stands for.
 
     Raises:
-        TypeError: an element is not 1, 2, 4 or 8 bytes wide.
+        TypeError: an element is not 1, 2, 4, 8 or 16 bytes wide.
     """
-    view = _VIEW_OF_SIZE.get(tensor.element_size())
+    plain = tensor.resolve_conj().resolve_neg()
+    if plain.element_size() == 16:
+        return torch.view_as_real(plain).view(torch.int64)
+    view = _VIEW_OF_SIZE.get(plain.element_size())
     if view is None:
         raise TypeError(f"no integer view for {tensor.dtype}")
-    return tensor.resolve_conj().resolve_neg().view(view)
+    return plain.view(view)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -106,6 +110,8 @@ def first_difference(a: Tensor, b: Tensor) -> Difference | None:
         raise ValueError(f"{a.dtype} {tuple(a.shape)} cannot be compared with {b.dtype} {tuple(b.shape)}")
     if same_bits(a, b):
         return None
+    if a.is_complex():  # Told by its parts: the last index is 0 for the real one, 1 for the imaginary one.
+        a, b = (torch.view_as_real(each.resolve_conj().resolve_neg()) for each in (a, b))
     bits_a, bits_b = bits_of(a), bits_of(b)
     where = (bits_a != bits_b).nonzero().cpu()
     if not len(where):

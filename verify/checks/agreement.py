@@ -75,6 +75,9 @@ class Pair:
         return None
 
     def _at(self, step: int, tensor: str, a: Tensor, b: Tensor) -> Divergence:
+        packing = self.right.packing
+        if packing is not None and packing == self.other.packing and (part := packing.first_unlike(a, b)) is not None:
+            return replace(self._where(step, f"{tensor} of {part[0]}"), difference=first_difference(*part[1:]))
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             return self._where(step, f"{tensor}: {describe(a)} and {describe(b)}")
         return replace(self._where(step, tensor), difference=first_difference(a, b))

@@ -136,7 +136,8 @@ def _meant(call: Call, made: Made, trace: Trace) -> str:
     elements = torch.Size(made.shape).numel()
     if call.of == X_T:
         # In no fewer bytes: a wider format or a view as other elements carries it too.
-        carries = elements * getattr(torch, made.dtype).itemsize >= trace.final.nbytes
+        # A part of latents of several may be sent by itself.
+        carries = elements * getattr(torch, made.dtype).itemsize >= trace.final.nbytes or trace.packing is not None
         if not carries or made.src != call.src:
             dtype, shape = str(trace.final.dtype).removeprefix("torch."), tuple(trace.final.shape)
             source = "" if call.src is None else f", from rank {call.src}"

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from verify.errors import BadInput, Unjudged
@@ -70,7 +69,8 @@ class Prepared:
     Attributes:
         denoiser: evaluates the request's branches.
         x_0: this rank's initial latent on its device, all of it. Rank 0's is the request's noise; the others' must
-            differ from it, or a loop that forgets to share it would look right.
+            differ from it, or a loop that forgets to share it would look right. A tensor of any shape and dtype; or
+            several by name, as video and audio: a loop then evaluates, observes and returns mappings of the same names.
         caches: the frozen tensors of each branch's context, by branch and then by name. They are looked up again after
             the loop, so a mapping that reads the cache itself shows a tensor that was replaced. A target that cannot
             show them leaves it empty, and the check on them says unknown.
@@ -102,7 +102,7 @@ class Prepared:
     """
 
     denoiser: Denoiser
-    x_0: Float[Tensor, "tokens channels"]
+    x_0: Tensor | Mapping[str, Tensor]
     caches: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     group: Group | None = None

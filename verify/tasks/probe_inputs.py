@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from verify.ranks.group import Alone
 from verify.ranks.rank import Rank
 from verify.tasks.stage import Plan, Stage
 from verify.trace.device import synchronise
+from verify.trace.latents import each, packed
 from verify.trace.listener import HeardDenoiser, Listener
 from verify.trace.sensitivity import Sensitivity
 
@@ -48,19 +50,20 @@ def probe_inputs(rank: Rank, plan: Plan) -> Sensitivity | None:
 
 
 def _tried(stage: Stage, step: int) -> Sensitivity:
-    denoiser, x_t = stage.prepared.denoiser, stage.prepared.x_0.clone()
+    denoiser, x_t = stage.prepared.denoiser, each(stage.prepared.x_0, torch.clone)
     given = stage.prepared.input or (lambda x_t, step: x_t)
     guided = stage.request.schedule.guided[step]
     branches = tuple(dict.fromkeys(stage.request.branches if guided else stage.request.branches[:1]))
 
-    def velocity(branch: str, at: Tensor = x_t) -> Tensor:
-        return denoiser.velocity(given(at.clone(), step), step, branch).detach().clone()
+    def velocity(branch: str, at: Any = x_t) -> Tensor:
+        found: Tensor = packed(denoiser.velocity(given(each(at, torch.clone), step), step, branch))
+        return found.detach().clone()
 
     began = time.monotonic()
     plain = {branch: velocity(branch) for branch in branches}
     synchronise(stage.rank.device)
     seconds = (time.monotonic() - began) / len(branches)
-    other = x_t * 0.5 + 0.25 if x_t.is_floating_point() else x_t
+    other = each(x_t, lambda part: part * 0.5 + 0.25 if part.is_floating_point() else part)
     deaf = tuple(branch for branch in branches if same_bits(velocity(branch, other), plain[branch]))
     shown = [(branch, dict(stage.prepared.caches.get(branch, {}))) for branch in branches]
     together = seconds * sum(len(tensors) for _, tensors in shown) > _ONE_BY_ONE
@@ -125,13 +128,13 @@ def _through(stage: Stage, last: int, listener: Listener) -> Tensor:
 
     def observe(step: int, x_t: Tensor, state: State = None) -> None:
         listener.observe(step, x_t)
-        found.append(x_t.detach().clone())
+        found.append(packed(x_t).detach().clone())
         if step == last:
             raise _Reached
 
     denoiser = HeardDenoiser(stage.prepared.denoiser, listener)
     with suppress(_Reached):
-        stage.loop(denoiser, stage.request, stage.prepared.x_0.clone(), Alone(), observe)
+        stage.loop(denoiser, stage.request, each(stage.prepared.x_0, torch.clone), Alone(), observe)
     return found[-1]
 
 
@@ -142,11 +145,12 @@ class _Ones(Listener):
         self.seen: list[Tensor] = []
 
     def evaluate(self, denoiser: Denoiser, x_t: Tensor, step: int, branch: str) -> Tensor:
-        return torch.ones_like(x_t)
+        ones: Tensor = each(x_t, torch.ones_like)
+        return ones
 
     def observe(self, step: int, x_t: Tensor, state: State = None) -> None:
         super().observe(step, x_t)
-        self.seen.append(x_t.detach().clone())
+        self.seen.append(packed(x_t).detach().clone())
 
 
 def _sizes(stage: Stage) -> tuple[float, ...]:
@@ -156,12 +160,16 @@ def _sizes(stage: Stage) -> tuple[float, ...]:
     differently, does not show its sizes.
     """
     ones = _Ones()
-    zeros = torch.zeros_like(stage.prepared.x_0)
+    # In 16 bits an x_t of 1 is coarser than a small step is wide.
+    zeros = each(
+        stage.prepared.x_0,
+        lambda part: torch.zeros_like(part, dtype=torch.float32 if part.dtype.itemsize == 2 else part.dtype),
+    )
     try:
         stage.loop(HeardDenoiser(stage.prepared.denoiser, ones), stage.request, zeros, Alone(), ones.observe)
     except Exception:
         return ()
-    moved = [after.double() - before.double() for before, after in pairwise([zeros, *ones.seen])]
+    moved = [after.double() - before.double() for before, after in pairwise([packed(zeros), *ones.seen])]
     if not moved or any(float(by.max() - by.min()) > 1e-6 for by in moved):
         return ()
     return tuple(-float(by.flatten()[0]) for by in moved)

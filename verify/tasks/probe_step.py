@@ -20,6 +20,7 @@ from verify.bits import bits_of
 from verify.protocols import Denoiser, Group, State
 from verify.ranks.rank import Rank
 from verify.tasks.stage import Plan, Stage
+from verify.trace.latents import packed
 from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
 from verify.trace.network import networks_of
 
@@ -116,7 +117,7 @@ class _Probe(Listener):
         self._end_if_done()
         if self._active:
             self._pause()
-            self.found.after = x_t.detach().clone()
+            self.found.after = packed(x_t).detach().clone()
         self._done += 1
         self._end_if_done()
         self._resume()
@@ -154,7 +155,7 @@ class _Probe(Listener):
         self._pause(anew=True)
         found = self.found
         if found.x_t is None:
-            found.x_t = x_t.detach().clone()
+            found.x_t = packed(x_t).detach().clone()
         found.own.append(branch)
         result: Tensor | None = None
         for each in self._branches:
@@ -165,7 +166,7 @@ class _Probe(Listener):
                     velocity = getattr(denoiser, "eager", denoiser).velocity(x_t, step, each)
                 if each == branch:
                     result = velocity
-                found.velocities[each], found.operators[each] = velocity.detach().clone(), operators
+                found.velocities[each], found.operators[each] = packed(velocity).detach().clone(), operators
         self._resume()
         assert result is not None
         return result

@@ -23,6 +23,7 @@ from verify.targets.finding import find_target
 from verify.tasks.stage import Plan, Stage, reference_plan
 from verify.trace.contract import plain_copy
 from verify.trace.further import FurtherWatch, given_back
+from verify.trace.latents import Packing, packed
 from verify.trace.listener import HeardDenoiser, Listener
 from verify.trace.trace import Trace
 
@@ -106,7 +107,7 @@ def recompute(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> tuple[Tens
 
 def own_checks(stage: Stage, checks: Sequence[StepCheck]) -> list[StepCheck]:
     """The checks that are this rank's to make; called on every rank."""
-    x_0 = stage.prepared.x_0
+    x_0: Tensor = packed(stage.prepared.x_0)
     if stage.prepared.input is not None:
         # What the first evaluation was given is not the x_t itself; that is rank 0's noise.
         stage.rank.group.broadcast(x_0)
@@ -117,7 +118,7 @@ def own_checks(stage: Stage, checks: Sequence[StepCheck]) -> list[StepCheck]:
 def start_of(stage: Stage) -> Tensor:
     """What the network is first given of this rank's initial latent."""
     x_0, given = stage.prepared.x_0, stage.prepared.input
-    start: Tensor = x_0 if given is None else given(x_0, 0)
+    start: Tensor = packed(x_0 if given is None else given(x_0, 0))
     return start
 
 
@@ -138,7 +139,7 @@ def confirm(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> list[Anew] |
         if rank.rank:
             continue
         with stage.arithmetic():
-            begins = stage.prepared.x_0 if check.step == 0 else own.x_t[check.step - 1]
+            begins = packed(stage.prepared.x_0) if check.step == 0 else own.x_t[check.step - 1]
             again = taken_anew(stage, StepCheck(check.step, (), begins, 0, own.state.get(check.step - 1, {})))
             same = again.x_t is not None and same_bits(again.x_t, own.x_t[check.step])
             results.append(taken_anew(anew, check) if same else Anew(check.step, check.ranks, None, again.reason))
@@ -153,7 +154,7 @@ def taken_anew(stage: Stage, check: StepCheck, network: Denoiser | None = None) 
     rank, step = stage.rank, check.step
     network = stage.prepared.denoiser if network is None else network
     rank.status.activity(f"step {step} of the reference, alone")
-    target, x_t = find_target(stage.plan.target), check.x_t.to(rank.device, copy=True)
+    target, x_t = find_target(stage.plan.target), _unpacked(stage, check.x_t.to(rank.device, copy=True))
     watch = _Kept(step, first=step)
     try:
         if hasattr(target, "resume") and step:
@@ -168,6 +169,12 @@ def taken_anew(stage: Stage, check: StepCheck, network: Denoiser | None = None) 
         return Anew(step, check.ranks, watch.x_t[step])
     except Exception as error:
         return Anew(step, check.ranks, None, f"{type(error).__name__}: {error}")
+
+
+def _unpacked(stage: Stage, x_t: Tensor) -> Any:
+    """What a loop is to be given of a packed ``x_t``."""
+    packing = Packing.of(stage.prepared.x_0)
+    return x_t if packing is None else packing.unpacked(x_t)
 
 
 class _Reached(BaseException):
@@ -189,7 +196,7 @@ class _Kept(Listener):
 
     def observe(self, step: int, x_t: Tensor, state: State = None) -> None:
         super().observe(step, x_t)
-        self.x_t[step] = plain_copy(x_t)
+        self.x_t[step] = plain_copy(packed(x_t))
         self._further.look(step, state or {})
         if step >= self._last:
             raise _Reached

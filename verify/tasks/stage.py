@@ -21,6 +21,7 @@ from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
 from verify.targets.protocol import ON_DEVICE, REFERENCE, ModelOptions, Prepared, layout_of, sound, understood
 from verify.tasks.padding import PaddingDenoiser
+from verify.trace.latents import each
 from verify.trace.window import Window
 
 
@@ -157,7 +158,7 @@ class Stage:
         """
         request = self.request if schedule is None else self.request.resolved(schedule)
         # The loop may do as it likes with its x_0, but the next loop begins with the same.
-        return self.loop(denoiser, request, self.prepared.x_0.clone(), group, observe)
+        return self.loop(denoiser, request, each(self.prepared.x_0, torch.clone), group, observe)
 
 
 def _fitting(group: Group, rank: Rank, plan: Plan, layout: Layout | None) -> Group:

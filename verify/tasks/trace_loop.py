@@ -11,16 +11,16 @@ from verify.layout import Layout
 from verify.protocols import Denoiser, Group
 from verify.ranks.rank import Rank
 from verify.targets.finding import find_target
-from verify.targets.protocol import REFERENCE
+from verify.targets.protocol import REFERENCE, Prepared
 from verify.tasks.stage import Plan, Stage, describe_options
 from verify.trace.caches import CacheWatch
 from verify.trace.generators import BEFORE_PREPARING, GeneratorWatch
+from verify.trace.latents import Packing, packed
 from verify.trace.recorder import Recorder
 from verify.trace.sampling import SamplerWatch
 from verify.trace.share import Share
 from verify.trace.state import GROUPS, Change, StateWatch
 from verify.trace.trace import Trace
-from verify.trace.window import trace_bytes
 
 
 def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
@@ -50,11 +50,12 @@ def trace_loop(rank: Rank, plan: Plan) -> Trace | None:
         state,
         first,
         prepared.sends,
-        SamplerWatch(request.schedule, rank.device, prepared.input, prepared.state, generators),
-        Share(prepared.x_0.shape, stage.part, _peers(stage)),
+        SamplerWatch(request.schedule, rank.device, _input_of(prepared), prepared.state, generators),
+        Share(packed(prepared.x_0).shape, stage.part, _peers(stage)),
     )
     kept = None if plan.window is None else plan.window.count(request.schedule.steps)
-    rank.expect(trace_bytes(request, prepared.x_0.shape[-1], kept, prepared.x_0.element_size()))
+    steps = request.schedule.steps if kept is None else min(kept, request.schedule.steps)
+    rank.expect((steps + 2) * packed(prepared.x_0).nbytes)  # Where the loop began and what it returned are kept too.
 
     def run(denoiser: Denoiser, group: Group, observe: Any) -> Any:
         return stage.play(denoiser, group, observe)
@@ -89,6 +90,14 @@ def _peers(stage: Stage) -> frozenset[int] | None:
         layout = Layout(rank.world_size)
     own = layout.branch_group(rank.rank)
     return frozenset(rank.group.world_ranks[r] for r in range(rank.world_size) if r not in own)
+
+
+def _input_of(prepared: Prepared) -> Any:
+    """What the network is to be given of a packed ``x_t``, packed."""
+    declared, packing = prepared.input, Packing.of(prepared.x_0)
+    if declared is None or packing is None:
+        return declared
+    return lambda x_t, step: packed(declared(packing.unpacked(x_t), step))
 
 
 def _modules(plan: Plan) -> list[str]:

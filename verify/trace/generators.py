@@ -41,12 +41,12 @@ class GeneratorHistory:
         return next((digest for when, digest in reversed(self.states.get(name, ())) if when <= moment), None)
 
     def moved(self, name: str, moment: int) -> bool:
-        """Whether the generator's state changed between that moment and the one before it."""
-        return any(when == moment for when, _ in self.states.get(name, ())[1:])
+        """Whether the generator's state changed between that moment and the one before it, or was first seen there."""
+        return any(when == moment for when, _ in self.states.get(name, ()))
 
     def moved_in_loop(self, name: str) -> bool:
         """Whether the loop changed the generator's state."""
-        return any(when > BEFORE_LOOP for when, _ in self.states.get(name, ())[1:])
+        return any(when > BEFORE_LOOP for when, _ in self.states.get(name, ()))
 
 
 class GeneratorWatch:

@@ -30,6 +30,7 @@ from verify.trace.device import synchronise
 from verify.trace.digest import digest
 from verify.trace.exchange_log import ExchangeLog
 from verify.trace.exchanges import Exchange
+from verify.trace.latents import Packing, packed, parts_of
 from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
 from verify.trace.network import NetworkWatch
 from verify.trace.payloads import Cast, PayloadWatch
@@ -68,6 +69,7 @@ class Recorder(Listener):
         ``sampler``: watches what the target says of its sampler; one that does nothing special if None. ``share``: of
         this rank; all of ``x_t`` if None.
         """
+        self._packing, x_0 = Packing.of(x_0), packed(x_0)
         self.denoiser = HeardDenoiser(denoiser, self)
         self.group = HeardGroup(group, self)
         self._status = status
@@ -94,6 +96,18 @@ class Recorder(Listener):
         self._points = PointsWatch(x_0.device, self._sampler, self._share.shown)
         self._caches = caches
         self._caches.begin()
+
+    def _checked(self, what: str, latents: Any, shape: torch.Size) -> Tensor:
+        """Latents like ``x_0``, in one tensor."""
+        if self._packing is not None:
+            return self._packing.checked(what, latents, self._device)
+        return checked_latent(what, latents, shape, self._dtype, self._device)
+
+    def _without_others(self, latents: Any, state: State) -> tuple[Any, State]:
+        """Of a tuple that begins with a latent like ``x_0``, the others are further state."""
+        if self._packing is None and isinstance(latents, tuple) and latents and isinstance(latents[0], Tensor):
+            return latents[0], {**{f"latent {n}": each for n, each in enumerate(latents[1:], 2)}, **(state or {})}
+        return latents, state
 
     def _keeps(self, step: int) -> bool:
         return self._window is None or self._window.keeps(step)
@@ -132,7 +146,7 @@ class Recorder(Listener):
             self._branches[at].append(branch)
             self._asked[at].append(step)
             # After a breach nothing observed is worth comparing with.
-            self._points.evaluated(at, x_t, earlier, at > self._done, not self._breach)
+            self._points.evaluated(at, packed(x_t), earlier, at > self._done, not self._breach)
             self._status.activity(f"velocity of {branch}")
         if self._state is not None:
             self._state.entering()
@@ -140,11 +154,12 @@ class Recorder(Listener):
             v_t = denoiser.velocity(x_t, step, branch)
         if self._state is not None:
             self._state.left()
-        if isinstance(v_t, Tensor):
+        if isinstance(v_t, (Tensor, Mapping)):
             with self._lock:
-                self._payloads.computed(at, branch, v_t)
+                for part, velocity in parts_of(v_t).items():
+                    self._payloads.computed(at, f"{branch} ({part})" if part else branch, velocity)
             if not self._has_peers:
-                self._alike.computed(at, branch, v_t)
+                self._alike.computed(at, branch, packed(v_t))
         self._status.activity("")
         return v_t
 
@@ -217,7 +232,8 @@ class Recorder(Listener):
                 return
             try:
                 checked_step(step, self._done)
-                x_t = checked_latent("the x_t given to observe", x_t, self._shape, self._dtype, self._device)
+                x_t, state = self._without_others(x_t, state)
+                x_t = self._checked("the x_t given to observe", x_t, self._shape)
             except BadInput as breach:
                 self._breach = f"{breach} ({caller()})"
                 self._done += 1
@@ -254,8 +270,8 @@ class Recorder(Listener):
                     raise BadInput.of(
                         "the number of steps observed", 0, f"{self._steps}", "call observe(step, x_t) after each step"
                     )
-                shape = self._share.returned(final)
-                final = checked_latent("what the loop returned", final, shape, self._dtype, self._device)
+                final = self._without_others(final, None)[0]
+                final = self._checked("what the loop returned", final, self._share.returned(final))
             except BadInput as breach:
                 self._breach = str(breach)
         if self._breach:
@@ -289,6 +305,7 @@ class Recorder(Listener):
             asked_for=by_step(defaultdict(list, self._sampler.asked())),
             generators=self._sampler.generators(),
             further=self._sampler.further(),
+            packing=self._packing,
             beside=self._network.counts(steps),
             alike=self._alike.seen(),
             noise=self._noise,

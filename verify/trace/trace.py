@@ -16,6 +16,7 @@ from verify.trace.caches import CacheRecord
 from verify.trace.exchange_log import Heard
 from verify.trace.further import Further
 from verify.trace.generators import GeneratorHistory
+from verify.trace.latents import Packing
 from verify.trace.payloads import Sent
 from verify.trace.state import StateRecord
 
@@ -66,6 +67,7 @@ class Trace:
         generators: how every random generator moved; None where nobody looked.
         further: state beside ``x_t`` that the loop or its target showed, after each step and, under -1, before the
             first.
+        packing: where each part lies in ``x_t``, ``start`` and ``final``, of latents of several parts; else None.
         beside: for each step, how often the network ran without having been asked through the denoiser.
         alike: the steps at which two branches had the same velocity, with the two; the reference alone notes it.
         noise: SHA-256 of the initial latent that this rank was given.
@@ -114,6 +116,7 @@ class Trace:
     further: Further = field(default_factory=dict)
     equal_noise: bool = False
     world: tuple[int, ...] = ()
+    packing: Packing | None = None
 
     @property
     def name(self) -> str:
