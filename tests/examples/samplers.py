@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from verify.expected import Call, Exchanges
 from verify.schedule import Schedule
 from verify.targets.protocol import ModelOptions, Prepared
 
@@ -191,6 +192,8 @@ class Sounding(Engine):
     """Video and audio, of one velocity each, gathered one after the other."""
 
     name = "video and audio"
+    # Each part is sent by itself.
+    expects = {"parallel": Exchanges(start=(Call("broadcast", src=0),) * 2, guided=(Call("all_gather"),) * 2)}  # noqa: RUF012
 
     def noise(self, request: Any, rank: int) -> Any:
         g = torch.Generator().manual_seed(1000 * request.seed + rank)

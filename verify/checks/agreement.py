@@ -12,6 +12,7 @@ from torch import Tensor
 from verify.bits import bits_of, describe, first_difference, first_unlike, same_bits, ulp_distance
 from verify.checks.beside_x_t import cause, drawn_before, first_unlike_state, states_compared
 from verify.layout import Layout
+from verify.trace.further import POINT
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -61,7 +62,7 @@ class Pair:
                 return self._at(BEFORE_THE_LOOP, "x_t", start, other)
         unlike = first_unlike(a.over(self._steps), b.over(self._steps))
         state = first_unlike_state(a, b)
-        if state is not None and (unlike is None or state.step < self._steps[unlike]):
+        if state is not None and (unlike is None or state.step < self._steps[unlike] + state.is_point):
             return replace(self._where(state.step, STATE + state.told), difference=state.difference)
         if unlike is not None:
             step = self._steps[unlike]
@@ -186,7 +187,7 @@ def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if
         if not compared.steps:
             return Finding(name, loop, Verdict.UNKNOWN, "no step was observed: there was nothing to compare", compared)
         return Finding(name, loop, Verdict.PASS, claim, compared)
-    pair, first = min(broken, key=lambda found: _step(found[1]))
+    pair, first = min(broken, key=lambda found: (_step(found[1]), not found[1].tensor.startswith(STATE + POINT)))
     why = cause(pair.right, pair.other, _step(first))
     details = (why,) if why is not None else ()
     details += tuple(_sentence(p, d) for p, d in broken if p is not pair)

@@ -9,7 +9,7 @@ from itertools import combinations
 from torch import Tensor
 
 from verify.bits import describe, first_difference, same_bits
-from verify.trace.further import Leaf, leaves
+from verify.trace.further import POINT, Leaf, leaves
 from verify.trace.generators import BEFORE_EVALUATING, BEFORE_LOOP, BEFORE_PREPARING, GLOBALS, GeneratorHistory
 from verify.trace.trace import Trace
 from verify.verdict import Difference
@@ -32,6 +32,11 @@ class Unlike:
     name: str
     words: str = ""
     difference: Difference | None = None
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it is where a sampler evaluated within the step: that comes before the step's ``x_t``."""
+        return self.name.startswith(POINT)
 
     @property
     def told(self) -> str:

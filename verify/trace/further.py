@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -23,14 +22,15 @@ from verify.trace.leaves import leaves_within, version_of
 Leaf = Tensor | int | float | str | bool | None
 # What a rank showed after each step, and before the first one under -1, by the name it was shown under.
 Further = Mapping[int, Mapping[str, Any]]
+# What a sampler's evaluation at a point of its own is shown under; its number in the step follows.
+POINT = "x_t of evaluation "
 
 
-@dataclass(frozen=True)
 class SavedGenerator:
-    """The state of a generator of PyTorch, which can be sent to another process."""
+    """The state of a generator of PyTorch, which can be sent to another process. No leaf: it is compared elsewhere."""
 
-    state: Tensor
-    device: str
+    def __init__(self, state: Tensor, device: str) -> None:
+        self.state, self.device = state, device
 
     def restored(self) -> torch.Generator:
         """A generator in that state."""

@@ -18,15 +18,13 @@ from verify.protocols import State
 from verify.schedule import Schedule
 from verify.trace.contract import plain_copy
 from verify.trace.digest import digest
-from verify.trace.further import Further, FurtherWatch, generators_in
+from verify.trace.further import POINT, Further, FurtherWatch, generators_in
 from verify.trace.generators import BEFORE_EVALUATING, BEFORE_LOOP, GeneratorHistory, GeneratorWatch
 
 Input = Callable[[Tensor, int], Tensor]
 Shown = Callable[[], Mapping[str, Any]]
 # More elements than this are told by their digest: a timestep has few, a prompt's embeddings many.
 _FEW = 16
-# Under what name further points of a step are compared.
-POINTS = "x_t evaluated within the step"
 
 
 class SamplerWatch:
@@ -93,7 +91,8 @@ class SamplerWatch:
     def observe(self, step: int, state: State, keeps: bool) -> None:
         """``step`` is done. ``state``: what the loop shows beside its ``x_t``; ``keeps``: whether to keep it."""
         if keeps and self._points[step]:
-            self._further.look(step, {POINTS: [*self._points[step].values()]})
+            points = self._points[step].items()
+            self._further.look(step, {f"{POINT}{number + 1}": x_t for number, x_t in points})
         self._points.pop(step, None)
         self._look(step, state, keeps)
 
