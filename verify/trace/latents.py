@@ -15,6 +15,7 @@ from torch import Tensor
 
 from verify.bits import describe, same_bits
 from verify.errors import BadInput
+from verify.protocols import State
 from verify.trace.contract import checked_latent
 
 Latents = Tensor | Mapping[str, Tensor]
@@ -100,3 +101,28 @@ class Packing:
         """The first part that differs between two packed tensors, from both; None where none does."""
         ours, theirs = self.unpacked(a), self.unpacked(b)
         return next(((n, ours[n], theirs[n]) for n in self.names if not same_bits(ours[n], theirs[n])), None)
+
+
+class LatentsAsShown:
+    """What a loop may show and return: latents like its ``x_0``."""
+
+    def __init__(self, x_0: Any) -> None:
+        self.packing = Packing.of(x_0)
+        whole: Tensor = packed(x_0)
+        self._dtype, self._device = whole.dtype, whole.device
+
+    def checked(self, what: str, latents: Any, shape: torch.Size) -> Tensor:
+        """``latents`` in one tensor, which has ``shape`` where it is of one part.
+
+        Raises:
+            BadInput: they are not like ``x_0``.
+        """
+        if self.packing is not None:
+            return self.packing.checked(what, latents, self._device)
+        return checked_latent(what, latents, shape, self._dtype, self._device)
+
+    def without_others(self, latents: Any, state: State = None) -> tuple[Any, State]:
+        """Of a tuple that begins with a latent like ``x_0``, the others are further state."""
+        if self.packing is None and isinstance(latents, tuple) and latents and isinstance(latents[0], Tensor):
+            return latents[0], {**{f"latent {n}": each for n, each in enumerate(latents[1:], 2)}, **(state or {})}
+        return latents, state

@@ -25,12 +25,12 @@ from verify.request import DenoiseRequest
 from verify.schedule import ALL_GATHER, ALL_REDUCE, BROADCAST, Schedule
 from verify.text import call_text
 from verify.trace.caches import CacheWatch
-from verify.trace.contract import caller, checked_latent, checked_step, plain_copy
+from verify.trace.contract import caller, checked_step, plain_copy
 from verify.trace.device import synchronise
 from verify.trace.digest import digest
 from verify.trace.exchange_log import ExchangeLog
 from verify.trace.exchanges import Exchange
-from verify.trace.latents import Packing, packed, parts_of
+from verify.trace.latents import LatentsAsShown, packed, parts_of
 from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
 from verify.trace.network import NetworkWatch
 from verify.trace.payloads import Cast, PayloadWatch
@@ -69,7 +69,7 @@ class Recorder(Listener):
         ``sampler``: watches what the target says of its sampler; one that does nothing special if None. ``share``: of
         this rank; all of ``x_t`` if None.
         """
-        self._packing, x_0 = Packing.of(x_0), packed(x_0)
+        self._latents, x_0 = LatentsAsShown(x_0), packed(x_0)
         self.denoiser = HeardDenoiser(denoiser, self)
         self.group = HeardGroup(group, self)
         self._status = status
@@ -96,18 +96,6 @@ class Recorder(Listener):
         self._points = PointsWatch(x_0.device, self._sampler, self._share.shown)
         self._caches = caches
         self._caches.begin()
-
-    def _checked(self, what: str, latents: Any, shape: torch.Size) -> Tensor:
-        """Latents like ``x_0``, in one tensor."""
-        if self._packing is not None:
-            return self._packing.checked(what, latents, self._device)
-        return checked_latent(what, latents, shape, self._dtype, self._device)
-
-    def _without_others(self, latents: Any, state: State) -> tuple[Any, State]:
-        """Of a tuple that begins with a latent like ``x_0``, the others are further state."""
-        if self._packing is None and isinstance(latents, tuple) and latents and isinstance(latents[0], Tensor):
-            return latents[0], {**{f"latent {n}": each for n, each in enumerate(latents[1:], 2)}, **(state or {})}
-        return latents, state
 
     def _keeps(self, step: int) -> bool:
         return self._window is None or self._window.keeps(step)
@@ -232,8 +220,8 @@ class Recorder(Listener):
                 return
             try:
                 checked_step(step, self._done)
-                x_t, state = self._without_others(x_t, state)
-                x_t = self._checked("the x_t given to observe", x_t, self._shape)
+                x_t, state = self._latents.without_others(x_t, state)
+                x_t = self._latents.checked("the x_t given to observe", x_t, self._shape)
             except BadInput as breach:
                 self._breach = f"{breach} ({caller()})"
                 self._done += 1
@@ -270,8 +258,8 @@ class Recorder(Listener):
                     raise BadInput.of(
                         "the number of steps observed", 0, f"{self._steps}", "call observe(step, x_t) after each step"
                     )
-                final = self._without_others(final, None)[0]
-                final = self._checked("what the loop returned", final, self._share.returned(final))
+                final, _ = self._latents.without_others(final)
+                final = self._latents.checked("what the loop returned", final, self._share.returned(final))
             except BadInput as breach:
                 self._breach = str(breach)
         if self._breach:
@@ -305,7 +293,7 @@ class Recorder(Listener):
             asked_for=by_step(defaultdict(list, self._sampler.asked())),
             generators=self._sampler.generators(),
             further=self._sampler.further(),
-            packing=self._packing,
+            packing=self._latents.packing,
             beside=self._network.counts(steps),
             alike=self._alike.seen(),
             noise=self._noise,
