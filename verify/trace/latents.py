@@ -121,6 +121,15 @@ class LatentsAsShown:
             return self.packing.checked(what, latents, self._device)
         return checked_latent(what, latents, shape, self._dtype, self._device)
 
+    def returned(self, final: Any, shape_of: Callable[[Any], torch.Size]) -> Tensor:
+        """What a loop returned, in one tensor of the shape that ``shape_of`` gives it.
+
+        Raises:
+            BadInput: it is not like ``x_0``.
+        """
+        latents, _ = self.without_others(final)
+        return self.checked("what the loop returned", latents, shape_of(latents))
+
     def without_others(self, latents: Any, state: State = None) -> tuple[Any, State]:
         """Of a tuple that begins with a latent like ``x_0``, the others are further state."""
         if self.packing is None and isinstance(latents, tuple) and latents and isinstance(latents[0], Tensor):

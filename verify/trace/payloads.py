@@ -16,6 +16,7 @@ from torch import Tensor
 
 from verify.bits import describe, first_difference
 from verify.schedule import ALL_GATHER, ALL_REDUCE
+from verify.trace.latents import Latents, parts_of
 from verify.verdict import Difference
 
 Cast = Callable[[Tensor], Tensor]
@@ -83,8 +84,12 @@ class PayloadWatch:
         self._weight: Tensor | None = None
         self._velocity: tuple[str, tuple[int, ...]] | None = None
 
-    def computed(self, step: int, branch: str, velocity: Tensor) -> None:
+    def computed(self, step: int, branch: str, velocity: Latents) -> None:
         """The network has returned ``velocity``; a copy is kept, since the loop may write to it."""
+        for part, each in parts_of(velocity).items():
+            self._computed(step, f"{branch} ({part})" if part else branch, each)
+
+    def _computed(self, step: int, branch: str, velocity: Tensor) -> None:
         if self._is_sent or step != self._step:
             self._own.clear()
             self._step, self._is_sent, self._offset = step, False, 0

@@ -30,7 +30,7 @@ from verify.trace.device import synchronise
 from verify.trace.digest import digest
 from verify.trace.exchange_log import ExchangeLog
 from verify.trace.exchanges import Exchange
-from verify.trace.latents import LatentsAsShown, packed, parts_of
+from verify.trace.latents import LatentsAsShown, packed
 from verify.trace.listener import HeardDenoiser, HeardGroup, Listener
 from verify.trace.network import NetworkWatch
 from verify.trace.payloads import Cast, PayloadWatch
@@ -97,9 +97,6 @@ class Recorder(Listener):
         self._caches = caches
         self._caches.begin()
 
-    def _keeps(self, step: int) -> bool:
-        return self._window is None or self._window.keeps(step)
-
     def _step(self) -> int:
         """The step that the loop is in: after its evaluation, where that was made ahead of time."""
         return max(self._done, self._evaluating)
@@ -129,7 +126,7 @@ class Recorder(Listener):
             if at == 0 and not self._sampler.may_come_again(0, self._branches[0].count(branch)):
                 self._begin_again()
             self.settings.look(at, VELOCITY)
-            self._sampler.evaluating(at, self._keeps(0))
+            self._sampler.evaluating(at, self._window is None or self._window.first == 0)
             earlier = self._branches[at].count(branch)
             self._branches[at].append(branch)
             self._asked[at].append(step)
@@ -144,8 +141,7 @@ class Recorder(Listener):
             self._state.left()
         if isinstance(v_t, (Tensor, Mapping)):
             with self._lock:
-                for part, velocity in parts_of(v_t).items():
-                    self._payloads.computed(at, f"{branch} ({part})" if part else branch, velocity)
+                self._payloads.computed(at, branch, v_t)
             if not self._has_peers:
                 self._alike.computed(at, branch, packed(v_t))
         self._status.activity("")
@@ -229,9 +225,9 @@ class Recorder(Listener):
             if self._thread in (None, threading.get_ident()):  # A callback's own thread computes nothing.
                 self.settings.look(self._done, OBSERVE)
             shown = plain_copy(x_t)
-            if self._keeps(self._done):
+            if keeps := self._window is None or self._window.keeps(self._done):
                 self._x_t.append(shown)
-            self._sampler.observe(self._done, state, self._keeps(self._done))
+            self._sampler.observe(self._done, state, keeps)
             self._network.step(self._done)
             self._done += 1
             self._points.observed(self._done - 1, shown)
@@ -258,8 +254,7 @@ class Recorder(Listener):
                     raise BadInput.of(
                         "the number of steps observed", 0, f"{self._steps}", "call observe(step, x_t) after each step"
                     )
-                final, _ = self._latents.without_others(final)
-                final = self._latents.checked("what the loop returned", final, self._share.returned(final))
+                final = self._latents.returned(final, self._share.returned)
             except BadInput as breach:
                 self._breach = str(breach)
         if self._breach:
