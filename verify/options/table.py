@@ -249,6 +249,28 @@ REPORT = Command(
     ("verify report run.json", "verify report run.json --html run.html"),
 )  # fmt: skip
 
+MATRIX = Command(
+    "run many targets in many combinations, on several releases of an engine",
+    (
+        Group("what is run", (
+            Option("plan", "a TOML file of rows and columns, or vllm_omni", metavar="PLAN"),
+            Option("--python", "the interpreter that has a release", repeated=True, metavar="RELEASE=PYTHON"),
+            Option("--jobs", "cells at a time", default=2, type=int, metavar="N", reproduces=False),
+        )),
+        Group("how long, and what is kept", (
+            Option("--time-limit", "seconds for the whole; what is left is unknown", default=3600.0, type=float,
+                   metavar="S"),
+            replace(TIMEOUT, help="seconds for one cell", field=""),
+            Option("--keep", "results of cells, so that a matrix goes on where it was", default="matrix-cells",
+                   metavar="DIR", reproduces=False),
+            Option("--since", "tell what changed against an earlier document", metavar="MATRIX.json",
+                   reproduces=False),
+        )),
+        OUTPUT,
+    ),
+    ("verify matrix vllm_omni --python 0.30.0=.tox/upstream-0.30.0/bin/python --html matrix.html",),
+)  # fmt: skip
+
 DOCTOR = Command(
     "show what this machine can run",
     (
@@ -291,6 +313,7 @@ COMMANDS = {
     "faults": FAULTS,
     "fuzz": FUZZ,
     "bench": BENCH,
+    "matrix": MATRIX,
     "report": REPORT,
     "doctor": DOCTOR,
     "init": INIT,

@@ -17,6 +17,7 @@ from verify.report.documents.faults import Faults
 from verify.report.documents.former import FORMER_SCHEMA, migrated
 from verify.report.documents.fuzz import Envelope, Fuzz, Mutants
 from verify.report.documents.machine import Doctor
+from verify.report.documents.matrix import Matrix
 from verify.report.documents.parts import SCHEMA, Document
 from verify.report.documents.run import Run
 from verify.report.documents.suite import Controls, Mutation
@@ -31,6 +32,7 @@ KINDS: dict[str, type[Document]] = {
     "overhead": Overhead,
     "forwards": Forwards,
     "doctor": Doctor,
+    "matrix": Matrix,
     "upstream": Controls,
     "mutation": Mutation,
 }
