@@ -46,7 +46,7 @@ def swapped_on_last_rank(denoiser: Any, request: Any, x_0: Tensor, group: Any, o
 def writes_to_cache(denoiser: Any, request: Any, x_0: Tensor, group: Any, observe: Any) -> Tensor:
     """Puts other keys and values into the gen context after step 4 on rank 0, as an update of the cache would."""
 
-    def after(step: int, x_t: Tensor) -> None:
+    def after(step: int, x_t: Tensor, state: Any = None) -> None:
         cache = denoiser.contexts["gen"].past_key_values
         if step == 4 and group.rank == 0:
             for held in (cache.key_cache, cache.value_cache):

@@ -84,5 +84,5 @@ def single_process(rank: Rank, request: DenoiseRequest, schedule: Schedule) -> t
         denoiser.schedule = schedule
         x_0 = initial_noise(request, preset("tiny").config.latent_channels)
         joint = denoiser.generate_image(x_0.clone())
-        in_turn = reference(denoiser, request.resolved(schedule), x_0, Alone(), lambda step, x_t: None)
+        in_turn = reference(denoiser, request.resolved(schedule), x_0, Alone(), lambda step, x_t, state=None: None)
     return joint, in_turn

@@ -15,7 +15,7 @@ from verify.matrix.running import NOT_REACHED, Runner, usable
 from verify.options.option import reproducing
 from verify.options.table import COMMANDS
 from verify.report.documents.matrix import Changed, Matrix, MatrixCell
-from verify.report.documents.parts import SCHEMA, Made
+from verify.report.documents.parts import head
 from verify.report.documents.reading import read
 
 _CHILD = ("-m", "verify.commands.matrix_child")
@@ -29,9 +29,7 @@ def execute(arguments: argparse.Namespace) -> int:
     plan = read_plan(_plan(arguments.plan), list(interpreters))
     before = None if arguments.since is None else _matrix(arguments.since)
     began = time.monotonic()
-    runner = Runner(
-        _CHILD, interpreters, Path(arguments.keep), began + arguments.time_limit, arguments.timeout
-    )
+    runner = Runner(_CHILD, interpreters, Path(arguments.keep), began + arguments.time_limit, arguments.timeout)
     with progress_for(arguments) as progress:
         progress.start("cells", len(plan.cells))
         count = 0
@@ -44,11 +42,10 @@ def execute(arguments: argparse.Namespace) -> int:
         cells = tuple(runner.run(plan, arguments.jobs, done))
         progress.finish("cells")
     document = Matrix(
-        schema=SCHEMA,
-        command=reproducing("matrix", COMMANDS["matrix"], vars(arguments)),
-        made=Made.now(),
-        environment=(),
-        notes=("each release ran in a Python of its own",) if len(interpreters) > 1 else (),
+        **head(
+            reproducing("matrix", COMMANDS["matrix"], vars(arguments)),
+            notes=("each release ran in a Python of its own",) if len(interpreters) > 1 else (),
+        ),
         title=plan.title,
         cells=cells,
         changed=None if before is None else changed(before.cells, cells),

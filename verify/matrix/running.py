@@ -1,6 +1,6 @@
 """Runs the cells of a plan, several at a time, each release by an interpreter of its own.
 
-A cell's result is kept as soon as it is there, so that a matrix that was interrupted goes on where it was. The processes
+A cell's result is kept as soon as it is there, so that a matrix that was interrupted goes on where it was. Processes
 that run cells (``verify.commands.matrix_child``) keep their ranks from one cell to the next.
 """
 
@@ -115,7 +115,9 @@ class Runner:
         seconds = time.monotonic() - began
         if answer is None:
             ended = time.monotonic() >= self._deadline
-            return cell_not_run(planned, NOT_REACHED if ended else f"no verdict within {limit:.0f} s", command_of(planned))
+            return cell_not_run(
+                planned, NOT_REACHED if ended else f"no verdict within {limit:.0f} s", command_of(planned)
+            )
         cell = self._judged(planned, answer, document, seconds)
         self._place(planned).write_bytes(msgspec.json.encode(cell))
         return cell
@@ -170,6 +172,8 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 def _line(answers: IO[str], limit: float) -> str:

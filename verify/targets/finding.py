@@ -16,6 +16,7 @@ from verify.targets.protocol import REFERENCE, Target, default_loops
 _NAMED = {
     "builtin": "verify.targets.builtin:BuiltinTarget",
     "vllm_omni": "verify.targets.vllm_omni.target:VllmOmniTarget",
+    "vllm_omni_family": "verify.targets.vllm_omni.families.target:FamilyTarget",
     "vllm_omni_lance": "verify.targets.vllm_omni.lance:LanceTarget",
 }
 _OPTIONAL = ("branches", "schedule", "explain", "resume", "layout")

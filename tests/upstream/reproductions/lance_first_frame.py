@@ -1,7 +1,7 @@
 """Lance's image-to-video loses its first frame: ``python lance_first_frame.py`` (vllm-omni 0.30.0, a CPU).
 
-``generate_image`` restores the pinned tokens after each step in one process; in parallel it never does. The network is a
-stand-in here (a ``LanceBagel`` whose forward is one line), the loop, the mixin and the groups are upstream's.
+``generate_image`` restores the pinned tokens after each step in one process; in parallel it never does. The network is
+a stand-in here (a ``LanceBagel`` whose forward is one line), the loop, the mixin and the groups are upstream's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Step execution of Bagel shares no noise: ``python step_execution.py`` (vllm-omni 0.30.0, two gloo ranks on a CPU).
 
-``denoise_step`` broadcasts the batch's latents, which are a copy; ``step_scheduler`` advances the request's. The network
-is a stand-in here (a ``Bagel`` whose single-branch forward is one line), everything else is upstream's.
+``denoise_step`` broadcasts the batch's latents, which are a copy; ``step_scheduler`` advances the request's. The
+network is a stand-in here (a ``Bagel`` whose single-branch forward is one line), everything else is upstream's.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class UpstreamDenoiser:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._half)
 
     def velocity(
-        self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str
+        self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str, **asked: Any
     ) -> Float[Tensor, "tokens channels"]:
         """The velocity of ``branch``, in the network's dtype."""
         handed = self._handed_over

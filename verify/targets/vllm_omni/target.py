@@ -53,6 +53,7 @@ class VllmOmniTarget:
     """vllm-omni's ``Bagel.generate_image``, its groups, model and loader, with seeded weights or a checkpoint."""
 
     name = "vllm_omni"
+    warm_up = "verify.targets.vllm_omni.world:warm_up"
     loops: Mapping[str, Loop] = {REFERENCE: reference, _LOOP: generate_image, _STEPWISE: stepwise}
     expects: Mapping[str, str | Exchanges] = {REFERENCE: REFERENCE, _LOOP: "local", _STEPWISE: "local"}
     # Only the newest releases execute Bagel step by step: --loops stepwise judges that.

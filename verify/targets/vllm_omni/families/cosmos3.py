@@ -7,37 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verify.targets.vllm_omni.families.family import Asked, Family, StandIn, diffusers, stand_in_for
+from verify.targets.vllm_omni.families.family import Asked, StandIn, stand_in_for
+from verify.targets.vllm_omni.families.wan2_2 import READS_PICTURES, Wan22
 
 
-class Cosmos3(Family):
+class Cosmos3(Wan22):
     """Three frames of 16 channels, stepped by UniPC. The transformer encodes the prompt itself, from token ids."""
 
     name = "cosmos3"
     module = "cosmos3.pipeline_cosmos3"
     pipeline_class = "Cosmos3OmniDiffusersPipeline"
-    shape = (1, 16, 3, None, None)
-    axis = 1
     prompt = "text_ids"
     steps_with = "scheduler"
-    draws = False
 
     def __init__(self, asked: Asked, device: torch.device) -> None:
         super().__init__(asked, device)
         self.network = _ReadsIds(self.channels, self.axis, asked.dtype).to(device)
 
-    @classmethod
-    def scheduler(cls, asked: Asked) -> Any:
-        made = diffusers("UniPCMultistepScheduler")(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=asked.shift
-        )
-        made.set_timesteps(asked.steps)
-        return made
-
     def parts(self) -> dict[str, Any]:
         server = "vllm_omni.entrypoints"
-        stand_in_for(server, f"{server}.openai", f"{server}.openai.video_api_utils", "torchvision")
-        return super().parts() | {
+        stand_in_for(server, f"{server}.openai", f"{server}.openai.video_api_utils", *READS_PICTURES)
+        return {
+            "scheduler": self.upstreams_scheduler(),
+            "transformer": self.network,
             "_new_cosmos3_state": lambda *_: None,
             "_kv_reset_und": lambda *_, **__: None,
             "_kv_load_und": lambda *_, **__: True,

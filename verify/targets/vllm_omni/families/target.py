@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from verify.errors import BadInput, Unjudged
 from verify.protocols import Loop
@@ -22,7 +25,7 @@ from verify.targets.vllm_omni.versions import cannot_be_driven, installed_versio
 from verify.targets.vllm_omni.world import UpstreamGroup, world
 
 LOOP = "diffuse"
-OWN, SEEDED = NOISES = ("own", "seeded")
+OWN, SEEDED, ENGINE = NOISES = ("own", "seeded", "engine")
 ON, OFF = SWITCH = ("on", "off")
 PLAIN, STOCHASTIC = SCHEDULERS = ("plain", "stochastic")
 
@@ -31,14 +34,15 @@ class FamilyTarget:
     """One family of vllm-omni. Of a request it reads size, ``num_timesteps``, shift, ``cfg_text_scale`` and seed."""
 
     name = "vllm_omni_family"
+    warm_up = "verify.targets.vllm_omni.world:warm_up"
     ignores = ("cfg_interval", "cfg_img_scale", "cfg_renorm_type", "cfg_renorm_min", "dtype")
 
     def __init__(self, family: str, noise: str = SEEDED, guidance: str = ON, scheduler: str = PLAIN) -> None:
         """
         Args:
             family: which; ``registry.py`` lists them.
-            noise: ``seeded``: every rank's is the request's, as the engine makes it from one seed; or ``own``: each
-                rank's is another.
+            noise: ``seeded``: every rank draws the request's, as under an engine that is given a seed; ``engine``: as
+                under an engine that is given none; or ``own``: each rank's is another.
             guidance: ``off``: a request without guidance, sent to a server with CFG parallelism.
             scheduler: ``stochastic``: one that draws noise in each step.
 
@@ -53,6 +57,7 @@ class FamilyTarget:
             if value not in known:
                 raise BadInput.of(f"--target-option {option}", value, f"one of {', '.join(known)}", "choose one")
         self._family = family_named(family)
+        self._seeds: dict[DenoiseRequest, int] = {}
         self._noise, self._guided, self._stochastic = noise, guidance == ON, scheduler == STOCHASTIC
         self.loops: Mapping[str, Loop] = {REFERENCE: reference, LOOP: parallel}
         self.expects: Mapping[str, str] = {LOOP: "local" if self._guided else "any"}
@@ -81,7 +86,7 @@ class FamilyTarget:
             raise
         except Exception as error:
             raise cannot_be_driven(installed, f"preparing {self._family.name}", error) from error
-        seed = 1000 * request.seed + (rank if self._noise == OWN else 0)
+        seed = self._seed(request, rank)
         noise = torch.randn(family.latent_shape(), generator=torch.Generator().manual_seed(seed))
         return Prepared(
             denoiser,
@@ -92,8 +97,15 @@ class FamilyTarget:
             environment={"vllm_omni": installed, "autocast": False},
             draws=self._stochastic,
             sends=None if family.falls else torch.neg,
-            equal_noise=self._noise == SEEDED,
+            equal_noise=self._noise != OWN,
         )
+
+    def _seed(self, request: DenoiseRequest, rank: int) -> int:
+        if self._noise != ENGINE:
+            return 1000 * request.seed + (rank if self._noise == OWN else 0)
+        if request not in self._seeds:
+            self._seeds[request] = _seed_of_the_engine(rank)
+        return self._seeds[request]
 
     def _scale(self, request: DenoiseRequest) -> float:
         return request.cfg_text_scale if self._guided else 1.0
@@ -110,10 +122,23 @@ class FamilyTarget:
         )
 
 
+def _seed_of_the_engine(rank: int) -> int:
+    """The seed that upstream gives a request without one: once, where it is made; every rank is sent the request."""
+    made: list[Any] = [None]
+    if rank == 0:
+        sampling = importlib.import_module("vllm_omni.inputs.data").OmniDiffusionSamplingParams()
+        request = importlib.import_module("vllm_omni.diffusion.request").OmniDiffusionRequest
+        made = [request(prompt={"prompt": ""}, sampling_params=sampling, request_id="the request").sampling_params.seed]
+    dist.broadcast_object_list(made, src=0)
+    if made[0] is None:  # Then each rank draws by its own generator.
+        return int(torch.seed())
+    return int(made[0])
+
+
 def _notes(installed: str, family: type[Family], substituted: tuple[str, ...]) -> tuple[str, ...]:
     return (
-        f"vllm-omni {installed}: {family.pipeline_class}'s loop, the mixin, combine, scheduler class and process groups "
-        "are its own",
+        f"vllm-omni {installed}: {family.pipeline_class}'s loop, the mixin, combine, scheduler class and process "
+        "groups are its own",
         *(
             f"substituted: {what}"
             for what in (

@@ -11,6 +11,9 @@ from torch import Tensor
 from verify.schedule import Schedule
 from verify.targets.vllm_omni.families.family import Asked, Family, stand_in_for
 
+# For the frames that upstream reads and writes.
+READS_PICTURES = ("av", "torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+
 
 class Wan22(Family):
     """Three frames of 16 channels. UniPC remembers earlier velocities."""
@@ -31,18 +34,22 @@ class Wan22(Family):
         return Schedule(times, (sigmas[:-1] - sigmas[1:]).float(), (asked.scale > 1.0,) * asked.steps)
 
     def parts(self) -> dict[str, Any]:
-        stand_in_for("av", "torchvision", "torchvision.transforms", "torchvision.transforms.functional")
-        build = importlib.import_module(f"vllm_omni.diffusion.models.{self.module}").build_wan_scheduler
-        scheduler = build("unipc", self.asked.shift)
-        scheduler.set_timesteps(self.asked.steps, device=self.device, shift=self.asked.shift)
+        stand_in_for(*READS_PICTURES)
         return {
-            "scheduler": scheduler,
+            "scheduler": self.upstreams_scheduler(),
             "transformer": self.network,
             "transformer_2": None,
             "expand_timesteps": False,
             "is_dmd": False,
             "record_denoise_step": lambda *_, **__: None,
         }
+
+    def upstreams_scheduler(self) -> Any:
+        """UniPC for flows, as upstream makes it for Wan."""
+        wan = importlib.import_module("vllm_omni.diffusion.models.wan2_2.pipeline_wan2_2")
+        scheduler = wan.build_wan_scheduler("unipc", self.asked.shift)
+        scheduler.set_timesteps(self.asked.steps, device=self.device, shift=self.asked.shift)
+        return scheduler
 
     def denoise(self, pipeline: Any, x_0: Tensor) -> Tensor:
         positive, negative = self.prompts.values()
