@@ -71,9 +71,8 @@ class StateWatch:
 
     def __init__(self, denoiser: Any) -> None:
         self._denoiser = denoiser
-        self._tensors = dict(_weights(denoiser))
+        self._tensors, self._hooks = _held(denoiser)
         self._digests = _known(self._tensors)
-        self._hooks = dict(_hooks(denoiser))
         self._functions = dict(_functions())
         self._versions = {name: version_of(tensor) for name, tensor in self._tensors.items()}
         self._own = dict(leaves_of(denoiser))
@@ -132,10 +131,9 @@ class StateWatch:
 
     def _lasting(self) -> Iterator[tuple[str, list[str]]]:
         """What is other now than before the loop, part by part."""
-        now = dict(_weights(self._denoiser))
-        after = _digested(now)
-        yield WEIGHTS, _unlike(self._digests, after)
-        yield HOOKS, _unlike(self._hooks, dict(_hooks(self._denoiser)))
+        tensors, hooks = _held(self._denoiser)
+        yield WEIGHTS, _unlike(self._digests, _digested(tensors))
+        yield HOOKS, _unlike(self._hooks, hooks)
         functions = dict(_functions())
         yield (
             FUNCTIONS,
@@ -175,19 +173,22 @@ def _known(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: _LAST[name][2] for name in tensors}
 
 
-def _weights(denoiser: Any) -> Iterator[tuple[str, Tensor]]:
+def _held(denoiser: Any) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The parameters and buffers of its networks, and how many hooks each module has that has any; in one walk."""
+    weights: dict[str, Tensor] = {}
+    hooks: dict[str, int] = {}
     for number, network in enumerate(networks_of(denoiser)):
         prefix = f"network {number}: " if number else ""
-        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-            yield prefix + name, tensor
-
-
-def _hooks(denoiser: Any) -> Iterator[tuple[str, int]]:
-    for network in networks_of(denoiser):
+        seen: set[int] = set()
         for name, module in network.named_modules():
+            for own, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    weights[prefix + (f"{name}.{own}" if name else own)] = tensor
             count = sum(len(getattr(module, kind, ())) for kind in _HOOKS)
             if count:
-                yield name or type(module).__name__, count
+                hooks[prefix + (name or type(module).__name__)] = count
+    return weights, hooks
 
 
 def _functions() -> Iterator[tuple[str, Any]]:
