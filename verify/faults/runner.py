@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,14 +13,17 @@ from verify.faults.registry import OF_ANY_ENGINE, UNKNOWN, Fault, loop_to_break
 from verify.ranks.local.pool import RankPool
 from verify.ranks.plan import place
 from verify.ranks.rank import Rank
-from verify.report.documents.faults import Expected, Injected
+from verify.report.documents.faults import Expected, Faults, Injected
+from verify.report.documents.parts import head
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.replay import References
 from verify.runner.requests import ONE
 from verify.runner.run import pool_for, run_job
 from verify.runner.run_report import RunReport
+from verify.runner.tracing import Progress
 from verify.targets.finding import find_target
+from verify.tasks.stage import describe_rank
 from verify.text import place_of_call
 from verify.verdict import Finding, Verdict
 
@@ -49,18 +52,27 @@ class Judged(NamedTuple):
     ended: bool
 
 
-def run_catalogue(
-    faults: Iterable[Fault], base: Job, world_size: int, done: Callable[[Injected], None] = lambda row: None
-) -> list[Injected]:
+def run_catalogue(faults: Sequence[Fault], base: Job, world_size: int, command: str, progress: Progress) -> Faults:
     """Runs the clean control and every fault on ``world_size`` ranks; on three, with image guidance."""
-    kept = References()
+    began, kept = time.monotonic(), References()
+    progress.start("faults", len(faults) + 1)
     rows = [_control(base, world_size, kept)]
-    done(rows[0])
     hang_limit = max(_LEAST_HANG_LIMIT, _TIMES_THE_CONTROL * rows[0].seconds)
     for fault in faults:
+        progress.update("faults", len(rows))
         rows.append(run_fault(fault, base, world_size, hang_limit, kept))
-        done(rows[-1])
-    return rows
+    progress.finish("faults")
+    environment = pool_for(place(world_size, base.device, base.backend).spec).run(describe_rank, base.options)
+    notes = () if base.target == BUILTIN else (WHERE_INJECTED.format(target=base.target),)
+    good = all(row.caught and row.placed for row in rows)
+    return Faults(
+        **head(command, environment, notes),
+        verdict=Verdict.PASS if good else Verdict.FAIL,
+        world_size=world_size,
+        device=base.device,  # type: ignore[arg-type]
+        seconds=round(time.monotonic() - began, 1),
+        faults=tuple(rows),
+    )
 
 
 def _request(base: Job, image: bool) -> DenoiseRequest:
