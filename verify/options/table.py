@@ -7,6 +7,7 @@ parser, job and reproducing command line follow. A test compares the defaults he
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from verify.options.alone import COMPLETION, HELP, INIT
 from verify.options.option import Command, Group, Option
@@ -33,9 +34,9 @@ def _listed(ids: tuple[int, ...] | None) -> str | None:
     return None if ids is None else ",".join(map(str, ids))
 
 
-def _named_ranks(job: Any) -> int | None:
-    """Not named where the requests of a set may have other numbers of branches, as long as the user named none."""
-    return job.ranks if getattr(job, "request_set", "one") == "one" else job.world_size  # type: ignore[no-any-return]
+def _named_ranks(job: Any) -> Any:
+    """None where a set of requests may need other numbers of ranks, unless the user named one."""
+    return job.ranks if getattr(job, "request_set", "one") == "one" else job.world_size
 
 
 TARGET = Option("--target", f"whose loops: {TARGETS}", "target", shown=lambda job: split_options(job.target)[0],
