@@ -7,48 +7,25 @@ parser, job and reproducing command line follow. A test compares the defaults he
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from verify.options.alone import COMPLETION, HELP, INIT
 from verify.options.option import Command, Group, Option
 from verify.options.rounding import ROUNDING
 from verify.options.targets import given_options, split_options
+from verify.options.values import ids, listed, named_ranks, names
 
 TARGETS = "builtin, vllm_omni, FILE.py:NAME or PACKAGE.MODULE:NAME"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _ids(text: str) -> tuple[int, ...]:
-    from verify.errors import BadInput
-
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise BadInput.of("--prompt-ids", text, "whole numbers, separated by commas", "correct it") from None
-
-
-def _listed(ids: tuple[int, ...] | None) -> str | None:
-    return None if ids is None else ",".join(map(str, ids))
-
-
-def _named_ranks(job: Any) -> Any:
-    """None where a set of requests may need other numbers of ranks, unless the user named one."""
-    return job.ranks if getattr(job, "request_set", "one") == "one" else job.world_size
-
 
 TARGET = Option("--target", f"whose loops: {TARGETS}", "target", shown=lambda job: split_options(job.target)[0],
                 default="builtin", metavar="NAME", always=True)  # fmt: skip
 TARGET_OPTION = Option("--target-option", "an argument, as text, for the class or function that makes the target",
                        shown=lambda job: given_options(job.target), repeated=True, metavar="K=V")  # fmt: skip
 LOOPS = Option("--loops", "the target's loops; if not given, broadcast,local or all of another target's",
-               "loops", into=_names, shown=lambda job: ",".join(job.judged), metavar="A,B", always=True)  # fmt: skip
+               "loops", into=names, shown=lambda job: ",".join(job.judged), metavar="A,B", always=True)  # fmt: skip
 LOOP = Option("--loop", "a loop of your own instead of the target's", "loop_reference",
               metavar="FILE_OR_MODULE:FUNCTION")  # fmt: skip
 WORLD_SIZE = Option("--world-size", "ranks; one for each branch if not given", "world_size", type=int, metavar="N",
-                    shown=lambda job: _named_ranks(job), always=True)  # fmt: skip
+                    shown=lambda job: named_ranks(job), always=True)  # fmt: skip
 DEVICE = Option("--device", "cpu or cuda", "device", default="cpu", metavar="D", always=True)
 BACKEND = Option("--backend", "gloo or nccl; what fits if not given", "backend", metavar="B")
 PRESET = Option("--preset", "model size: tiny, small or 7b", "options.preset", default="tiny", metavar="P", always=True)
@@ -71,8 +48,8 @@ PLACEMENT = Group("where and with what", (
 
 BAGEL = Group("what Bagel's image is conditioned on", (
     Option("--prompt", "text; seeded token ids if not given", "options.bagel.prompt", metavar="TEXT"),
-    Option("--prompt-ids", "the prompt's token ids instead", "options.bagel.prompt_ids", into=_ids,
-           shown=lambda job: _listed(job.options.bagel and job.options.bagel.prompt_ids), metavar="N,...",
+    Option("--prompt-ids", "the prompt's token ids instead", "options.bagel.prompt_ids", into=ids,
+           shown=lambda job: listed(job.options.bagel and job.options.bagel.prompt_ids), metavar="N,...",
            instead_of="--prompt"),
     Option("--system", "text in front of everything", "options.bagel.system", metavar="TEXT"),
     Option("--think", "text that was thought before drawing; only the gen branch reads it", "options.bagel.think",
