@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from verify.faults import denoiser, endings, environment, exchanges, group, requests, rules, steps
+from verify.faults import denoiser, endings, environment, exchanges, group, requests, rules, samplers, steps
 from verify.faults.registry import FAULTS, Fault
 
-__all__ = ["FAULTS", "Fault", "denoiser", "endings", "environment", "exchanges", "group", "requests", "rules", "steps"]
+__all__ = [
+    "FAULTS",
+    "Fault",
+    "denoiser",
+    "endings",
+    "environment",
+    "exchanges",
+    "group",
+    "requests",
+    "rules",
+    "samplers",
+    "steps",
+]

@@ -22,7 +22,7 @@ def _denoiser(wiring: Wiring) -> Any:
     return wiring.denoiser
 
 
-def _swap_context(wiring: Wiring, branch: str, change: Callable[[Any], Any]) -> None:
+def swap_context(wiring: Wiring, branch: str, change: Callable[[Any], Any]) -> None:
     """Gives a branch another context while the loop runs."""
     contexts = _denoiser(wiring).contexts
     wiring.patches.enter_context(mock.patch.dict(contexts, {branch: change(contexts)}))
@@ -32,14 +32,14 @@ def _swap_context(wiring: Wiring, branch: str, change: Callable[[Any], Any]) -> 
 def kv_leaked_into_text_branch(wiring: Wiring) -> None:
     """Rank 1's text branch attends to the gen branch's cache."""
     if wiring.rank == 1:
-        _swap_context(wiring, "text", lambda contexts: contexts["gen"])
+        swap_context(wiring, "text", lambda contexts: contexts["gen"])
 
 
 @fault(source="vo 3646", breaks="cache", step=0, rank=2, caught_by="matches_reference", image=True, least_ranks=3)
 def kv_leaked_into_img_branch(wiring: Wiring) -> None:
     """Rank 2's img branch attends to the gen branch's cache: the image that was to be dropped is there."""
     if wiring.rank == 2:
-        _swap_context(wiring, "img", lambda contexts: contexts["gen"])
+        swap_context(wiring, "img", lambda contexts: contexts["gen"])
 
 
 @fault(source="vo 3728, 4098", breaks="cache", step=0, rank=0, caught_by="matches_reference")
@@ -51,7 +51,7 @@ def kv_cut(wiring: Wiring) -> None:
         return replace(gen, keys=gen.keys[:, :, :-1], values=gen.values[:, :, :-1])
 
     if wiring.rank == 0:
-        _swap_context(wiring, "gen", cut)
+        swap_context(wiring, "gen", cut)
 
 
 @fault(source="vo 3728, 4098", breaks="cache", step=0, rank=0, caught_by="matches_reference")
@@ -65,7 +65,7 @@ def kv_row_swapped(wiring: Wiring) -> None:
         return replace(gen, values=values)
 
     if wiring.rank == 0:
-        _swap_context(wiring, "gen", swap)
+        swap_context(wiring, "gen", swap)
 
 
 @fault(source="none public", breaks="cache", step=10, rank=0, caught_by="cache_frozen")
