@@ -114,9 +114,17 @@ class HeunElsewhere(Heun):
 
 
 class Stochastic(Engine):
-    """Adds noise in each step and mixes in the velocity before: what it remembers, it shows."""
+    """Adds noise in each step and mixes in the velocity before: what it remembers, it shows.
+
+    Args:
+        noise_level: how much of the noise a step adds
+    """
 
     name = "stochastic with history"
+
+    def __init__(self, noise_level: float = 0.01) -> None:
+        super().__init__()
+        self.noise_level = noise_level
 
     def generator(self, request: Any, rank: int) -> torch.Generator:
         return torch.Generator().manual_seed(request.seed)
@@ -137,7 +145,7 @@ class Stochastic(Engine):
             mixed = (3 * v - history[-1]) / 2 if history else v
             history[:] = [*history[-1:], self.remembered(v, group.rank, step)]
             dt = request.schedule.dts[step]
-            x_t = x_t - mixed * dt + 0.01 * torch.randn(x_t.shape, generator=noise)
+            x_t = x_t - mixed * dt + self.noise_level * torch.randn(x_t.shape, generator=noise)
             observe(step, x_t, {"history": history, "noise": noise})
         return x_t
 

@@ -9,7 +9,8 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -137,6 +138,8 @@ def _parse(given: list[str]) -> argparse.Namespace:
             allow_abbrev=False,
         )
         command.configure(added)
+        if name == chosen and {"-h", "--help"} & set(given):
+            added.epilog = "\n\n".join((*_own_options(given), examples))
     parsed, unknown = parser.parse_known_args(given)
     if parsed.command is None:
         parser.print_help()
@@ -151,6 +154,17 @@ def _parse(given: list[str]) -> argparse.Namespace:
         if option.flag.startswith("--") and "" in _each(getattr(parsed, option.name)):
             raise BadInput.of(option.flag, "", "a value", f"give one or leave it out; see {called} --help")
     return parsed
+
+
+def _own_options(given: Sequence[str]) -> Iterator[str]:
+    """Help on the options of the target that a command line names."""
+    named = [other for word, other in pairwise(given) if word == "--target"]
+    named += [word.partition("=")[2] for word in given if word.startswith("--target=")]
+    for name in named[-1:]:
+        from verify.targets.finding import options_told
+
+        lines = options_told(name) or ["it has none"]
+        yield f"options of target {name}, for --target-option:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _each(value: object) -> list[object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from verify.bagel.checkpoint import survey
 from verify.bagel.conditioning import read_conditioning
@@ -18,7 +19,7 @@ from verify.options.option import reproducing, values_of
 from verify.options.table import COMMANDS
 from verify.request import DenoiseRequest, ResolvedRequest
 from verify.runner.requests import ONE, REQUEST_SETS, SEQUENCE, Asked, requests_of
-from verify.targets.finding import find_target
+from verify.targets.finding import find_target, options_of
 from verify.targets.protocol import REFERENCE, STEP_SIZES, ModelOptions, default_loops, layout_of, understood
 from verify.tasks.stage import Plan
 from verify.trace.window import Window, windows_of
@@ -87,6 +88,14 @@ class Job:
         if self.requests is not None:
             return self.requests
         return SEQUENCE if self.is_light and self.request.num_timesteps <= _LIGHT_TIMESTEPS else ONE
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What documents say was asked for: of the request what the target reads, and the target's own options."""
+        target = find_target(self.target)
+        ignored = getattr(target, "ignores", ())
+        asked = self.request.to_dict() | self.options.to_dict()
+        return {name: value for name, value in asked.items() if name not in ignored} | options_of(self.target)
 
     @property
     def is_light(self) -> bool:

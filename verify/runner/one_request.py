@@ -163,7 +163,7 @@ def blank_report(job: Job) -> RunReport:
     return RunReport(
         verdict=Verdict.UNKNOWN,
         target=job.target,
-        request=job.request.to_dict() | job.options.to_dict(),
+        request=job.told,
         steps=schedule.steps,
         guided_steps=schedule.guided_steps,
         world_size=job.ranks,

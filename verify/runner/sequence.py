@@ -61,9 +61,8 @@ class _Judged:
         return None if self.report is None else self.report.verdict
 
     def to_dict(self) -> dict[str, Any]:
-        told = self.job.request.to_dict() | self.job.options.to_dict()
         return {
-            "request": told,
+            "request": self.job.told,
             "again": self.asked.again,
             "verdict": None if self.verdict is None else str(self.verdict),
             "refused": self.refusal,

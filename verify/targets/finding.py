@@ -10,6 +10,7 @@ from verify.errors import BadInput
 from verify.expected import ANY, LOOP_KINDS, Exchanges
 from verify.options.targets import split_options
 from verify.targets.loading import in_words, load_object
+from verify.targets.own_options import own_options, typed, values
 from verify.targets.protocol import REFERENCE, Target, default_loops
 
 # Loaded only when named: neither may make the other's imports a requirement.
@@ -48,8 +49,9 @@ def _instance(name: str, found: Any, options: Mapping[str, str]) -> Any:
     makes = inspect.isclass(found) or (inspect.isroutine(found) and not hasattr(found, "prepare"))
     if options:
         _require_arguments(name, found if makes else None, options)
+        arguments = typed(split_options(name)[0], found, options)
         try:
-            return found(**options)
+            return found(**arguments)
         except Exception as error:
             raise BadInput(f"--target {name}: making it with these options raised {in_words(error)}") from error
     if inspect.isclass(found) or (inspect.isroutine(found) and not hasattr(found, "prepare")):
@@ -61,6 +63,29 @@ def _instance(name: str, found: Any, options: Mapping[str, str]) -> Any:
                 f"calling it raised {in_words(error)}",
             ) from error  # fmt: skip
     return found
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The target's own options and their values in a run; of a named one none, since its options are the suite's.
+
+    Raises:
+        BadInput: as :func:`find_target`.
+    """
+    place, options = split_options(name)
+    found = load_object("--target", _NAMED.get(place, place))
+    return values(place, found, options) if inspect.isclass(found) or inspect.isroutine(found) else {}
+
+
+def options_told(name: str) -> list[str]:
+    """A line of help for each of a target's own options.
+
+    Raises:
+        BadInput: as :func:`find_target`.
+    """
+    place, _ = split_options(name)
+    found = load_object("--target", _NAMED.get(place, place))
+    makes = found if inspect.isclass(found) or inspect.isroutine(found) else None
+    return [] if makes is None else [option.line for option in own_options(makes).values()]
 
 
 def _require_arguments(name: str, makes: Any, options: Mapping[str, str]) -> None:
