@@ -84,13 +84,10 @@ def in_float32(denoiser: Any) -> Iterator[None]:
             context = contexts[branch]
             return replace(context, keys=context.keys.float(), values=context.values.float())
 
-    velocity_at = heard.velocity_at
-
     def lifted(x_t: Tensor, time_embedding: Tensor, branch: str) -> Tensor:
-        places = vars(_innermost(heard))["_places"]
+        places = _innermost(heard).places
         return wide.velocity(x_t, time_embedding.float(), places, Lifted()[branch])
 
-    del velocity_at
     with mock.patch.object(_innermost(heard), "velocity_at", lifted):
         yield
 
@@ -115,12 +112,14 @@ def _renormed(gen: Tensor, guided: Tensor, renorm_type: str, renorm_min: float) 
     return guided * (norms[0] / (norms[1] + 1e-8)).clamp(renorm_min, 1.0)
 
 
-def _functions(functions: Mapping[Any, Callable[..., Any]]) -> Arithmetic:
+def replacing(functions: Mapping[Any, Callable[..., Any]]) -> Arithmetic:
+    """An arithmetic that puts functions in the place of PyTorch's."""
     return lambda denoiser: Replaced(functions)
 
 
 @contextmanager
-def _reducing(denoiser: Any) -> Iterator[None]:
+def reducing(denoiser: Any) -> Iterator[None]:
+    """The combine as an all_reduce does it."""
     # Faults put a combine of their own in the same place, and theirs is the one to be used.
     from verify.loops import guidance
 
@@ -156,35 +155,35 @@ class Batched(Inexact):
     """Branches in one batch: twice the rows in each product, attention over padded caches with a mask."""
 
     name = "batched branches"
-    arithmetic = staticmethod(_functions({F.linear: batched_linear, F.scaled_dot_product_attention: padded_attention}))
+    arithmetic = staticmethod(replacing({F.linear: batched_linear, F.scaled_dot_product_attention: padded_attention}))
 
 
 class PlainAttention(Inexact):
     """Another attention kernel: the formula, every product rounded."""
 
     name = "another attention kernel"
-    arithmetic = staticmethod(_functions({F.scaled_dot_product_attention: plain_attention}))
+    arithmetic = staticmethod(replacing({F.scaled_dot_product_attention: plain_attention}))
 
 
 class Sharded(Inexact):
     """Two tensor-parallel shards in every product."""
 
     name = "two shards"
-    arithmetic = staticmethod(_functions({F.linear: sharded_linear(2)}))
+    arithmetic = staticmethod(replacing({F.linear: sharded_linear(2)}))
 
 
 class FourShards(Inexact):
     """Four of them, added one after the other."""
 
     name = "four shards"
-    arithmetic = staticmethod(_functions({F.linear: sharded_linear(4)}))
+    arithmetic = staticmethod(replacing({F.linear: sharded_linear(4)}))
 
 
 class AllReduce(Inexact):
     """The combine as a sum of weighted velocities."""
 
     name = "all_reduce combine"
-    arithmetic = staticmethod(_reducing)
+    arithmetic = staticmethod(reducing)
 
 
 class Wide(Inexact):

@@ -195,7 +195,7 @@ class _Probe(Listener):
 def logged(operators: list[Operator], model: Any = None) -> Iterator[None]:
     """Appends every operator that runs in the block, with the module of ``model`` it runs in."""
     with ExitStack() as stack:
-        modules = stack.enter_context(_current_module(model))
+        modules = stack.enter_context(current_module(model))
 
         def before(func: Any, types: Any, args: Any, kwargs: Any, call: Any) -> dict[str, Any]:
             return {"inputs": _hashes((args, kwargs))}
@@ -221,7 +221,7 @@ def warm_up() -> None:
 
 
 @contextmanager
-def _current_module(model: Any) -> Iterator[list[str]]:
+def current_module(model: Any) -> Iterator[list[str]]:
     """The names of the modules that are running, outermost first."""
     running: list[str] = []
     if not isinstance(model, nn.Module):
