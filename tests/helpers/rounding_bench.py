@@ -66,7 +66,7 @@ class Steps:
         inner = self.denoiser if denoiser is None else denoiser
         asked = self.request if request is None else request
         alone = asked.resolved(self.request.schedule.of_step(step))
-        return reference(_At(inner, step), alone, x_t, Alone(), lambda at, x_t: None)
+        return reference(_At(inner, step), alone, x_t, Alone(), lambda at, x_t, state=None: None)
 
     def judged(self, engine: Callable[[Tensor, int], Tensor], false_alarm: float = 1e-6) -> Decision:
         """What is said of an engine that takes the steps in its own way."""
