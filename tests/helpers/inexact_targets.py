@@ -47,8 +47,7 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None =
     rows = k.shape[2]
     mask = torch.zeros(q.shape[2], rows + 9, dtype=torch.bool, device=q.device)
     mask[:, :rows] = True if attn_mask is None else attn_mask
-    padded = (F.pad(each, (0, 0, 0, 9)) for each in (k, v))
-    return F.scaled_dot_product_attention(q, *padded, attn_mask=mask, **named)
+    return F.scaled_dot_product_attention(q, F.pad(k, (0, 0, 0, 9)), F.pad(v, (0, 0, 0, 9)), attn_mask=mask, **named)
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **named: Any) -> Tensor:

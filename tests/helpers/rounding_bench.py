@@ -6,8 +6,10 @@ A run of real ranks takes seconds; here the draws of a request serve every engin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import product
 from typing import Any
+from unittest import mock
 
 import torch
 from inexact_targets import (
@@ -24,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from verify.bagel import model as bagel_model
+from verify.bagel import model
 from verify.bagel.denoiser import BagelDenoiser, initial_noise
 from verify.bits import same_bits
 from verify.loops import reference
@@ -99,7 +101,7 @@ class _At:
     def __init__(self, inner: Any, first: int) -> None:
         self._inner, self._first = inner, first
 
-    def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
+    def velocity(self, x_t: Tensor, step: int, branch: str, **asked: Any) -> Tensor:
         velocity: Tensor = self._inner.velocity(x_t, step + self._first, branch)
         return velocity
 
@@ -128,39 +130,49 @@ def _without_mkldnn() -> Iterator[None]:
 @contextmanager
 def _kernel(backend: SDPBackend) -> Iterator[None]:
     """One attention kernel alone, whatever the network asks for."""
-    before = bagel_model.ATTENTION_KERNELS
-    bagel_model.ATTENTION_KERNELS = [backend]
-    try:
-        with sdpa_kernel([backend]):
-            yield
-    finally:
-        bagel_model.ATTENTION_KERNELS = before
+    with mock.patch.object(model, "ATTENTION_KERNELS", [backend]), sdpa_kernel([backend]):
+        yield
 
 
 def _always(make: Callable[[], AbstractContextManager[object]]) -> Arithmetic:
     return lambda denoiser: make()
 
 
-ENGINES: dict[str, Arithmetic] = {
-    "itself": _always(nullcontext),
-    "two threads": _always(lambda: _threads(2)),
-    "without mkldnn": _always(_without_mkldnn),
-    "math kernel": _always(lambda: _kernel(SDPBackend.MATH)),
-    "batched branches": replacing({F.linear: batched_linear, F.scaled_dot_product_attention: padded_attention}),
-    "plain attention": replacing({F.scaled_dot_product_attention: plain_attention}),
+def _all(*arithmetics: Arithmetic) -> Arithmetic:
+    """Several arithmetics at once."""
+
+    @contextmanager
+    def entered(denoiser: Any) -> Iterator[None]:
+        with ExitStack() as stack:
+            for arithmetic in arithmetics:
+                stack.enter_context(arithmetic(denoiser))
+            yield
+
+    return entered
+
+
+_plain = _always(nullcontext)
+_PRODUCTS = {
+    "": _plain,
+    "batched rows": replacing({F.linear: batched_linear}),
     "two shards": replacing({F.linear: sharded_linear(2)}),
     "four shards": replacing({F.linear: sharded_linear(4)}),
-    "all_reduce combine": reducing,
-    "two shards, plain attention, all_reduce": lambda denoiser: _together(
-        replacing({F.linear: sharded_linear(2), F.scaled_dot_product_attention: plain_attention})(denoiser),
-        reducing(denoiser),
-    ),
+}
+_ATTENTION = {
+    "": _plain,
+    "math kernel": _always(lambda: _kernel(SDPBackend.MATH)),
+    "padded caches": replacing({F.scaled_dot_product_attention: padded_attention}),
+    "plain attention": replacing({F.scaled_dot_product_attention: plain_attention}),
+}
+_COMBINE = {"": _plain, "all_reduce combine": reducing}
+# Every product with every attention and every combine, and what a machine may do otherwise.
+ENGINES: dict[str, Arithmetic] = {
+    ", ".join(filter(None, names)) or "itself": _all(*(made[name] for made, name in zip(parts, names, strict=True)))
+    for parts in [(_PRODUCTS, _ATTENTION, _COMBINE)]
+    for names in product(*parts)
+} | {
+    "two threads": _always(lambda: _threads(2)),
+    "without mkldnn": _always(_without_mkldnn),
 }
 # Against a reference in half precision only.
 WIDE = {"float32 against bfloat16": in_float32}
-
-
-@contextmanager
-def _together(*managers: AbstractContextManager[object]) -> Iterator[None]:
-    with managers[0], managers[1]:
-        yield

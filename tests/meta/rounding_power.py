@@ -104,7 +104,7 @@ def sizes() -> None:
     """The least size of each kind of fault that is seen, by doubling, in bfloat16 and float32."""
     for dtype in ("bfloat16", "float32"):
         steps = Steps(DenoiseRequest(height=128, width=128), dtype, STEPS, DRAWS)
-        for name in ("itself", "batched branches", "two shards"):
+        for name in ("itself", "batched rows, padded caches", "two shards"):
             for kind, fault in _SIZED.items():
                 for power in range(-20, 25):
                     engine = _with(steps, name, fault(steps, 2.0**power))

@@ -1,6 +1,7 @@
 """``python -m tests.meta.rounding_runs``: a thousand varied clean runs, judged by rounding, across kernels.
 
-A hundred requests are drawn; the draws of each serve ten engines or eleven. ``--first N --count M`` runs a part.
+Thirty requests are drawn; the draws of each serve every engine of ``rounding_bench``. ``--first N --count M`` runs a
+part.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from rounding_bench import ENGINES, WIDE, Steps
 
-from verify.request import RENORM_TYPES, DenoiseRequest
+from verify.request import DenoiseRequest
 from verify.rounding.decide import Word
 
-CONFIGURATIONS = 100
+CONFIGURATIONS = 30
 
 
 def request_of(number: int) -> tuple[DenoiseRequest, str, list[int]]:
@@ -35,7 +36,7 @@ def request_of(number: int) -> tuple[DenoiseRequest, str, list[int]]:
         cfg_interval=drawn.choice([(0.0, 1.0), (0.4, 1.0)]),
         cfg_text_scale=drawn.choice([1.5, 4.0, 8.0]),
         cfg_img_scale=1.5 if image else 1.0,
-        cfg_renorm_type=drawn.choice(RENORM_TYPES),
+        cfg_renorm_type=drawn.choice(("global", "channel", "text_channel")),
         cfg_renorm_min=drawn.choice([0.0, 0.5, 1.0]),
         seed=drawn.randrange(2**31),
     )

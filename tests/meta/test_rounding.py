@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rounding_runs import clean_runs
+from rounding_runs import CONFIGURATIONS, clean_runs
 
 from verify.faults import FAULTS
 from verify.faults.runner import job_of
@@ -40,7 +40,7 @@ def test_a_fault_among_rounding_is_found_and_placed(pytestconfig: pytest.Config)
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_a_thousand_varied_clean_runs_across_kernels() -> None:
-    runs = clean_runs(0, 100)
+    runs = clean_runs(0, CONFIGURATIONS)
     assert len(runs) >= 1000
     assert [run for run in runs if run[3] in (Word.NOT_EXPLAINED, Word.UNKNOWN)] == []
 

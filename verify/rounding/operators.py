@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from verify.protocols import Denoiser
+from verify.protocols import Denoiser, State
 from verify.ranks.rank import Rank
 from verify.rounding.movement import Kind, kind_of
 from verify.rounding.randomised import NoiseTable, randomised
@@ -126,16 +126,16 @@ class _Enough(BaseException):
     """Ends a loop after the step in question."""
 
 
-def sketch_loop(rank: Rank, plan: Plan, step: int) -> StepSketches | None:
-    """What the plan's loop does in ``step`` on this rank, the loop being run again up to it."""
+def sketch_loop(rank: Rank, plan: Plan, wanted: int) -> StepSketches:
+    """What the plan's loop does in step ``wanted`` on this rank, the loop being run again up to it."""
     stage = Stage.of(rank, plan)
     sketching = _Sketching()
-    parts = _Parts(sketching, next(networks_of(stage.prepared.denoiser), None), step)
+    parts = _Parts(sketching, next(networks_of(stage.prepared.denoiser), None), wanted)
 
-    def observe(at: int, x_t: Tensor, state: Any = None) -> None:
-        if at == step:
+    def observe(step: int, x_t: Tensor, state: State = None) -> None:
+        if step == wanted:
             raise _Enough
-        if at == step - 1:
+        if step == wanted - 1:
             sketching.begin(REST)
 
     with suppress(_Enough), stage.arithmetic(), sketching:

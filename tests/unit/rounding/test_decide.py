@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_false_alarms_keep_to_their_probability() -> None:
         (ELEMENT, (7, 2), (7, 2)),
     ],
 )
-def test_each_kind_sees_its_own_fault(kind: str, index: tuple[int, ...], where: tuple[object, object]) -> None:
+def test_each_kind_sees_its_own_fault(kind: str, index: tuple[int, ...], where: Any) -> None:
     fault = torch.zeros(TOKENS, CHANNELS, dtype=torch.float64)
     fault[where] = {WHOLE: 9.0, TOKEN: 45.0, CHANNEL: 25.0, ELEMENT: 60.0}[kind]
     decision = judged(1, fault=fault)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import torch
 from traces import CHANNELS, STEPS, TOKENS, clean, reference, small_request
 
+from verify.report.documents.rounding import Rounding
 from verify.report.sections.rounding import section
 from verify.rounding.deviations import Deviation, Deviations
 from verify.rounding.findings import rounding_explains
-from verify.runner.run_report import Rounding, msgspec
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
 
