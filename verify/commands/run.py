@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +58,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the job, prints the report and returns the exit status."""
+    began = time.monotonic()
     launch = launched()
     if launch is not None:
         from verify.commands.launched import execute as execute_launched
@@ -64,12 +67,25 @@ def execute(arguments: argparse.Namespace) -> int:
     fork_server()  # Starts importing torch in the process that ranks are forked from, while this one imports it too.
     from verify.runner.elsewhere import run_twice
 
-    return show(arguments, job_of(arguments), run_twice)
+    job = job_of(arguments)
+    return show(arguments, job, run_twice, imports=time.monotonic() - began)
 
 
-def show(arguments: argparse.Namespace, job: Job, run: Callable[[Job, Progress], RunReport]) -> int:
-    """Has ``run`` run the job, prints and writes what it reports, and returns the exit status."""
+def show(
+    arguments: argparse.Namespace, job: Job, run: Callable[[Job, Progress], RunReport], imports: float = 0.0
+) -> int:
+    """Has ``run`` run the job, prints and writes what it reports, and returns the exit status.
+
+    Args:
+        arguments: of the command line.
+        job: what to run.
+        run: how.
+        imports: seconds that the command had taken before.
+    """
     check_outputs(arguments)
     with progress_for(arguments) as progress:
         report = run(job, progress)
+    if imports:
+        total = report.timings.get("total", 0.0) + imports
+        report = replace(report, timings={"imports": imports, **report.timings, "total": total})
     return show_document(report.document, arguments)

@@ -18,7 +18,7 @@ from verify.report.sections import environment
 from verify.report.sections.blocks import Bullets, Card, Cell, Presentation, Strips, Table, TokenMap
 from verify.report.sections.evidence import figures, token_map
 from verify.report.sections.properties import CLAIMS
-from verify.report.sections.run import present_run
+from verify.report.sections.run import closing, present_run
 from verify.trace.trace import PRIVATE_ENVIRONMENT
 from verify.verdict import Finding, Verdict
 
@@ -121,6 +121,16 @@ def test_a_missed_fault_and_a_misplaced_one_are_told_apart() -> None:
     assert results == ["", "", "caught, not placed", "missed"]
     assert [card.title for card in blocks_of(FAULTS, Card)] == ["two bits: caught, not placed", "three bits: missed"]
     assert shown.said == "2 of 3 faults caught, 1 placed, the clean control passed"
+
+
+@pytest.mark.parametrize(("requests", "rest"), [(1, "preparing"), (4, "preparing and the other requests")])
+def test_times_add_up(requests: int, rest: str) -> None:
+    timings = {"imports": 2.0, "reference": 1.0, "local": 0.5, "total": 6.25}
+    told = f"exit status 0 in 6.2 s (imports 2.00 s, reference 1.00 s, local 0.50 s, {rest} 2.75 s)"
+    assert closing(Verdict.PASS, timings, requests) == told
+    assert closing(Verdict.PASS, timings | {"total": 3.5}) == (
+        "exit status 0 in 3.5 s (imports 2.00 s, reference 1.00 s, local 0.50 s)"
+    )
 
 
 def test_every_property_of_a_combine_says_what_it_claims() -> None:

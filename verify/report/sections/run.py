@@ -26,6 +26,8 @@ from verify.report.sections.culprit import check_card, failure_card, first_to_re
 from verify.report.sections.evidence import LEGEND, figures, strips
 from verify.verdict import EXIT_STATUS, Verdict
 
+# Seconds; less is rounding.
+_LEAST_REST = 0.05
 _BRANCH_SCALE = re.compile(r"cfg_(\w+)_scale")
 
 
@@ -41,13 +43,17 @@ def present_run(d: Run) -> Presentation:
         sections=list(_sections(d)),
         command=d.command,
         made=environment.made_line(d),
-        closing=closing(d.verdict, d.timings),
+        closing=closing(d.verdict, d.timings, len(d.requests)),
     )
 
 
-def closing(verdict: Verdict, timings: dict[str, float]) -> str:
-    """The exit status and where the time went."""
-    parts = [f"{name} {seconds:.2f} s" for name, seconds in timings.items() if name != "total"]
+def closing(verdict: Verdict, timings: dict[str, float], requests: int = 1) -> str:
+    """The exit status and where the time went: parts that add up to the whole."""
+    named = {name: seconds for name, seconds in timings.items() if name != "total"}
+    rest = timings.get("total", 0.0) - sum(named.values())
+    if named and rest >= _LEAST_REST:
+        named["preparing" if requests < 2 else "preparing and the other requests"] = rest
+    parts = [f"{name} {seconds:.2f} s" for name, seconds in named.items()]
     spent = f" in {timings['total']:.1f} s" if "total" in timings else ""
     return f"exit status {EXIT_STATUS[verdict]}{spent}" + (f" ({', '.join(parts)})" if parts else "")
 
