@@ -229,9 +229,31 @@ def summary(documents: Documents) -> str:
     return markdown(("question", "measured"), rows)
 
 
+def table_of_matrices(documents: Documents) -> str:
+    """Rows of a matrix with the same outcomes together; without the columns in which nothing could be run."""
+    cells = [c for _, d in of_kind(documents, "matrix") if "planted" not in d["title"] for c in d["cells"]]
+    ran = dict.fromkeys(c["column"] for c in cells if c["outcome"] != "unknown")
+    outcomes: dict[tuple[str, str], dict[str, str]] = {}
+    for c in cells:
+        outcomes.setdefault((c["row"], c["release"]), {})[c["column"]] = c["outcome"]
+    alike: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for (row, release), found in outcomes.items():
+        key = tuple(found.get(column, "-") for column in ran)
+        alike.setdefault(key, {}).setdefault(row, []).append(release)
+    rows = []
+    for key, found in alike.items():
+        by_releases: dict[str, list[str]] = {}
+        for row, releases in found.items():
+            by_releases.setdefault(", ".join(releases), []).append(row)
+        said = "; ".join(f"{', '.join(names)} ({releases})" for releases, names in by_releases.items())
+        rows.append((said, *("**fail**" if outcome == "fail" else outcome for outcome in key)))
+    return markdown(("what (releases)", *ran), rows)
+
+
 TABLES: dict[str, Callable[[Documents], str]] = {
     "runs": table_of_runs,
     "controls": table_of_controls,
+    "matrices": table_of_matrices,
     "faults": table_of_faults,
     "fuzz": table_of_fuzz,
     "times": table_of_times,

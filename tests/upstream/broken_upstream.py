@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from verify.targets.vllm_omni.loops import generate_image
+from verify.targets.vllm_omni.stepwise import stepwise
 
 
 class _Group:
@@ -54,3 +55,8 @@ def writes_to_cache(denoiser: Any, request: Any, x_0: Tensor, group: Any, observ
         observe(step, x_t)
 
     return generate_image(denoiser, request, x_0, group, after)
+
+
+def stepwise_mended(denoiser: Any, request: Any, x_0: Tensor, group: Any, observe: Any) -> Tensor:
+    """Step execution with what upstream leaves out: the noise that was received reaches the request's state."""
+    return stepwise(denoiser, request, x_0, group, observe, mended=True)
