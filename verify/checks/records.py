@@ -93,7 +93,8 @@ _RECORDS = (
     ),
     CheckRecord(
         "schedule",
-        "the loop takes the steps, in size and number, of the target's schedule",
+        "the loop takes the steps of the target's schedule, in size and number, and asks the network for what each calls "
+        "for",
         "that another schedule is worse",
         "the terminal 0 is counted as a step of its own (vllm-omni issues 4470, 4509, 6359), or the interval's bound "
         "is compared in another precision",
@@ -134,9 +135,9 @@ _RECORDS = (
     ),
     CheckRecord(
         "state_frozen",
-        "weights, buffers, contexts, random generators and settings hold the same bytes before and after the loop",
+        "weights, buffers, contexts, hooks and functions are the same before and after the loop",
         "anything about state that the target does not show",
-        "a loop writes to weights or contexts, draws random numbers, or leaves a setting changed",
+        "a loop writes to weights or contexts, or leaves a hook or a patched function behind",
     ),
     CheckRecord(
         "observed",

@@ -1,4 +1,4 @@
-"""Claim: the loop leaves weights, buffers, contexts, random generators, hooks and functions as it found them.
+"""Claim: the loop leaves weights, buffers, contexts, hooks and functions as it found them.
 
 What judges may not be touched by what is judged: a loop that spoils the network under the reference would be compared
 with its own damage.
@@ -44,7 +44,7 @@ def state_frozen(traces: Sequence[Trace], layout: Layout | None = None) -> Findi
             summary = f"rank {like.rank} and rank {trace.rank} hold different weights"
             divergence = Divergence(None, (like.rank, trace.rank), "weights")
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
-    summary = "weights, contexts, random state, hooks and functions were the same before and after the loop"
+    summary = "weights, contexts, hooks and functions were the same before and after the loop"
     return Finding(NAME, loop, Verdict.PASS, summary, compared)
 
 
