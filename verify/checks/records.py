@@ -93,8 +93,8 @@ _RECORDS = (
     ),
     CheckRecord(
         "schedule",
-        "the loop takes the steps of the target's schedule, in size and number, and asks the network for what each calls "
-        "for",
+        "the loop takes the steps of the target's schedule, in size and number, and asks the network for what each "
+        "calls for",
         "that another schedule is worse",
         "the terminal 0 is counted as a step of its own (vllm-omni issues 4470, 4509, 6359), or the interval's bound "
         "is compared in another precision",
