@@ -160,7 +160,8 @@ def scale_one(s: Subject) -> Outcome:
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         return Outcome(
-            int(judged.sum()), f"text scale 1 gives {float(seen[at])!r} for gen {float(gen[at])!r} at {list(at)}"
+            int(judged.sum()),
+            f"element {list(at)} is {float(seen[at])!r}, and text scale 1 must give gen's {float(gen[at])!r}",
         )
     return Outcome(int(judged.sum()))
 

@@ -25,7 +25,7 @@ LOOPS = Option("--loops", "the target's loops; if not given, broadcast,local or 
 LOOP = Option("--loop", "a loop of your own instead of the target's", "loop_reference",
               metavar="FILE_OR_MODULE:FUNCTION")  # fmt: skip
 WORLD_SIZE = Option("--world-size", "ranks; one for each branch if not given", "world_size", type=int, metavar="N",
-                    shown=lambda job: named_ranks(job), always=True)  # fmt: skip
+                    shown=named_ranks, always=True)  # fmt: skip
 DEVICE = Option("--device", "cpu or cuda", "device", default="cpu", metavar="D", always=True)
 BACKEND = Option("--backend", "gloo or nccl; what fits if not given", "backend", metavar="B")
 PRESET = Option("--preset", "model size: tiny, small or 7b", "options.preset", default="tiny", metavar="P", always=True)

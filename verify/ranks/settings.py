@@ -1,7 +1,9 @@
 """What a rank sets before anything can fix its bits, and what it then says of itself.
 
 Every setting carries its reason. None of them makes a loop deterministic that is not: each removes a way in which two
-ranks of one machine could come to run different kernels without anybody having asked for it.
+ranks of one machine could come to run different kernels without anybody having asked for it. What fixes the order of a
+reduction, such as ``NCCL_ALGO`` and ``NCCL_PROTO``, is left alone: loops gather and broadcast, which move bytes and add
+nothing. A loop that reduces is judged as it runs at home.
 """
 
 from __future__ import annotations
