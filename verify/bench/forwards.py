@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from verify.bagel.config import preset
 from verify.bench.ceiling import median_seconds
 from verify.bench.statistics import paired_ratio, spread
@@ -69,6 +71,7 @@ def forwards_in_turn(rank: Rank, plan: Plan, rounds: int) -> dict[str, Any]:
     ours = find_target(BUILTIN).prepare(plan.request, plan.options, 0, rank.device)
     _require_comparable(plan, theirs, ours)
     x_0 = ours.x_0
+    assert isinstance(x_0, Tensor)
     networks: dict[str, Denoiser] = {plan.target: theirs.denoiser, BUILTIN: ours.denoiser}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     with stage.arithmetic():
@@ -93,7 +96,8 @@ def _environment(rank: Rank, plan: Plan, prepared: Prepared) -> dict[str, Any]:
 
 def _require_comparable(plan: Plan, theirs: Prepared, ours: Prepared) -> None:
     branches = understood(find_target(plan.target), plan.request).branches
-    if theirs.x_0.shape != ours.x_0.shape or _BRANCH not in branches:
-        found = f"{tuple(theirs.x_0.shape)} and branches {', '.join(branches)}"
-        expected = f"{tuple(ours.x_0.shape)} and a branch {_BRANCH}, as the built-in network's"
+    shapes = [tuple(x_0.shape) if isinstance(x_0, Tensor) else () for x_0 in (theirs.x_0, ours.x_0)]
+    if shapes[0] != shapes[1] or _BRANCH not in branches:
+        found = f"{shapes[0]} and branches {', '.join(branches)}"
+        expected = f"{shapes[1]} and a branch {_BRANCH}, as the built-in network's"
         raise BadInput.of("--forwards", plan.target, f"latents {expected}, not {found}", "name one that draws Bagel")

@@ -53,6 +53,7 @@ def prepare_point(rank: Rank, plan: Plan, graph: bool) -> dict[str, Any]:
     try:
         with torch.no_grad():
             assert isinstance(prepared.denoiser, BagelDenoiser)
+            assert isinstance(prepared.x_0, torch.Tensor)
             graphed = GraphedDenoiser(prepared.denoiser, Recording(prepared.denoiser, prepared.x_0))
             others = unlike(prepared.denoiser, graphed, prepared.x_0, plan.request.schedule.steps)
     except RuntimeError as error:
@@ -108,13 +109,14 @@ def forward_against_ceiling(rank: Rank, plan: Plan, rounds: int, graph: bool = F
     if rank.rank:
         return None
     prepared = Stage.of(rank, plan, again=False).prepared
-    denoiser = prepared.denoiser
+    denoiser, x_0 = prepared.denoiser, prepared.x_0
     assert isinstance(denoiser, BagelDenoiser)
+    assert isinstance(x_0, torch.Tensor)
     flops = forward_flops(denoiser.model.config, plan.request.tokens, denoiser.contexts["gen"].keys.shape[2])
     forwards, replays, rates = [], [], []
 
     def seconds(network: Denoiser) -> float:
-        return median_seconds(lambda: network.velocity(prepared.x_0, 0, "gen"), rank.device, runs=5)
+        return median_seconds(lambda: network.velocity(x_0, 0, "gen"), rank.device, runs=5)
 
     with torch.no_grad():
         for _ in range(rounds):
