@@ -55,10 +55,11 @@ is in [registry.py](registry.py) (`Wiring`).
 
 ## Those there are
 
-`verify faults` injects {two} faults on two ranks, `verify faults --world-size 3` all {all}. Each must be caught by the
-check named last, at its step, on its rank; the report of one that hangs must also name the collective in which ranks
-are stuck. `unknown`: the loop cannot end, and the report must say on which rank and where; where it ends all the same,
-as one of them does over NCCL, the check named beside it must fail. vo is vllm-project/vllm-omni, sg
+`verify faults` injects {two} faults on two ranks, `verify faults --world-size 3` all {all}. Those of a small engine
+([engines.py](engines.py)) run on a number of ranks that it names; `--world-size 4` and `6` run them alone. Each must
+be caught by the check named last, at its step, on its rank; the report of one that hangs must also name the collective
+in which ranks are stuck. `unknown`: the loop cannot end, and the report must say on which rank and where; where it ends
+all the same, as one of them does over NCCL, the check named beside it must fail. vo is vllm-project/vllm-omni, sg
 sgl-project/sglang, pt pytorch/pytorch.
 
 {table}"""
@@ -74,7 +75,9 @@ def rendered() -> str:
 def _row(fault: Fault) -> list[str]:
     step = "any" if fault.step is None else "before 0" if fault.step == BEFORE else str(fault.step)
     rank = "every" if fault.rank is None else str(fault.rank)
-    return [fault.name, fault.summary, fault.source, fault.breaks, step, rank, fault.expected]
+    numbers = " or ".join(map(str, fault.ranks))
+    engine = f" of {fault.target.rpartition(':')[2]}, {numbers} ranks" if fault.target else ""
+    return [fault.name, fault.summary, fault.source, fault.breaks + engine, step, rank, fault.expected]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

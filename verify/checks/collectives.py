@@ -53,7 +53,7 @@ def collectives(traces: Sequence[Trace], expected: Expected | None, layout: Layo
         divergence = Divergence(wrong.step, (0, wrong.trace.rank), "collectives")
         details = (*wrong.details, *_totals(traces, called, expected))
         return Finding(NAME, loop, Verdict.FAIL, wrong.summary, compared, divergence, details)
-    unseen = next((trace for trace in traces if trace.exchanges is None or trace.unheard), None)
+    unseen = next((trace for trace in traces if trace.exchanges is None or (trace.unheard and not direct)), None)
     if not compared.elements:
         return Finding(NAME, loop, Verdict.UNKNOWN, "no collective was called: nothing ran in parallel", compared)
     if expected is None and len(traces) < 2:
@@ -136,10 +136,11 @@ def _meant(call: Call, made: Made, trace: Trace) -> str:
     elements = torch.Size(made.shape).numel()
     if call.of == X_T:
         # In no fewer bytes: a wider format or a view as other elements carries it too.
+        held = trace.x_t[0] if len(trace.x_t) else trace.final  # Of a shard, which may return all of it.
         # A part of latents of several may be sent by itself.
-        carries = elements * getattr(torch, made.dtype).itemsize >= trace.final.nbytes or trace.packing is not None
+        carries = elements * getattr(torch, made.dtype).itemsize >= held.nbytes or trace.packing is not None
         if not carries or made.src != call.src:
-            dtype, shape = str(trace.final.dtype).removeprefix("torch."), tuple(trace.final.shape)
+            dtype, shape = str(held.dtype).removeprefix("torch."), tuple(held.shape)
             source = "" if call.src is None else f", from rank {call.src}"
             return f"x_t, {dtype} {shape}{source}"
     if call.of == VELOCITY and trace.sent is not None and trace.sent.velocity is not None:

@@ -108,9 +108,9 @@ _RECORDS = (
     ),
     CheckRecord(
         "sent_as_computed",
-        "what enters a gather is what the network returned, byte for byte",
+        "what enters a gather is what the network returned, byte for byte; what enters a sum is that times one number",
         "that the network is right",
-        "a velocity is scaled, cast, quantised or reordered between the network and the gather",
+        "a velocity is scaled, cast, quantised or reordered between the network and the gather, or has another weight",
     ),
     CheckRecord(
         "parallelism_engaged",

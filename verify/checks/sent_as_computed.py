@@ -1,4 +1,4 @@
-"""Claim: what enters each gather is what the network returned: its bytes, or others that lose nothing of them."""
+"""Claim: what enters each gather, or sum over ranks, is what the network returned, or loses nothing of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def sent_as_computed(traces: Sequence[Trace]) -> Finding:
 
     What loses nothing: another shape with the same elements in the same order, a view as other elements of the same
     bytes, a float format that holds the same values, several velocities at once, or one in successive pieces. Where a
-    target's loops send something else on purpose, ``Prepared.sends`` says what.
+    target's loops send something else on purpose, ``Prepared.sends`` says what. A sum is given the velocity times one
+    number; which number it should be is judged where ``Prepared.sends`` says it.
     """
     loop = traces[0].loop
     seen = [(trace, trace.sent) for trace in traces if trace.sent is not None]
@@ -23,7 +24,8 @@ def sent_as_computed(traces: Sequence[Trace]) -> Finding:
     unlike = [(sent.step, trace, sent) for trace, sent in seen if sent.step is not None]
     if unlike:
         step, trace, sent = min(unlike, key=lambda found: (found[0], found[1].rank))
-        what = f"{sent.given} that is not the velocity of {sent.branch}" + (
+        times = " times one number" if sent.weight is not None else ""
+        what = f"{sent.given} that is not the velocity of {sent.branch}{times}" + (
             "" if sent.given == sent.due else f", which is {sent.due}"
         )
         summary = f"rank {trace.rank} sent {what}, in step {step}"
@@ -38,6 +40,12 @@ def sent_as_computed(traces: Sequence[Trace]) -> Finding:
     if idle:
         summary = f"rank {idle[0]} gathered nothing that it had computed"
         return Finding(NAME, loop, Verdict.UNKNOWN, summary, compared)
-    gathers = min(sent.gathers for _, sent in seen)
-    summary = f"{gathers} gathers on each rank were given what the network had returned"
+    least = min((sent for _, sent in seen), key=lambda sent: sent.gathers)
+    gathers = least.gathers - least.sums
+    counts = [f"{gathers} gathers"] if gathers else []
+    counts += [f"{least.sums} sums"] if least.sums else []
+    summary = f"{' and '.join(counts)} on each rank were given what the network had returned"
+    if least.weight is not None:
+        weights = ", ".join(f"{sent.weight:g} on rank {t.rank}" for t, sent in seen if sent.weight is not None)
+        summary += f" times one number, first {weights}; whether these are right, the sum shows in matches_reference"
     return Finding(NAME, loop, Verdict.PASS, summary, compared)

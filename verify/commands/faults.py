@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from verify.runner.job import Job
 
 
+WORLD_SIZES = (2, 3, 4, 6)
+
+
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the catalogue; 0 only if every fault is caught and placed and the clean control passes."""
     if not arguments.list:
@@ -34,8 +37,9 @@ def execute(arguments: argparse.Namespace) -> int:
         return _list(FAULTS.values())
     check_outputs(arguments)
     world_size = arguments.world_size = arguments.world_size or 2
-    if world_size not in (2, 3):
-        raise BadInput.of("--world-size", world_size, "2 (text guidance) or 3 (image guidance too)", "choose one")
+    if world_size not in WORLD_SIZES:
+        fits = "2 (text guidance), 3 (image guidance too), or 4 or 6 (faults of shards and sums alone)"
+        raise BadInput.of("--world-size", world_size, fits, "choose one")
     job = job_of(arguments)
     faults = [FAULTS[name] for name in _named(arguments, world_size, job)]
     if job.device == "cpu":  # Ranks are replaced often here; on a GPU machine the server must not touch the driver.
@@ -57,6 +61,13 @@ def _list(faults: Iterable[Fault]) -> int:
     return 0
 
 
+def _runs_on(fault: Fault, world_size: int) -> bool:
+    """Whether a fault belongs to a run on so many ranks; on 2 and 3, those of small engines have their own number."""
+    if world_size <= 3:
+        return fault.least_ranks <= world_size
+    return world_size in fault.ranks
+
+
 def _named(arguments: argparse.Namespace, world_size: int, job: Job) -> list[str]:
     """The faults asked for: by name, or of a file, or all that can be made to happen on so many ranks.
 
@@ -75,7 +86,7 @@ def _named(arguments: argparse.Namespace, world_size: int, job: Job) -> list[str
     if job.target != BUILTIN:
         known = {name: fault for name, fault in known.items() if applies(fault, job)}
     if not arguments.only:
-        possible = [name for name, fault in known.items() if fault.least_ranks <= world_size]
+        possible = [name for name, fault in known.items() if _runs_on(fault, world_size)]
         if not possible:
             needed = " or ".join(sorted({str(fault.least_ranks) for fault in known.values()}))
             raise BadInput.of("--world-size", world_size, f"{needed} for the faults of {file}", "use that")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verify.faults import denoiser, endings, environment, exchanges, group, requests, rules, samplers, steps
+from verify.faults import denoiser, endings, environment, exchanges, group, layouts, requests, rules, samplers, steps
 from verify.faults.registry import FAULTS, Fault
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "environment",
     "exchanges",
     "group",
+    "layouts",
     "requests",
     "rules",
     "samplers",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from verify.checks.records import CHECKS
 from verify.errors import BadInput
+from verify.expected import kind_of
 from verify.loops import LOOPS
 from verify.protocols import Denoiser, Group, Loop, Observe, State
 from verify.request import DenoiseRequest
@@ -56,6 +57,8 @@ class Fault:
         name: of the function.
         summary: the first line of the function's docstring.
         loop_reference: the value that ``--loop`` takes.
+        target: the small engine that it is written for, a value of ``--target``; empty for the built-in one.
+        ranks: the numbers of ranks that such a fault can be run on.
     """
 
     source: str
@@ -72,6 +75,8 @@ class Fault:
     requests: str = ONE
     stuck_in: str = ""
     lasting: bool = False
+    target: str = ""
+    ranks: tuple[int, ...] = ()
     name: str = ""
     summary: str = ""
     loop_reference: str = ""
@@ -86,20 +91,22 @@ class Fault:
 
         @wraps(break_it)
         def broken(denoiser: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe) -> Tensor:
+            if self.target:
+                raise BadInput.of(f"the target of {name}", "builtin", self.target, f"add --target {self.target}")
             # ``local`` needs a rank for each branch.
             fits = self.base != "local" or len(request.branches) == group.world_size
             loop = LOOPS[self.base if fits else "round_robin"]
             return _broken(break_it, Wiring(loop, denoiser, request, x_0, group, observe))
 
         def in_loops_of(target: Target) -> Loop:
-            name = loop_to_break(target, self.base)
-            if target.name == "builtin" or name is None:
+            loop = loop_to_break(target, self.base)
+            if target.name == "builtin" or loop is None:
                 return broken
 
             def broken_there(
                 d: Denoiser, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe
             ) -> Tensor:
-                return _broken(break_it, Wiring(target.loops[name], d, request, x_0, group, observe))
+                return _broken(break_it, Wiring(target.loops[loop], d, request, x_0, group, observe))
 
             return cast(Loop, broken_there)
 
@@ -254,7 +261,7 @@ def _broken(break_it: Callable[[Wiring], None], wiring: Wiring) -> Tensor:
 
 def loop_to_break(target: Target, base: str) -> str | None:
     """Which of a target's loops a fault of ``base`` breaks: one held to that version; None if there is none."""
-    return next((name for name in default_loops(target) if target.expects[name] == base), None)
+    return next((name for name in default_loops(target) if kind_of(target.expects[name]) == base), None)
 
 
 def _reference(break_it: Callable[[Wiring], None]) -> str:

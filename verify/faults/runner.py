@@ -110,11 +110,26 @@ def _control(base: Job, world_size: int, kept: References) -> Injected:
 def applies(fault: Fault, job: Job) -> bool:
     """Whether a fault can be injected into the loops of a job's target, which is not the built-in one."""
     loop = loop_to_break(find_target(job.target), fault.base)
+    if fault.target:
+        return fault.target == job.target
     return loop is not None and fault.breaks in OF_ANY_ENGINE and not fault.image and not fault.extra_ranks
 
 
 def job_of(fault: Fault, base: Job, world_size: int) -> Job:
-    """The job that runs a fault as if it were a user's loop."""
+    """The job that runs a fault as if it were a user's loop, on ranks of a number that it can have."""
+    if fault.target:
+        ranks = world_size if world_size in fault.ranks else fault.ranks[0]
+        return replace(
+            base,
+            target=fault.target,
+            world_size=ranks,
+            # As below: they may be more than there are GPUs.
+            backend=base.backend if ranks == world_size else None,
+            loops=(),
+            loop_reference=fault.loop_reference,
+            expect=fault.base,
+            requests=fault.requests,
+        )
     request = _request(base, fault.image or world_size == 3)
     ranks = len(request.branches) + fault.extra_ranks if fault.extra_ranks else world_size
     expect = fault.base if fault.base != "local" or ranks == len(request.branches) else "round_robin"

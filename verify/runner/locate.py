@@ -100,7 +100,7 @@ def _first(
                 if owned_only and branch not in probes[r].own:
                     continue
                 if branch in reference.velocities and not same_bits(velocity, reference.velocities[branch]):
-                    return _in_forward(step, r, branch, probes[r].operators[branch], reference.operators[branch])
+                    return forward_location(step, r, branch, probes[r].operators[branch], reference.operators[branch])
     for r in order:
         for sent, branch in zip(probes[r].sent, probes[r].own, strict=False):
             # A part of a velocity of several is gathered by itself.
@@ -115,12 +115,8 @@ def _first(
                 return Location(step, rank, f"gathered slot {source} ({branches[owner]})")
     if seen.received is not None and seen.received[0] != rank:
         return _after_broadcast(step, rank, *seen.received, reference, probes, branches)
-    if seen.rest and reference.rest:
-        found, counterpart = _first_difference(seen.rest, reference.rest)
-        if found is not None:
-            foreign = ", which the reference does not call" if counterpart is None else ""
-            tensor = NOISE if _RANDOM.match(found.name) else _in_combine(seen, reference, branches)
-            return Location(step, rank, tensor, found.name + foreign)
+    if seen.rest and reference.rest and first_difference(seen.rest, reference.rest)[0] is not None:
+        return combine_location(step, rank, seen, reference, branches)
     if seen.after is not None and reference.after is not None and not same_bits(seen.after, reference.after):
         return Location(step, rank, "x_t")
     raise AssertionError(f"rank {rank} held another x_t after step {step}, and the step run again shows no difference")
@@ -135,7 +131,7 @@ def _outvoted(step: int, reference: StepProbe, probes: Sequence[StepProbe]) -> L
         others = [r for r in asked if not same_bits(probes[r].velocities[branch], right)]
         agree = all(same_bits(probes[r].velocities[branch], probes[others[0]].velocities[branch]) for r in others)
         if agree and 2 * len(others) > len(asked):
-            return _in_forward(step, 0, branch, probes[0].operators[branch], probes[others[0]].operators[branch])
+            return forward_location(step, 0, branch, probes[0].operators[branch], probes[others[0]].operators[branch])
     return None
 
 
@@ -158,13 +154,22 @@ def _after_broadcast(
     return _first(step, source, reference, probes, branches)
 
 
+def combine_location(step: int, rank: int, seen: StepProbe, reference: StepProbe, branches: Sequence[str]) -> Location:
+    """The first operator after the last evaluation or gather that is no longer the reference's."""
+    found, counterpart = first_difference(seen.rest, reference.rest)
+    assert found is not None
+    foreign = ", which the reference does not call" if counterpart is None else ""
+    tensor = NOISE if _RANDOM.match(found.name) else _in_combine(seen, reference, branches)
+    return Location(step, rank, tensor, found.name + foreign)
+
+
 def _in_combine(seen: StepProbe, reference: StepProbe, branches: Sequence[str]) -> str:
     """What differs where the operators between the gather and ``x_t`` are no longer the reference's."""
     inputs = _known_inputs(reference, branches)
     velocities = {hash_of(velocity): branch for branch, velocity in reference.velocities.items()}
     ours, theirs = list(seen.rest), list(reference.rest)
     while True:
-        found, counterpart = _first_difference(ours, theirs)
+        found, counterpart = first_difference(ours, theirs)
         if found is None:
             return "x_t"
         if counterpart is None:
@@ -206,8 +211,9 @@ def _known_inputs(reference: StepProbe, branches: Sequence[str]) -> dict[int, st
     return known
 
 
-def _in_forward(step: int, rank: int, branch: str, ours: list[Operator], theirs: list[Operator]) -> Location:
-    found, _ = _first_difference(ours, theirs)
+def forward_location(step: int, rank: int, branch: str, ours: list[Operator], theirs: list[Operator]) -> Location:
+    """The first operator of an evaluation that is not the reference's."""
+    found, _ = first_difference(ours, theirs)
     tensor = f"velocity of {branch}"
     if found is not None and _RANDOM.match(found.name):
         tensor += f", in which there is {NOISE}"
@@ -217,7 +223,7 @@ def _in_forward(step: int, rank: int, branch: str, ours: list[Operator], theirs:
     return Location(step, rank, tensor, found.name, found.module, int(layer[1]) if layer else None)
 
 
-def _first_difference(ours: list[Operator], theirs: list[Operator]) -> tuple[Operator | None, Operator | None]:
+def first_difference(ours: list[Operator], theirs: list[Operator]) -> tuple[Operator | None, Operator | None]:
     """The first operator whose output is not its counterpart's, and the counterpart; None for one that is missing.
 
     Where a constant (a weight, a cached row) is what differs, the operator that reads it is the first to show it.

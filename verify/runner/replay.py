@@ -8,10 +8,12 @@ from typing import Any
 
 from verify.checks.agreement import FINAL, STATE
 from verify.errors import BadInput
+from verify.layout import Layout
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
 from verify.runner.job import Job
 from verify.runner.locate import Location, locate
+from verify.runner.locate_laid_out import locate_laid_out
 from verify.targets.protocol import REFERENCE
 from verify.tasks.probe_step import StepProbe, probe_step
 from verify.trace.sensitivity import Sensitivity
@@ -71,7 +73,12 @@ def located(job: Job, ranks: TaskRunner, findings: list[Finding], deadline: floa
             if key not in kept.probes:
                 kept.probes[key] = probes(REFERENCE)[0]
             branches = job.resolved.branches
-            places[finding.loop] = locate(first.step, first.ranks[1], kept.probes[key], probes(finding.loop), branches)
+            seen, right = probes(finding.loop), kept.probes[key]
+            layout = job.layout or Layout(job.ranks)
+            if job.layout is None and not any(probe.summed for probe in seen):
+                places[finding.loop] = locate(first.step, first.ranks[1], right, seen, branches)
+            else:
+                places[finding.loop] = locate_laid_out(first.step, first.ranks[1], right, seen, branches, layout)
         except (RankFailure, BadInput, AssertionError) as reason:
             places[finding.loop] = f"not located: {reason}"
         if finding.loop in spoiling:

@@ -47,9 +47,10 @@ def in_world(finding: Finding, names: Mapping[int, int], places: Mapping[int, st
         if own not in names and own not in places:
             return match[0]
         notes = [f"rank {own} of the CFG group"] if own in names else []
-        notes += [places[own]] if own in places else []
-        note = "" if own in told else f" ({'; '.join(notes)})"
-        told.add(own)
+        alone = match.string.startswith(" of reference", match.end())  # It holds all of x_t, and every branch.
+        notes += [places[own]] if own in places and not alone else []
+        note = "" if own in told or not notes else f" ({'; '.join(notes)})"
+        told.update([own] if notes else [])
         return f"rank {names.get(own, own)}{note}"
 
     def rewritten(text: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._debug_mode import DebugMode
 
 from verify.bits import bits_of
-from verify.protocols import Denoiser, Group, State
+from verify.protocols import Denoiser, Group, State, SummingGroup
 from verify.ranks.rank import Rank
 from verify.tasks.stage import Plan, Stage
 from verify.trace.latents import packed
@@ -53,6 +53,7 @@ class StepProbe:
         operators: every branch's operators.
         sent: what it put into each all_gather.
         gathered: what it got from each all_gather.
+        summed: what it put into each all_reduce, and what it got.
         received: the source and the tensor of the last broadcast after the last evaluation or gather; None without one.
         dt: the step size that the request's schedule has for this step.
         rest: the operators after the last evaluation or gather: combine and Euler step.
@@ -65,6 +66,7 @@ class StepProbe:
     operators: dict[str, list[Operator]] = field(default_factory=dict)
     sent: list[Tensor] = field(default_factory=list)
     gathered: list[list[Tensor]] = field(default_factory=list)
+    summed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     received: tuple[int, Tensor] | None = None
     dt: Tensor | None = None
     rest: list[Operator] = field(default_factory=list)
@@ -180,6 +182,16 @@ class _Probe(Listener):
             self.found.gathered.append([slot.detach().clone() for slot in gathered])
         self._resume()
         return gathered
+
+    def all_reduce(self, group: SummingGroup, tensor: Tensor) -> Tensor:
+        self._end_if_done()
+        self._pause(anew=True)
+        sent = tensor.detach().clone()
+        total = group.all_reduce(tensor)
+        if self._active:
+            self.found.summed.append((sent, total.detach().clone()))
+        self._resume()
+        return total
 
     def broadcast(self, group: Group, tensor: Tensor, src: int) -> Tensor:
         self._end_if_done()
