@@ -107,7 +107,7 @@ def of_steps(ours: Conditions, theirs: Conditions) -> Iterator[Difference]:
     mine, other = _by_moment(a), _by_moment(b)
     for step, moment in sorted(mine.keys() & other.keys(), key=lambda key: (key[0], list(_MOMENTS).index(key[1]))):
         for one, two in _pairs(mine[step, moment], other[step, moment]):
-            if one is two:
+            if one == two:
                 continue
             # What is told as mixed is the older name of something else that differs.
             for name in sorted(dict.fromkeys((*one, *two)), key=lambda name: MIXED in (one.get(name), two.get(name))):
@@ -164,8 +164,12 @@ def changes(trace: Conditions) -> list[Change]:
     """What the loop changed while running, each setting once."""
     seen = trace.settings
     found: dict[str, Change] = {}
+    compared: set[int] = set()
     for look in () if seen is None else seen.looks:
         assert seen is not None
+        if look.sample in compared:
+            continue
+        compared.add(look.sample)
         sample = seen.samples[look.sample]
         for name in dict.fromkeys((*seen.before, *sample)):
             if name not in found and sample.get(name) != seen.before.get(name):

@@ -42,8 +42,6 @@ def execute(arguments: argparse.Namespace) -> int:
         raise BadInput.of("--world-size", world_size, fits, "choose one")
     job = job_of(arguments)
     faults = [FAULTS[name] for name in _named(arguments, world_size, job)]
-    if job.device == "cpu":  # Ranks are replaced often here; on a GPU machine the server must not touch the driver.
-        fork_server().warm_up("verify.tasks.probe_step:warm_up")
     command = reproducing("faults", COMMANDS["faults"], vars(arguments))
     with progress_for(arguments) as progress:
         document = run_catalogue(faults, job, world_size, command, progress)
