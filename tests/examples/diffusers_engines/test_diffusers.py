@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from verify.report.run_report import RunReport
 
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.requests import ONE, SEQUENCE
 from verify.runner.run import run_job
+from verify.runner.run_report import RunReport
 from verify.verdict import Finding, Verdict
 
 HERE = Path(__file__).parent
