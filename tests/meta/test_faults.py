@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from verify.checks.each_step import each_step
 from verify.checks.matches_reference import matches_reference
@@ -20,6 +19,8 @@ from verify.runner.run import pool_for, run_job
 from verify.tasks.recompute_step import recompute, share_out
 from verify.tasks.trace_loop import trace_loop
 from verify.verdict import Finding, Verdict
+
+pytestmark = pytest.mark.usefixtures("warm_ranks")
 
 TWO_FAULTS = Path(__file__).with_name("two_faults.py")
 ENDING = [
@@ -92,13 +93,6 @@ GATE = (
     "state_survives_request",
     "mixed_gpu_models",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def warm() -> None:
-    """Ranks are replaced often here; what looking into a step takes need not be imported each time."""
-    if not torch.cuda.is_available():
-        fork_server().warm_up("verify.tasks.probe_step:warm_up")
 
 
 def test_every_row_of_the_public_list_has_a_fault() -> None:
