@@ -6,7 +6,11 @@ from importlib import metadata, util
 from pathlib import Path
 
 import pytest
+import torch
 from expected import Facts, facts_of
+
+from verify.ranks.local.forkserver import fork_server
+from verify.targets.vllm_omni.target import VllmOmniTarget
 
 _HERE = Path(__file__).parent
 INSTALLED = metadata.version("vllm-omni") if util.find_spec("vllm_omni") is not None else None
@@ -31,3 +35,10 @@ def facts() -> Facts:
     """What is expected of the installed release."""
     assert INSTALLED is not None
     return facts_of(INSTALLED)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imported_once() -> None:
+    """The process that ranks are forked from imports upstream, so that no rank of any test repeats it."""
+    if INSTALLED is not None and not torch.cuda.is_available():
+        fork_server().warm_up(VllmOmniTarget.warm_up)

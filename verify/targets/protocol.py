@@ -128,6 +128,8 @@ class Target(Protocol):
     - ``layout(world_size) -> Layout`` of so many ranks, where each is not a branch group of its own; it refuses a
       number that it cannot lay out by BadInput. ``ranks`` is then the number that it wants where none is asked for;
     - ``picture(request, options, latent) -> (PNG file as bytes, note)`` of a final latent, for ``--image``;
+    - ``warm_up``: ``MODULE:FUNCTION``, which the process that ranks are forked from on a CPU calls once, for what takes
+      long to import; ``verify matrix`` reads it;
     - ``any_world``: true where the target works though torch.distributed's default group holds other processes beside
       the ranks of the run, as under an engine. Its loops are then judged in a larger world too;
     - ``resume(denoiser, request, x_t, step, state, observe)``, for ``--reference inductive`` where a sampler remembers

@@ -15,7 +15,7 @@ from verify.targets.vllm_omni.families.family import Asked, Family
 
 
 class OmniGen2(Family):
-    """Planes of 16 channels. Its time rises from noise at 0, so that a step adds what the network says."""
+    """Planes of 16 channels. Time rises from noise at 0, so that a step adds. The image tells two branches apart."""
 
     name = "omnigen2"
     module = "omnigen2.pipeline_omnigen2"
@@ -32,39 +32,31 @@ class OmniGen2(Family):
     def __init__(self, asked: Asked, device: torch.device) -> None:
         super().__init__(asked, device)
         self.image = [[self.words(len(self.branches), 16, 4, 4)]]
-        # The second and third branch have the same negative prompt, and are told apart by the image.
         self.prompts["image"] = self.prompts["neither"]
 
     @classmethod
     def schedule(cls, asked: Asked) -> Schedule:
-        """N times from 0, evenly spaced; told as times that fall from 1."""
-        points = torch.linspace(0, 1, asked.steps + 1, dtype=torch.float32)
+        points = torch.linspace(0, 1, asked.steps + 1)  # Told as times that fall from 1.
         guided = (asked.scale > 1.0,) * asked.steps
         return Schedule(tuple((1 - points[:-1]).tolist()), points[1:] - points[:-1], guided)
 
     def parts(self) -> dict[str, Any]:
         made = importlib.import_module(f"vllm_omni.diffusion.models.{self.module}").FlowMatchEulerDiscreteScheduler
-        vae = SimpleNamespace(
-            config=SimpleNamespace(scaling_factor=None, shift_factor=None), decode=lambda latent, **_: (latent,)
-        )
+        unscaled = SimpleNamespace(scaling_factor=None, shift_factor=None)
         return {
             "scheduler": made(dynamic_time_shift=False),
             "transformer": self.network,
-            "vae": vae,
+            "vae": SimpleNamespace(config=unscaled, decode=lambda latent, **_: (latent,)),
             "predict": self._predict,
             "text_guidance_scale": self.asked.scale,
             "image_guidance_scale": 2.0 if self.asked.scale > 1.0 else 1.0,
             "cfg_range": (0.0, 1.0),
         }
 
-    def _predict(
-        self, t: Tensor, latents: Tensor, prompt_embeds: Tensor, ref_image_hidden_states: Any, **_: Any
-    ) -> Tensor:
-        told = (
-            prompt_embeds if ref_image_hidden_states is None else prompt_embeds + ref_image_hidden_states[0][0].mean()
-        )
-        predicted: Tensor = self.network(latents, t.expand(len(latents)), told)[0]
-        return predicted
+    def _predict(self, t: Tensor, latents: Tensor, prompt_embeds: Tensor, **beside: Any) -> Any:
+        reference = beside["ref_image_hidden_states"]
+        image = 0.0 if reference is None else reference[0][0].mean()
+        return self.network(latents, t.expand(len(latents)), prompt_embeds + image)[0]
 
     def denoise(self, pipeline: Any, x_0: Tensor) -> Tensor:
         final: Tensor = pipeline.processing(
@@ -84,6 +76,5 @@ class OmniGen2(Family):
         return final
 
     def branch_of(self, call: Mapping[str, Any]) -> str:
-        if call["prompt_embeds"] is self.prompts["both"]:
-            return "both"
-        return "neither" if call["ref_image_hidden_states"] is None else "image"
+        without_prompt = "neither" if call["ref_image_hidden_states"] is None else "image"
+        return "both" if call["prompt_embeds"] is self.prompts["both"] else without_prompt
