@@ -79,7 +79,7 @@ SETTINGS = [
     flag("run --loops reference", "'reference'"),
     flag("run --loops local,local", "'local,local'", "each loop once"),
     flag("run --loops local --loop a:b", "--loops and --loop"),
-    flag("run --loop a.py:b --expect fast", "'fast'", "round_robin, any"),
+    flag("run --loop a.py:b --expect fast", "'fast'", "round_robin, reduce, any"),
     flag("run --reference half", "'half'", "full, inductive"),
     flag("run --world-size 3", "3", "round_robin"),
     flag("run --world-size 0 --loops round_robin", "0", "from 1 to 64"),

@@ -137,7 +137,7 @@ def _first_difference(request: DenoiseRequest, followed: Schedule) -> tuple[int,
             lo, hi = request.cfg_interval
             return step, (
                 f"{does} step {step} at t = {t!r}, which the schedule does {'' if due.guided[step] else 'not '}guide: "
-                f"lo < t <= hi with the interval ({lo}, {hi}], compared in float32 as in Bagel"
+                f"lo < t <= hi with the interval ({lo}, {hi}], compared in float32"
             )
         # The reference follows this schedule too, so a wrong step size would show in no x_t.
         if not same_bits(due.dts[step], followed.dts[step]):

@@ -12,6 +12,7 @@ TOPICS = {
     "gate": "put my engine under a test",
     "failure": "read a failure",
     "target": "write a target",
+    "layout": "shards, sums, and exchanges of an engine's own",
     "rounding": "judge a loop that cannot have the reference's bits",
     "check": "add a check to this project",
 }

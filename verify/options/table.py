@@ -94,7 +94,7 @@ RUN = Command(
         Group("what is judged", (
             LOOPS,
             LOOP,
-            Option("--expect", "the version whose exchanges --loop must make: broadcast, local, round_robin or any",
+            Option("--expect", "whose exchanges --loop must make: broadcast, local, round_robin, reduce or any",
                    "expect", shown=lambda job: job.expect if job.loop_reference else None, default="local",
                    metavar="KIND", always=True),
             TARGET,

@@ -58,7 +58,7 @@ def test_a_step_guided_that_should_not_be_and_the_reverse(rank: int) -> None:
     assert_fails(
         schedule_followed(changed(clean(TWO), rank, followed=guided), TWO),
         f"rank {rank} guides step 6 at t = {TWO.schedule.timesteps[6]!r}, which the schedule does not guide: "
-        "lo < t <= hi with the interval (0.4, 1.0], compared in float32 as in Bagel",
+        "lo < t <= hi with the interval (0.4, 1.0], compared in float32",
         6,
         (rank, rank),
         "schedule",
@@ -67,7 +67,7 @@ def test_a_step_guided_that_should_not_be_and_the_reverse(rank: int) -> None:
     assert_fails(
         schedule_followed(changed(clean(TWO), rank, followed=unguided), TWO),
         f"rank {rank} does not guide step 5 at t = {TWO.schedule.timesteps[5]!r}, which the schedule does guide: "
-        "lo < t <= hi with the interval (0.4, 1.0], compared in float32 as in Bagel",
+        "lo < t <= hi with the interval (0.4, 1.0], compared in float32",
         5,
         (rank, rank),
         "schedule",

@@ -85,7 +85,7 @@ def test_what_another_target_does_not_read_is_refused() -> None:
 
 def test_what_a_loop_may_be_held_to() -> None:
     said = refusal(expect="reference")
-    assert said == "expect is 'reference', expected one of broadcast, local, round_robin, any; choose one"
+    assert said == "expect is 'reference', expected one of broadcast, local, round_robin, reduce, any; choose one"
     for expect in ("broadcast", "local", "round_robin", "any"):
         assert Job(loop_reference="loops.py:mine", expect=expect).checked()
 

@@ -84,7 +84,7 @@ class MyTarget:
 
     name = "my engine"
     loops = {"reference": one_process, "parallel": parallel}
-    # The exchanges and evaluations that a loop is held to: broadcast, local, round_robin or any.
+    # The exchanges and evaluations that a loop is held to: broadcast, local, round_robin, reduce or any.
     expects = {"parallel": "local"}
 
     # Fields of a request that this engine does not read; the gate judges requests that differ in the others.
