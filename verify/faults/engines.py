@@ -89,7 +89,8 @@ class SmallDenoiser:
         generator = torch.Generator().manual_seed(1)
         self.weights = {name: torch.randn(2, CHANNELS, generator=generator) for name in NAMES}
         self.schedule, self.layout = schedule, layout
-        self.shard, self.group = (0, None) if group is None else (group.shard, group.branch)
+        self.shard = 0 if group is None else group.shard
+        self.group: Any = None if group is None else group.branch
 
     def velocity(self, x_t: Tensor, step: int, branch: str, **asked: Any) -> Tensor:
         near, far = self.weights[branch].to(x_t.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +29,12 @@ class PaddingDenoiser:
             raise AttributeError(name)
         return getattr(self._denoiser, name)
 
-    def velocity(self, x_t: Tensor, step: int, branch: str, **asked: Any) -> Tensor:
+    def velocity(self, x_t: Any, step: int, branch: str, **asked: Any) -> Any:
         v_t = self._denoiser.velocity(x_t, step, branch, **asked)
-        is_padding = 0 <= step < len(self._guided) and self._guided[step]
-        return 1 - v_t if is_padding and v_t.is_floating_point() else v_t
+        if not (0 <= step < len(self._guided) and self._guided[step]):
+            return v_t
+        return {name: _other(part) for name, part in v_t.items()} if isinstance(v_t, Mapping) else _other(v_t)
+
+
+def _other(v_t: Tensor) -> Tensor:
+    return 1 - v_t if v_t.is_floating_point() else v_t

@@ -19,9 +19,9 @@ from verify.request import DenoiseRequest, ResolvedRequest
 from verify.schedule import Schedule
 from verify.targets.finding import find_target
 from verify.targets.loading import load_loop
-from verify.targets.protocol import ON_DEVICE, REFERENCE, ModelOptions, Prepared, layout_of, sound, understood
+from verify.targets.protocol import ON_DEVICE, REFERENCE, ModelOptions, Prepared, Target, layout_of, sound, understood
 from verify.tasks.padding import PaddingDenoiser
-from verify.trace.latents import each
+from verify.trace.latents import Latents, each
 from verify.trace.window import Window
 
 
@@ -104,7 +104,7 @@ class Stage:
         group: Group = Alone()
         layout = layout_of(target, rank.world_size)
         if layout is not None:
-            layout.require_parts(prepared.x_0)
+            _require_cut(layout, prepared.x_0, target)
         if plan.loop == REFERENCE:
             prepared = prepared if prepared.alone is None else replace(prepared, denoiser=prepared.alone)
         else:
@@ -159,6 +159,21 @@ class Stage:
         request = self.request if schedule is None else self.request.resolved(schedule)
         # The loop may do as it likes with its x_0, but the next loop begins with the same.
         return self.loop(denoiser, request, each(self.prepared.x_0, torch.clone), group, observe)
+
+
+def _require_cut(layout: Layout, x_0: Latents, target: Target) -> None:
+    """Checks that the shards of a layout together are the whole.
+
+    Raises:
+        BadInput: they are not, or latents of several parts are to be cut.
+    """
+    if isinstance(x_0, Tensor):
+        layout.require_parts(x_0)
+    elif layout.cut is not None:
+        raise BadInput(
+            f"the layout of target {target.name} cuts latents of several parts, {', '.join(x_0)}, expected one tensor; "
+            "leave cut out and show the latents whole"
+        )
 
 
 def _fitting(group: Group, rank: Rank, plan: Plan, layout: Layout | None) -> Group:
