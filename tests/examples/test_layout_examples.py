@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from verify.report.run_report import RunReport
 
 from verify.report.documents.reading import document_of
 from verify.request import DenoiseRequest
 from verify.runner.job import Job
 from verify.runner.run import run_job
+from verify.runner.run_report import RunReport
 from verify.verdict import Finding, Verdict
 
 pytestmark = pytest.mark.gate

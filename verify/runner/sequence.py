@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from verify.checks.agreement import Pair
+from verify.checks.agreement import Pair, of_shard
 from verify.checks.merging import over_requests
 from verify.checks.requests_matter import requests_matter
 from verify.checks.requests_repeat import Between, requests_repeat, survived
@@ -203,6 +203,7 @@ def _repeat(job: Job, one: OneRequest, judged: Sequence[_Judged], total: int) ->
             own = after.traces[loop][0]
             if job.reference == ROUNDING:  # A loop need not have the reference's bytes; the reference has its own.
                 own = one.reference(after.job, "the reference once more")
+            before = of_shard(before, own, after.job.layout)
             compared.append(Between(before, own, (" in fresh ranks", f", {after.name}")))
         findings.append(requests_repeat(loop, compared, others, reason))
     return findings
@@ -280,7 +281,8 @@ def _matter(job: Job, one: OneRequest, judged: Sequence[_Judged]) -> Finding:
                     continue
                 tried = True
                 elements += other.final.numel()
-                if Pair(replace(right, replica=None), other).divergence() is not None:
+                part = of_shard(other, right, each.job.layout)
+                if Pair(replace(right, replica=None), part).divergence() is not None:
                     shown_by[parameter] = each.name or "the first request"
                     break
             if parameter in shown_by:
