@@ -101,12 +101,12 @@ def faults() -> None:
 
 
 def sizes() -> None:
-    """The least size of each kind of fault that is seen, by doubling, in bfloat16 and float32."""
+    """The least size of each kind of fault that is seen, in factors of four, in bfloat16 and float32."""
     for dtype in ("bfloat16", "float32"):
         steps = Steps(DenoiseRequest(height=128, width=128), dtype, STEPS, DRAWS)
         for name in ("itself", "batched rows, padded caches", "two shards"):
             for kind, fault in _SIZED.items():
-                for power in range(-20, 25):
+                for power in range(-20, 25, 2):
                     engine = _with(steps, name, fault(steps, 2.0**power))
                     if engine is not None and steps.judged(engine).word is Word.NOT_EXPLAINED:
                         print(f"{dtype}, {name}: {kind}: seen from {2.0**power:.3g} on", flush=True)
