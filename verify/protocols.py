@@ -18,7 +18,7 @@ class Denoiser(Protocol):
     """Gives the velocity of one branch."""
 
     def velocity(
-        self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str, **asked: Any
+        self, x_t: Float[Tensor, "tokens channels"], step: int, branch: str
     ) -> Float[Tensor, "tokens channels"]:
         """The velocity at ``x_t`` and ``step`` (from 0), in the shape of ``x_t``; ``branch`` is one of the request's.
 

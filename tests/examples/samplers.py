@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class Engine:
     """What the targets below have in common: two branches, steps of one size, CFG over the ranks of a group."""
 
     name = "engine"
-    expects = {"parallel": "local"}  # noqa: RUF012
+    expects: Mapping[str, str | Exchanges] = {"parallel": "local"}
     ignores = ("height", "width", "timestep_shift", "cfg_interval", "cfg_img_scale", "cfg_renorm_type",
                "cfg_renorm_min", "dtype")  # fmt: skip
 

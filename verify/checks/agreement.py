@@ -189,7 +189,7 @@ def agreement(name: str, loop: str, pairs: Sequence[Pair], claim: str, reason_if
         return Finding(name, loop, Verdict.PASS, claim, compared)
     pair, first = min(broken, key=lambda found: (_step(found[1]), not found[1].tensor.startswith(STATE + POINT)))
     why = cause(pair.right, pair.other, _step(first))
-    details = (why,) if why is not None else ()
+    details: tuple[str, ...] = (why,) if why is not None else ()
     details += tuple(_sentence(p, d) for p, d in broken if p is not pair)
     hint = drawn_before(pair.right, pair.other) if why is None and _step(first) <= 0 else None
     details += () if hint is None else (hint,)

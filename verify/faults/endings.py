@@ -11,7 +11,7 @@ from unittest import mock
 from torch import Tensor
 
 from verify.faults.registry import UNKNOWN, Wiring, fault
-from verify.protocols import Denoiser, Group
+from verify.protocols import Denoiser, Group, State
 
 
 @fault(
@@ -58,9 +58,9 @@ def early_return(wiring: Wiring) -> None:
 
         last = x_0
 
-        def stop(step: int, x_t: Tensor) -> None:
+        def stop(step: int, x_t: Tensor, state: State = None) -> None:
             nonlocal last
-            observe(step, x_t)
+            observe(step, x_t, state)
             last = x_t
             if step == 20 and wiring.rank == 1:
                 raise Enough

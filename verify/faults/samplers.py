@@ -25,12 +25,12 @@ def _add_noise(wiring: Wiring, draw: Callable[[Tensor], Tensor]) -> None:
     wiring.after_step(add)
 
 
-def _show(wiring: Wiring, state: Callable[[int, Tensor], Mapping[str, Any]]) -> None:
+def _show(wiring: Wiring, held: Callable[[int, Tensor], Mapping[str, Any]]) -> None:
     """Shows state beside ``x_t`` after each step."""
     observe = wiring.observe
 
-    def shown(step: int, x_t: Tensor, others: State = None) -> None:
-        observe(step, x_t, {**(others or {}), **state(step, x_t)})
+    def shown(step: int, x_t: Tensor, state: State = None) -> None:
+        observe(step, x_t, {**(state or {}), **held(step, x_t)})
 
     wiring.observe = shown
 

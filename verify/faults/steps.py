@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from verify.faults.registry import Wiring, fault
+from verify.protocols import State
 
 _ULP = "pytorch/torchtitan 4454"
 
@@ -120,8 +121,8 @@ def shows_another_x_t(wiring: Wiring) -> None:
     """The loop shows one x_t and goes on with another."""
     observe = wiring.observe
 
-    def show(step: int, x_t: Tensor) -> None:
-        observe(step, x_t.clone())
+    def show(step: int, x_t: Tensor, state: State = None) -> None:
+        observe(step, x_t.clone(), state)
         if step == 7:
             x_t.mul_(1.01)
 

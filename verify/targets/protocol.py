@@ -102,7 +102,7 @@ class Prepared:
     """
 
     denoiser: Denoiser
-    x_0: Tensor | Mapping[str, Tensor]
+    x_0: Any  # A tensor, or a mapping of tensors by name.
     caches: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     group: Group | None = None
@@ -111,7 +111,7 @@ class Prepared:
     draws: bool = False
     alike: tuple[tuple[str, str], ...] = ()
     sends: Callable[[Tensor], Tensor] | None = None
-    input: Callable[[Tensor, int], Tensor] | None = None
+    input: Callable[[Any, int], Any] | None = None
     state: Callable[[], Mapping[str, Any]] | None = None
     equal_noise: bool = False
     alone: Denoiser | None = None

@@ -86,7 +86,8 @@ class HeardDenoiser:
 class Asking:
     """A denoiser that is told more than step and branch in each evaluation."""
 
-    def __init__(self, denoiser: Denoiser, asked: Mapping[str, Any]) -> None:
+    def __init__(self, denoiser: Any, asked: Mapping[str, Any]) -> None:
+        """``denoiser`` takes what is asked as keywords."""
         self._denoiser, self._asked = denoiser, asked
 
     def __getattr__(self, name: str) -> Any:
@@ -95,7 +96,8 @@ class Asking:
         return getattr(self._denoiser, name)
 
     def velocity(self, x_t: Tensor, step: int, branch: str) -> Tensor:
-        return self._denoiser.velocity(x_t, step, branch, **self._asked)
+        velocity: Tensor = self._denoiser.velocity(x_t, step, branch, **self._asked)
+        return velocity
 
 
 class HeardGroup:

@@ -141,5 +141,6 @@ class OtherWeight(SD3Target):
     def prepare(self, request: Any, options: ModelOptions, rank: int, device: torch.device) -> Prepared:
         prepared = super().prepare(request, options, rank, device)
         if rank == 1:
-            prepared.denoiser.model.transformer_blocks[1].attn.to_q.weight.data[0, 0] += 0.5
+            denoiser: Any = prepared.denoiser
+            denoiser.model.transformer_blocks[1].attn.to_q.weight.data[0, 0] += 0.5
         return prepared

@@ -69,7 +69,8 @@ class Denoiser:
         self.prompts = {
             b: torch.randn(1, 7, 32, generator=g).to(device, options.torch_dtype) for b in ("cond", "uncond")
         }
-        self.timesteps = make_scheduler(request).timesteps.to(device)
+        self.scheduler = make_scheduler(request)
+        self.timesteps = self.scheduler.timesteps.to(device)
 
     def velocity(
         self, x_t: Tensor, step: int, branch: str, t: Tensor | None = None, expert: str | None = None
@@ -102,7 +103,6 @@ class WanTarget:
         noise = torch.Generator().manual_seed(1000 * request.seed + rank)
         x_0 = torch.randn(1, 16, 3, request.height // 8, request.width // 8, generator=noise).to(device)
         caches = {branch: {"embeds": prompt} for branch, prompt in denoiser.prompts.items()}
-        denoiser.scheduler = make_scheduler(request)
         return Prepared(
             denoiser, x_0, caches, state=lambda: {name: getattr(denoiser.scheduler, name, None) for name in HISTORY}
         )

@@ -53,7 +53,7 @@ def test_a_whole_loop() -> None:
     assert (trace.first, trace.taken, trace.kept) == (0, None, range(STEPS)), "no window: all is kept"
     seen: list[Tensor] = []
 
-    def observe(step: int, x_t: Tensor) -> None:
+    def observe(step: int, x_t: Tensor, state: Any = None) -> None:
         seen.append(x_t)
 
     alone = reference(LinearDenoiser(REQUEST.branches), REQUEST, bench.x_0, Alone(), observe)
