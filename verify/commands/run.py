@@ -46,7 +46,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
     autocast = job["device"] == "cuda" and "16" in options["dtype"] and not arguments.no_autocast
     if options.get("checkpoint") is not None:  # Its size is its own, and so is the name of that size.
         options["preset"] = size_of(config_of(Path(options["checkpoint"]), bagel.get("weights")))
-    if arguments.command != "run" and job["device"] == "cuda":
+    if arguments.command != "run" and job["device"] == "cuda" and job["target"] == "builtin":
         # A benchmark times eager passes and graphs side by side, and a fault in a pass must not be recorded away.
         bagel["cuda_graph"] = False
     side = preset(options["preset"]).side

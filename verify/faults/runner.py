@@ -122,6 +122,7 @@ def job_of(fault: Fault, base: Job, world_size: int) -> Job:
         return replace(
             base,
             target=fault.target,
+            options=replace(base.options, bagel=None),  # What is asked of the built-in network.
             world_size=ranks,
             # As below: they may be more than there are GPUs.
             backend=base.backend if ranks == world_size else None,
