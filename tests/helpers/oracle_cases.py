@@ -78,7 +78,7 @@ def denoised(request: DenoiseRequest, dtype: torch.dtype, model: BagelModel | No
     denoiser = BagelDenoiser(model, request)
     x = [initial_noise(request, CONFIG.latent_channels)]
     with torch.no_grad():
-        reference(denoiser, request, x[0], Alone(), lambda _, x_t: x.append(x_t))
+        reference(denoiser, request, x[0], Alone(), lambda step, x_t, state=None: x.append(x_t))
     return Subject(x, denoiser)
 
 

@@ -38,7 +38,11 @@ def prepared(asked: Asked) -> tuple[Any, Tensor, list[Tensor]]:
         ready = target.prepare(asked.request, options, 0, torch.device("cpu"))
         seen: list[Tensor] = []
         target.loops["reference"](
-            ready.denoiser, asked.request, ready.x_0.clone(), Alone(), lambda step, x_t: seen.append(x_t.clone())
+            ready.denoiser,
+            asked.request,
+            ready.x_0.clone(),
+            Alone(),
+            lambda step, x_t, state=None: seen.append(x_t.clone()),
         )
     return ready.denoiser, ready.x_0, seen
 

@@ -241,9 +241,9 @@ def table_of_matrices(documents: Documents) -> str:
         key = tuple(found.get(column, "-") for column in ran)
         alike.setdefault(key, {}).setdefault(row, []).append(release)
     rows = []
-    for key, found in alike.items():
+    for key, alike_rows in alike.items():
         by_releases: dict[str, list[str]] = {}
-        for row, releases in found.items():
+        for row, releases in alike_rows.items():
             by_releases.setdefault(", ".join(releases), []).append(row)
         said = "; ".join(f"{', '.join(names)} ({releases})" for releases, names in by_releases.items())
         rows.append((said, *("**fail**" if outcome == "fail" else outcome for outcome in key)))

@@ -29,32 +29,32 @@ def scale_of_one_rank(denoiser: Any, request: Any, x_0: Tensor, group: Any, obse
 
 def gather_skipped(denoiser: Any, request: Any, x_0: Tensor, group: Any, observe: Any) -> Tensor:
     """In step 2 nobody gathers: each rank takes its own velocity for all of them."""
-    step = 0
+    now = 0
 
     def all_gather(velocity: Tensor) -> list[Tensor]:
-        return [velocity.clone() for _ in range(group.world_size)] if step == 2 else group.all_gather(velocity)
+        return [velocity.clone() for _ in range(group.world_size)] if now == 2 else group.all_gather(velocity)
 
-    def after(done: int, x_t: Tensor, state: Any = None) -> None:
-        nonlocal step
-        step = done + 1
-        observe(done, x_t)
+    def after(step: int, x_t: Tensor, state: Any = None) -> None:
+        nonlocal now
+        now = step + 1
+        observe(step, x_t)
 
     return parallel(denoiser, request, x_0, _Group(group, all_gather=all_gather), after)
 
 
 def one_element(denoiser: Any, request: Any, x_0: Tensor, group: Any, observe: Any) -> Tensor:
     """Rank 0 gets one element of one velocity wrong by 2**-10, in step 2; final latents may agree again."""
-    step = 0
+    now = 0
 
     def all_gather(velocity: Tensor) -> list[Tensor]:
         gathered: list[Tensor] = group.all_gather(velocity)
-        if step == 2 and group.rank == 0:
+        if now == 2 and group.rank == 0:
             gathered[0].view(-1)[0] += 2.0**-10
         return gathered
 
-    def after(done: int, x_t: Tensor, state: Any = None) -> None:
-        nonlocal step
-        step = done + 1
-        observe(done, x_t)
+    def after(step: int, x_t: Tensor, state: Any = None) -> None:
+        nonlocal now
+        now = step + 1
+        observe(step, x_t)
 
     return parallel(denoiser, request, x_0, _Group(group, all_gather=all_gather), after)

@@ -221,7 +221,7 @@ class _Log(TorchDispatchMode):
         return False
 
     def __init__(self, operators: list[Operator], modules: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._operators, self._modules = operators, modules
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -60,7 +60,9 @@ def off_by_a_bit(work: Work) -> Replay:
 @torch.no_grad()
 def test_a_loop_over_replays_gives_the_bits_of_the_eager_one(denoiser: BagelDenoiser, x_0: Tensor) -> None:
     graphed = GraphedDenoiser(denoiser, Recording(denoiser, x_0, recorded))
-    finals = [reference(d, REQUEST, x_0.clone(), Alone(), lambda step, x_t: None) for d in (denoiser, graphed)]
+    finals = [
+        reference(d, REQUEST, x_0.clone(), Alone(), lambda step, x_t, state=None: None) for d in (denoiser, graphed)
+    ]
     assert same_bits(*finals)
     assert not same_bits(finals[0], x_0)
 

@@ -19,7 +19,11 @@ from verify.verdict import Compared, Finding, Verdict
 
 PASS = Finding("ranks_agree", "broadcast", Verdict.PASS, "equal", Compared(1, 1))
 FAIL = replace(PASS, verdict=Verdict.FAIL, summary="not equal")
-DEAD = {"task": "broadcast", "cause": "rank 2 raised ValueError: too many values to unpack", "ranks": []}
+DEAD: dict[str, object] = {
+    "task": "broadcast",
+    "cause": "rank 2 raised ValueError: too many values to unpack",
+    "ranks": [],
+}
 
 
 class Scripted:
