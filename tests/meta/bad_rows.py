@@ -104,7 +104,7 @@ SETTINGS = [
     flag("fuzz --replay nowhere.json", "'nowhere.json'", "a readable file"),
     flag("faults --only nothing", "'nothing'", "--list"),
     flag("faults --only rank_dies,rank_dies", "'rank_dies,rank_dies'", "each fault once"),
-    flag("faults --world-size 4", "4", "2 (text guidance) or 3"),
+    flag("faults --world-size 5", "5", "2 (text guidance)"),
     flag("faults --timeout -1", "-1.0", "above 0"),
     flag("bench --alternations 0", "0", "at least 1"),
     flag("bench --sizes 128,big", "'128,big'", "numbers of pixels"),

@@ -199,6 +199,6 @@ def test_pytest_itself_says_it_in_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert [line for line in (done.stdout + done.stderr).splitlines() if line] == [
-        "ERROR: --target is 'nonsense', expected builtin, vllm_omni, FILE.py:NAME or PACKAGE.MODULE:NAME; "
-        "name one of these"
+        "ERROR: --target is 'nonsense', expected builtin, vllm_omni, vllm_omni_family, vllm_omni_lance, FILE.py:NAME "
+        "or PACKAGE.MODULE:NAME; name one of these"
     ]

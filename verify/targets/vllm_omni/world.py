@@ -72,7 +72,6 @@ def imported(device: torch.device) -> tuple[Any, tuple[str, ...]]:
     config = importlib.import_module("vllm.config")
     _kept.enter_context(config.set_current_vllm_config(configuration))
     said += stand_ins.after_import(device)
-    importlib.import_module("vllm_omni.diffusion.distributed.parallel_state")
     return importlib.import_module("vllm_omni.diffusion.models.bagel.bagel_transformer").Bagel, tuple(said)
 
 
@@ -81,6 +80,7 @@ def warm_up() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         imported(torch.device("cpu"))
+        importlib.import_module("vllm_omni.diffusion.distributed.parallel_state")
 
 
 def _enter(installed: str, device: torch.device) -> World:
