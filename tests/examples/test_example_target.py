@@ -65,6 +65,7 @@ def test_from_the_command_line_as_the_guide_says(
     assert main(["run", "--target", f"tests/examples/toy_target.py:{name}"]) == status, capsys.readouterr()
 
 
+@pytest.mark.nightly
 def test_the_claims_against_it() -> None:
     """What it does not offer is named, not passed."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/claims"]

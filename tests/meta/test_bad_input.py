@@ -89,7 +89,9 @@ SHELL = [
 ]
 
 
-@pytest.mark.parametrize("row", SHELL, ids=[row.what for row in SHELL])
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row.what, marks=() if n < 2 else pytest.mark.nightly) for n, row in enumerate(SHELL)]
+)
 def test_bad_input_from_a_shell(row: Row, tmp_path: Path) -> None:
     """As users meet it: libraries too are silent."""
     row.make(tmp_path)

@@ -70,7 +70,7 @@ REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("guidance", REQUESTS)
+@pytest.mark.parametrize("guidance", ["text", pytest.param("text and image", marks=pytest.mark.nightly)])
 def test_traces_count_what_pytorch_counts(guidance: str) -> None:
     # One test for all loops: loading PyTorch's instrumentation takes each rank seconds.
     request = REQUESTS[guidance]

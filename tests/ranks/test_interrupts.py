@@ -93,6 +93,7 @@ def test_in_the_middle_of_a_loop(command: Command, number: signal.Signals, statu
     assert command.ended(status).splitlines()[-1] == "verify: interrupted"
 
 
+@pytest.mark.nightly
 def test_many_times_in_the_middle_of_a_loop(command: Command) -> None:
     command.reached_step_3()
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGINT):

@@ -241,6 +241,7 @@ def test_two_replicas_pass_and_one_process_speaks(tmp_path: Path) -> None:
     assert run.finding("ranks_agree")["compared"]["elements"] == 2 * (3 * 9 * 1024 + 10 * 1008)
 
 
+@pytest.mark.nightly
 def test_a_process_that_leaves_ends_all(tmp_path: Path) -> None:
     changes = {rank: {"VICTIM": "3"} for rank in range(4)}
     run = stand_in(tmp_path, 4, *FEW, "--loop", f"{LOOPS}:leaves", changes=changes)

@@ -81,7 +81,14 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="SIGKILL"),
+        pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_signal_to_the_controller(tree: Tree, number: signal.Signals) -> None:
     os.kill(tree.ranks[1], signal.SIGSTOP)  # One that is stopped is the hardest to end.
     tree.controller.send_signal(number)
@@ -91,6 +98,7 @@ def test_a_signal_to_the_controller(tree: Tree, number: signal.Signals) -> None:
     tree.all_gone()
 
 
+@pytest.mark.nightly
 def test_the_controller_is_killed_while_the_fork_server_is_stopped(tree: Tree) -> None:
     os.kill(tree.server, signal.SIGSTOP)
     os.kill(tree.ranks[0], signal.SIGSTOP)
@@ -110,6 +118,7 @@ def test_the_fork_server_is_killed(tree: Tree) -> None:
     assert all(command.startswith("sleep") for command in tree.left().values())
 
 
+@pytest.mark.nightly
 def test_the_fork_server_is_stopped_and_then_the_controller_interrupted(tree: Tree) -> None:
     os.kill(tree.server, signal.SIGSTOP)
     tree.controller.send_signal(signal.SIGINT)

@@ -26,6 +26,7 @@ def verify(*words: str, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "verify", *words], text=True, timeout=280, **how)
 
 
+@pytest.mark.nightly
 def test_it_works_far_from_home() -> None:
     """All at once: none of these may matter."""
     variables = {
@@ -55,6 +56,7 @@ def test_a_full_disk_behind_standard_output_is_no_verdict() -> None:
     )
 
 
+@pytest.mark.nightly
 def test_a_full_disk_behind_an_output_file(tmp_path: Path) -> None:
     """By a limit on the size of files, which stands for a disk with so much left."""
 
@@ -100,6 +102,7 @@ def test_nobody_reads_on(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (3, "")
 
 
+@pytest.mark.nightly
 def test_ascii_alone_behind_standard_output() -> None:
     done = verify(*SHORT, "--markdown", "-", variables={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done
@@ -107,6 +110,7 @@ def test_ascii_alone_behind_standard_output() -> None:
     assert done.stdout.isascii()
 
 
+@pytest.mark.nightly
 def test_a_verdict_that_nobody_reads_is_the_exit_status_all_the_same(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)

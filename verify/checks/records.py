@@ -135,9 +135,9 @@ _RECORDS = (
     ),
     CheckRecord(
         "state_frozen",
-        "weights, buffers, contexts, hooks and functions are the same before and after the loop",
-        "anything about state that the target does not show",
-        "a loop writes to weights or contexts, or leaves a hook or a patched function behind",
+        "weights, buffers, contexts and functions are the same before and after the loop",
+        "anything about state that the target does not show; a hook that is left fails only by what it changes",
+        "a loop writes to weights or contexts, or leaves a patched function behind",
     ),
     CheckRecord(
         "observed",

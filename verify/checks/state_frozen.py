@@ -1,7 +1,8 @@
-"""Claim: the loop leaves weights, buffers, contexts, hooks and functions as it found them.
+"""Claim: the loop leaves weights, buffers, contexts and functions as it found them.
 
 What judges may not be touched by what is judged: a loop that spoils the network under the reference would be compared
-with its own damage.
+with its own damage. A hook that a loop leaves on a module is told and fails nothing: engines hook networks to profile and
+to cast. What it changes shows in the loop's own bytes, and the next loop runs in ranks that it never reached.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verify.layout import Layout
-from verify.trace.state import WEIGHTS, Change
+from verify.trace.state import HOOKS, WEIGHTS, Change
 from verify.trace.trace import Trace
 from verify.verdict import Compared, Divergence, Finding, Verdict
 
@@ -24,8 +25,9 @@ def state_frozen(traces: Sequence[Trace], layout: Layout | None = None) -> Findi
     if len(records) < len(traces) or not compared.elements:
         return Finding(NAME, loop, Verdict.UNKNOWN, "no weights and no contexts were seen", compared)
     changed = [(trace.rank, change) for trace, state in records for change in state.changes]
-    if changed:
-        changed.sort(key=lambda found: (found[1].step is None, found[1].step or 0))
+    left = tuple(f"rank {rank} {_words(change)}" for rank, change in changed if change.part == HOOKS)
+    if any(change.part != HOOKS for _, change in changed):
+        changed.sort(key=lambda found: (found[1].part == HOOKS, found[1].step is None, found[1].step or 0))
         rank, change = changed[0]
         everyone = {r for r, c in changed if c.part == change.part and c.name == change.name}
         who = f"rank {rank}" if len(everyone) < len(traces) else "every rank"
@@ -44,8 +46,8 @@ def state_frozen(traces: Sequence[Trace], layout: Layout | None = None) -> Findi
             summary = f"rank {like.rank} and rank {trace.rank} hold different weights"
             divergence = Divergence(None, (like.rank, trace.rank), "weights")
             return Finding(NAME, loop, Verdict.FAIL, summary, compared, divergence)
-    summary = "weights, contexts, hooks and functions were the same before and after the loop"
-    return Finding(NAME, loop, Verdict.PASS, summary, compared)
+    summary = "weights, contexts and functions were the same before and after the loop"
+    return Finding(NAME, loop, Verdict.PASS, summary, compared, details=left)
 
 
 def _words(change: Change) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from verify.dispatch import OperatorMode
 from verify.protocols import Denoiser, State
 from verify.ranks.rank import Rank
 from verify.rounding.movement import Kind, kind_of
@@ -66,11 +66,11 @@ class StepSketches:
     drawn: Sequence[Sketches] = field(default=())
 
 
-class _Sketching(TorchDispatchMode):
+class _Sketching(OperatorMode):
     """Sketches the result of every operator that computes something."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: Sketches = {}
         self.part = REST
         self.modules: list[str] = []

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from verify.dispatch import OperatorMode
 from verify.rounding.movement import UNITS, Kind, kind_of, narrows, size_of
 
 # Up, down, or stay: a variance of half a squared unit. Two results that are each rounded to nearest differ by 1/6 of
@@ -46,11 +46,11 @@ class NoiseTable:
         return directions * (UNITS[dtype] * (1 + 4 * UNITS[dtype]))
 
 
-class RandomisedRounding(TorchDispatchMode):
+class RandomisedRounding(OperatorMode):
     """While it is on, every operator's result moves as one draw of ``seed`` has it."""
 
     def __init__(self, table: NoiseTable, seed: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._table = table
         self._source = random.Random(seed)
 

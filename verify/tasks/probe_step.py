@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from verify.bits import bits_of
+from verify.dispatch import OperatorMode
 from verify.protocols import Denoiser, Group, State, SummingGroup
 from verify.ranks.rank import Rank
 from verify.tasks.stage import Plan, Stage
@@ -210,18 +210,11 @@ def logged(operators: list[Operator], model: Any = None) -> Iterator[None]:
         yield
 
 
-class _Log(TorchDispatchMode):
+class _Log(OperatorMode):
     """Appends what each operator reads and writes."""
 
-    supports_higher_order_operators = True
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: PyTorch would import its compiler to say so, in 20 seconds on a machine of four GPUs."""
-        return False
-
     def __init__(self, operators: list[Operator], modules: list[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._operators, self._modules = operators, modules
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -41,8 +41,14 @@ def test_a_change_that_was_put_right_fails_too() -> None:
 
 
 def test_a_change_on_every_rank_is_not_blamed_on_one() -> None:
+    finding = found(Change("functions", "torch.cat", None, True), ranks=(0, 1))
+    assert finding.summary == "every rank changed its functions during the loop: torch.cat"
+
+
+def test_a_hook_that_is_left_is_told_and_fails_nothing() -> None:
     finding = found(Change("hooks", "layers.0", None, True), ranks=(0, 1))
-    assert finding.summary == "every rank changed its hooks during the loop: layers.0"
+    assert finding.verdict is Verdict.PASS
+    assert finding.details == tuple(f"rank {r} changed its hooks during the loop: layers.0" for r in (0, 1))
 
 
 def test_the_earliest_change_comes_first() -> None:

@@ -113,6 +113,7 @@ def test_the_workflow_runs_and_keeps_its_page(repository: Repository) -> None:
     assert [("step 3" in line, "%0A" in line) for line in annotations] == ([(True, True)] if planted else [])
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("repository", [True], indirect=True, ids=["planted bug"])
 def test_the_pipeline_annotates_and_fails(repository: Repository) -> None:
     text = (repository.folder / ".buildkite/verify.yml").read_text()

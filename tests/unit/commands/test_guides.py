@@ -54,7 +54,7 @@ def run_line(line: str, folder: Path, program_folder: Path) -> subprocess.Comple
 
 
 @pytest.mark.parametrize(
-    "topic", ["target", *(pytest.param(long, marks=pytest.mark.nightly) for long in ("gate", "check"))]
+    "topic", [pytest.param(long, marks=pytest.mark.nightly) for long in ("target", "gate", "check")]
 )
 def test_every_line_does_what_the_guide_says(topic: str, repository: Path) -> None:
     text, folder = guide(topic), repository
