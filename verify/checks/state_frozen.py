@@ -1,8 +1,10 @@
 """Claim: the loop leaves weights, buffers, contexts and functions as it found them.
 
 What judges may not be touched by what is judged: a loop that spoils the network under the reference would be compared
-with its own damage. A hook that a loop leaves on a module is told and fails nothing: engines hook networks to profile and
-to cast. What it changes shows in the loop's own bytes, and the next loop runs in ranks that it never reached.
+with its own damage.
+
+A hook that a loop leaves on a module is told and fails nothing: engines hook networks to profile and to cast. What it
+changes shows in the loop's own bytes, and the next loop runs in ranks that it never reached.
 """
 
 from __future__ import annotations
