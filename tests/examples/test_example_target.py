@@ -24,8 +24,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
-def verified(name: str, request: DenoiseRequest | None = None) -> RunReport:
-    report = run_job(Job(target=f"{HERE / 'toy_target.py'}:{name}", request=request or DenoiseRequest(num_timesteps=8)))
+def verified(name: str, request: DenoiseRequest | None = None, **how: str) -> RunReport:
+    target = f"{HERE / 'toy_target.py'}:{name}"
+    report = run_job(Job(target=target, request=request or DenoiseRequest(num_timesteps=8), **how))  # type: ignore[arg-type]
     assert report.failure is None, report.failure
     assert document_of(msgspec.to_builtins(report.document)) == report.document
     return report
@@ -49,6 +50,12 @@ def test_its_bug_is_caught_and_placed() -> None:
     first = failed["ranks_agree"].first_divergence
     assert first is not None
     assert (first.step, first.ranks) == (0, (0, 1))
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("ToyTarget", Verdict.PASS), ("BrokenTarget", Verdict.FAIL)])
+def test_each_step_is_judged_although_the_engine_cannot_take_one_alone(name: str, verdict: Verdict) -> None:
+    """Its scheduler makes its own steps and counts them; the reference's own run is then the answer."""
+    assert verified(name, reference="inductive", requests="one").verdict is verdict
 
 
 def test_a_guidance_that_it_does_not_have_is_refused() -> None:

@@ -2,7 +2,8 @@
 
 A reference that reads its steps from the request is run over a schedule of one step. A sampler that remembers cannot be
 run so: its target takes the step in a method ``resume``, from the state that was recorded. Whether that is the
-reference's own step is tried wherever a loop seems to be wrong: there the reference must reproduce itself.
+reference's own step is tried wherever a loop seems to be wrong: there the reference must reproduce itself. Where the
+recorded ``x_t`` is the one that the reference itself holds before the step, its own run is the answer.
 """
 
 from __future__ import annotations
@@ -140,6 +141,10 @@ def confirm(rank: Rank, plan: Plan, checks: Sequence[StepCheck]) -> list[Anew] |
             continue
         with stage.arithmetic():
             begins = packed(stage.prepared.x_0) if check.step == 0 else own.x_t[check.step - 1]
+            if same_bits(begins, check.x_t.to(begins.device)):
+                # The reference has taken this step itself, whatever its sampler remembers.
+                results.append(Anew(check.step, check.ranks, own.x_t[check.step]))
+                continue
             again = taken_anew(stage, StepCheck(check.step, (), begins, 0, own.state.get(check.step - 1, {})))
             same = again.x_t is not None and same_bits(again.x_t, own.x_t[check.step])
             results.append(taken_anew(anew, check) if same else Anew(check.step, check.ranks, None, again.reason))
