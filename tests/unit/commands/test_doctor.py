@@ -105,7 +105,10 @@ def test_a_document_on_standard_output_has_it_to_itself(capsys: pytest.CaptureFi
     assert "What this machine can run" in captured.err
 
 
-def test_a_target_is_shown_with_what_of_it_can_be_judged(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_target_is_shown_with_what_of_it_can_be_judged(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["init", str(tmp_path)]) == 0
     target = f"{tmp_path}/verify_target.py:MyTarget"
     capsys.readouterr()
