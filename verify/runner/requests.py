@@ -99,7 +99,7 @@ def _with_other_branches(request: DenoiseRequest) -> DenoiseRequest:
         request,
         seed=_other_seed(request.seed, 21),
         num_timesteps=7 if request.num_timesteps != 7 else 8,
-        cfg_img_scale=1.0 if guided else 1.5,
+        cfg_img_scale=1.0 if guided else 1.7,  # No scale that an engine would have by default.
         cfg_text_scale=_other(request.cfg_text_scale, 1.2, 1.1) if guided else 4.0,
         cfg_renorm_min=0.0,
     )

@@ -70,7 +70,7 @@ def test_its_failure_is_the_runs() -> None:
     report = run_requests(Job(loops=("broadcast",)), one)
     assert report.verdict is Verdict.FAIL
     found = next(finding for finding in report.findings if finding.name == "ranks_agree")
-    assert found.summary.startswith("in request 4 of 5 (") and "image scale 1.5" in found.summary
+    assert found.summary.startswith("in request 4 of 5 (") and "image scale 1.7" in found.summary
     assert "--world-size 3" in found.data["command"]
 
 
