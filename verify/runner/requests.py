@@ -98,6 +98,9 @@ def _with_other_branches(request: DenoiseRequest) -> DenoiseRequest:
     return replace(
         request,
         seed=_other_seed(request.seed, 21),
+        # More than 64 tokens, for what is done in blocks of so many.
+        height=160,
+        width=128 if (request.height, request.width) != (160, 128) else 144,
         num_timesteps=7 if request.num_timesteps != 7 else 8,
         cfg_img_scale=1.0 if guided else 1.7,  # No scale that an engine would have by default.
         cfg_text_scale=_other(request.cfg_text_scale, 1.2, 1.1) if guided else 4.0,
