@@ -144,8 +144,10 @@ class Family:
         pipeline = made.__new__(made)
         nn.Module.__init__(pipeline)
         pipeline.od_config = SimpleNamespace(dtype=self.asked.dtype)
-        for name in parts.keys() - hides.keys():
-            setattr(pipeline, name, parts[name])
+        # In their own order: a network that has two names goes by the first, and must do so on every rank.
+        for name, part in parts.items():
+            if name not in hides:
+                setattr(pipeline, name, part)
         if hasattr(pipeline, "set_progress_bar_config"):
             pipeline.set_progress_bar_config(disable=True)
         return pipeline
