@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -21,8 +22,8 @@ from verify.targets.vllm_omni.versions import BRANCH_ARGUMENTS, Version
 class UpstreamDenoiser:
     """Velocities by upstream's single-branch forward.
 
-    Upstream's loop hands over its own arguments (:meth:`hand_over`); called by any other loop, the arguments are those
-    that upstream's own preparation makes.
+    Upstream's loop hands over its own arguments (:meth:`handed_over`); called by any other loop, the arguments are
+    those that upstream's own preparation makes.
 
     Attributes:
         model: upstream's Bagel.
@@ -90,9 +91,14 @@ class UpstreamDenoiser:
             )
         return combined
 
-    def hand_over(self, arguments: dict[str, Any] | None, branch: str = "") -> None:
-        """Upstream's loop is about to ask for the velocity of ``branch`` with these arguments; None: it has it."""
-        self._handed_over = None if arguments is None else (branch, arguments)
+    @contextmanager
+    def handed_over(self, branch: str, arguments: dict[str, Any]) -> Iterator[None]:
+        """Within the block, upstream's loop asks for the velocity of ``branch`` with these arguments."""
+        self._handed_over = branch, arguments
+        try:
+            yield
+        finally:
+            self._handed_over = None
 
     def branch_of(self, arguments: dict[str, Any]) -> str:
         """Which branch upstream's loop asks for: told by the identity of the cache it hands over."""

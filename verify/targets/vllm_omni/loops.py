@@ -11,7 +11,6 @@ Recorder and injected faults thus see this loop as any other, and nothing of ups
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,6 +24,7 @@ from verify.request import DenoiseRequest
 from verify.schedule import Schedule
 from verify.targets.vllm_omni.denoiser import UpstreamDenoiser
 from verify.targets.vllm_omni.versions import Version
+from verify.targets.vllm_omni.world import parallel_state
 
 
 def reference(
@@ -50,7 +50,7 @@ def generate_image(
 
     ``x_t`` after a step is what the forward of the next step is given; after the last step, what the loop returns.
     """
-    coordinator = importlib.import_module("vllm_omni.diffusion.distributed.parallel_state").get_cfg_group()
+    coordinator = parallel_state().get_cfg_group()
     step = 0
 
     def forward(**arguments: Any) -> Tensor:
@@ -58,12 +58,11 @@ def generate_image(
         if step:
             observe(step - 1, arguments["x_t"])
         branch = denoiser.branch_of(arguments)
-        denoiser.hand_over(arguments, branch)
         try:
-            velocity: Tensor = denoiser.velocity(arguments["x_t"], step, branch)
+            with denoiser.handed_over(branch, arguments):
+                velocity: Tensor = denoiser.velocity(arguments["x_t"], step, branch)
             return velocity
         finally:
-            denoiser.hand_over(None)
             step += 1
 
     with led_through(denoiser.model, denoiser.version, coordinator, forward, group.all_gather, group.broadcast):

@@ -18,6 +18,7 @@ from verify.protocols import Group, Observe
 from verify.request import DenoiseRequest
 from verify.targets.vllm_omni.contexts import BRANCHES
 from verify.targets.vllm_omni.loops import led_through, replaced
+from verify.targets.vllm_omni.world import parallel_state
 
 
 def stepwise(
@@ -38,7 +39,7 @@ def stepwise(
     """
     worker = _worker()
     model, step = denoiser.model, 0
-    coordinator = importlib.import_module("vllm_omni.diffusion.distributed.parallel_state").get_cfg_group()
+    coordinator = parallel_state().get_cfg_group()
     of_caches: dict[int, str] = {}
     dispatch = model.predict_noise_with_multi_branch_cfg
 
@@ -50,12 +51,9 @@ def stepwise(
 
     def forward(**arguments: Any) -> Tensor:
         branch = of_caches[id(arguments["past_key_values"])]
-        denoiser.hand_over(arguments, branch)
-        try:
+        with denoiser.handed_over(branch, arguments):
             velocity: Tensor = denoiser.velocity(arguments["x_t"], step, branch)
-            return velocity
-        finally:
-            denoiser.hand_over(None)
+        return velocity
 
     state = _state(denoiser, x_0, worker)
     parallel = SimpleNamespace(cfg_parallel_size=coordinator.world_size, sequence_parallel_size=1, ulysses_degree=1,

@@ -75,18 +75,23 @@ def imported(device: torch.device) -> tuple[Any, tuple[str, ...]]:
     return importlib.import_module("vllm_omni.diffusion.models.bagel.bagel_transformer").Bagel, tuple(said)
 
 
+def parallel_state() -> Any:
+    """Upstream's module of process groups."""
+    return importlib.import_module("vllm_omni.diffusion.distributed.parallel_state")
+
+
 def warm_up() -> None:
     """For the process that ranks on a CPU are forked from: they need not import upstream again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         imported(torch.device("cpu"))
-        importlib.import_module("vllm_omni.diffusion.distributed.parallel_state")
+        parallel_state()
 
 
 def _enter(installed: str, device: torch.device) -> World:
     bagel, said = imported(device)
     version = version_of(installed, bagel)
-    state = importlib.import_module("vllm_omni.diffusion.distributed.parallel_state")
+    state = parallel_state()
     rank, world_size, backend = dist.get_rank(), dist.get_world_size(), dist.get_backend()
     # The default group is there, so upstream adopts it; the local rank is the number of the GPU.
     state.init_distributed_environment(

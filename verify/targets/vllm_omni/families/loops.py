@@ -11,7 +11,6 @@ In one process the CFG group is one of a single rank, so that upstream's sequent
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from verify.protocols import Group, Observe
 from verify.request import DenoiseRequest
 from verify.targets.vllm_omni.families.denoiser import FamilyDenoiser
 from verify.targets.vllm_omni.loops import led_to, replaced
+from verify.targets.vllm_omni.world import parallel_state
 
 
 def reference(denoiser: Any, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe) -> Tensor:
@@ -34,7 +34,7 @@ def reference(denoiser: Any, request: DenoiseRequest, x_0: Tensor, group: Group,
 
 def parallel(denoiser: Any, request: DenoiseRequest, x_0: Tensor, group: Group, observe: Observe) -> Tensor:
     """Upstream's loop with its CFG group."""
-    coordinator = importlib.import_module("vllm_omni.diffusion.distributed.parallel_state").get_cfg_group()
+    coordinator = parallel_state().get_cfg_group()
     with led_to(coordinator, group.all_gather, group.broadcast):
         return _looped(denoiser, x_0, observe)
 
@@ -60,10 +60,15 @@ def _looped(denoiser: Any, x_0: Tensor, observe: Observe) -> Tensor:
     return final
 
 
+def step_of(steps_with: str, pipeline: Any) -> tuple[Any, str]:
+    """What has the method that takes a step, and the method's name; its second argument is the timestep."""
+    return (pipeline, "scheduler_step") if steps_with == "pipeline" else (pipeline.scheduler, "step")
+
+
 @contextmanager
 def shown(steps_with: str, pipeline: Any, stepped: Callable[[Tensor], None]) -> Iterator[None]:
     """Tells of the latent that each step gives."""
-    owner, name = (pipeline, "scheduler_step") if steps_with == "pipeline" else (pipeline.scheduler, "step")
+    owner, name = step_of(steps_with, pipeline)
     original = getattr(owner, name)
 
     def step(*arguments: Any, **named: Any) -> Any:
@@ -78,8 +83,7 @@ def shown(steps_with: str, pipeline: Any, stepped: Callable[[Tensor], None]) -> 
 @contextmanager
 def alone() -> Iterator[None]:
     """For upstream, the CFG group is one of this rank alone."""
-    state = importlib.import_module("vllm_omni.diffusion.distributed.parallel_state")
-    with replaced(state, "_CFG", SimpleNamespace(world_size=1, rank_in_group=0)):
+    with replaced(parallel_state(), "_CFG", SimpleNamespace(world_size=1, rank_in_group=0)):
         yield
 
 
@@ -94,21 +98,17 @@ def rehearse(denoiser: FamilyDenoiser) -> None:
         calls[len(times), family.branch_of(call)] = call
         return torch.zeros_like(family.latent_in(call))
 
-    def noted(owner: Any, name: str, place: int) -> Any:
-        original = getattr(owner, name)
+    owner, name = step_of(family.steps_with, pipeline)
+    original = getattr(owner, name)
 
-        def step(*arguments: Any, **named: Any) -> Any:
-            times.append(float(arguments[place]))
-            return original(*arguments, **named)
+    def step(*arguments: Any, **named: Any) -> Any:
+        times.append(float(arguments[1]))
+        return original(*arguments, **named)
 
-        return replaced(owner, name, step)
-
-    on_pipeline = family.steps_with == "pipeline"
     with ExitStack() as stack:
         stack.enter_context(alone())
         stack.enter_context(replaced(pipeline, "predict_noise", predict))
-        owner = (pipeline, "scheduler_step", 1) if on_pipeline else (pipeline.scheduler, "step", 1)
-        stack.enter_context(noted(*owner))
+        stack.enter_context(replaced(owner, name, step))
         # What a scheduler draws here must leave the generators as they were.
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad() if not torch.is_inference_mode_enabled() else nullcontext())
