@@ -19,7 +19,7 @@ from verify.checks.ranks_agree import ranks_agree
 from verify.checks.schedule_followed import schedule_followed
 from verify.checks.sent_as_computed import sent_as_computed
 from verify.checks.state_frozen import state_frozen
-from verify.expected import ANY, Exchanges, expected_work
+from verify.expected import ANY, Exchanges, Expected, expected_work
 from verify.layout import Layout
 from verify.request import DenoiseRequest
 from verify.schedule import Schedule
@@ -47,6 +47,14 @@ class LoopRun:
     def loop(self) -> str:
         """The loop's name."""
         return self.traces[0].loop
+
+    def expected(self, request: DenoiseRequest, world_size: int) -> Expected | None:
+        """What its ranks should do for a resolved request; None where it may do as it likes."""
+        if self.expect == ANY:
+            return None
+        layout = world_size if self.layout is None else self.layout
+        equal_noise = all(trace.equal_noise for trace in self.traces)
+        return expected_work(self.expect, request.schedule, request.branches, layout, equal_noise)
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,7 @@ def _of_one(request: DenoiseRequest, run: LoopRun, evidence: Evidence) -> list[F
     followed = request if traces[0].followed is None else request.resolved(traces[0].followed)
     if followed.schedule.skips:
         followed = followed.resolved(_with_skips(followed.schedule, evidence.reference or traces[0]))
-    expected = None
-    layout = run.layout
-    if run.expect != ANY:
-        equal_noise = all(trace.equal_noise for trace in traces)
-        laid = len(traces) if layout is None else layout
-        expected = expected_work(run.expect, followed.schedule, request.branches, laid, equal_noise)
+    expected, layout = run.expected(followed, len(traces)), run.layout
     # A schedule that is known not to be the request's fails by itself; its sizes would be the same fault once more.
     sizes = () if evidence.sensitivity is None or followed.schedule != request.schedule else evidence.sensitivity.sizes
     checks: dict[str, Callable[[], Finding]] = {
@@ -136,11 +139,9 @@ def judge_finished(request: DenoiseRequest, run: LoopRun, world_size: int) -> li
 
     Only what fails is told: that the survivors did right says nothing about the loop.
     """
-    if run.expect == ANY:
+    expected = run.expected(request, world_size)
+    if expected is None:
         return []
-    layout = world_size if run.layout is None else run.layout
-    equal_noise = all(trace.equal_noise for trace in run.traces)
-    expected = expected_work(run.expect, request.schedule, request.branches, layout, equal_noise)
     findings = [
         finding
         for trace in run.traces

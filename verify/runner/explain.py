@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,13 +14,11 @@ from verify.rounding.findings import rounding_explains
 from verify.rounding.operators import REST, sketch_loop, sketch_reference
 from verify.rounding.resample import StepTaken, resample, steps_taken
 from verify.runner.job import Job
-from verify.runner.locate import Location
+from verify.runner.locate import AFTER_THE_COMBINE, LOCATE_TIMEOUT, Location, operator_location
 from verify.runner.tracing import Traces
 from verify.tasks.recompute_step import confirm
 from verify.tasks.stage import Plan
 from verify.verdict import Finding, Verdict
-
-_LOCATE_TIMEOUT = 120.0
 
 
 def explain_each_step(
@@ -73,7 +70,7 @@ def _located(
     if step is None or finding.verdict is not Verdict.FAIL:
         return finding
     number, rank = step.check.step, step.check.ranks[0]
-    timeout = min(_LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic()))
+    timeout = min(LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic()))
     try:
         reference = ranks.run(sketch_reference, plan, step.check, job.draws, name="locating", timeout=timeout)[0]
         loop = ranks.run(sketch_loop, plan, number, name=f"locating in {plan.loop_name}", timeout=timeout)
@@ -97,6 +94,5 @@ def _at_fault(finding: Finding, taken: Sequence[StepTaken]) -> StepTaken | None:
 
 def _location(step: int, culprit: Culprit) -> Location:
     call = culprit.call
-    layer = re.search(r"layers\.(\d+)", call.module)
-    tensor = "x_t after the combine" if call.part == REST else call.part
-    return Location(step, culprit.rank, tensor, call.name, call.module, int(layer[1]) if layer else None)
+    tensor = AFTER_THE_COMBINE if call.part == REST else call.part
+    return operator_location(step, culprit.rank, tensor, call.name, call.module)

@@ -13,6 +13,8 @@ from torch import Tensor
 from verify.bits import same_bits
 from verify.tasks.probe_step import Operator, StepProbe, hash_of
 
+# Seconds for running a step again.
+LOCATE_TIMEOUT = 120.0
 NOISE = "noise drawn by the rank for itself"
 AFTER_THE_COMBINE = "x_t after the combine"
 _RANDOM = re.compile(r"aten::(rand|normal|uniform|bernoulli|native_dropout|dropout|multinomial|exponential|poisson)")
@@ -219,8 +221,13 @@ def forward_location(step: int, rank: int, branch: str, ours: list[Operator], th
         tensor += f", in which there is {NOISE}"
     if found is None:
         return Location(step, rank, tensor)
-    layer = re.search(r"layers\.(\d+)", found.module)
-    return Location(step, rank, tensor, found.name, found.module, int(layer[1]) if layer else None)
+    return operator_location(step, rank, tensor, found.name, found.module)
+
+
+def operator_location(step: int, rank: int, tensor: str, operator: str, module: str) -> Location:
+    """The location of an operator that is known, with the decoder layer that its module's name holds."""
+    layer = re.search(r"layers\.(\d+)", module)
+    return Location(step, rank, tensor, operator, module, int(layer[1]) if layer else None)
 
 
 def first_difference(ours: list[Operator], theirs: list[Operator]) -> tuple[Operator | None, Operator | None]:

@@ -12,7 +12,7 @@ from verify.layout import Layout
 from verify.ranks.failure.failure import RankFailure
 from verify.ranks.task_runner import TaskRunner
 from verify.runner.job import Job
-from verify.runner.locate import Location, locate
+from verify.runner.locate import LOCATE_TIMEOUT, Location, locate
 from verify.runner.locate_laid_out import locate_laid_out
 from verify.targets.protocol import REFERENCE
 from verify.tasks.probe_step import StepProbe, probe_step
@@ -20,7 +20,6 @@ from verify.trace.sensitivity import Sensitivity
 from verify.trace.trace import Trace
 from verify.verdict import Finding, Verdict
 
-_LOCATE_TIMEOUT = 120.0
 # What a location explains.
 _LOCATED = ("ranks_agree", "matches_reference", "loops_agree")
 
@@ -66,7 +65,7 @@ def located(job: Job, ranks: TaskRunner, findings: list[Finding], deadline: floa
         key, group = (*reference_key(job), replica, first.step), ranks.groups[replica]
 
         def probes(loop: str, step: int = first.step, group: TaskRunner = group) -> list[StepProbe]:
-            timeout = min(_LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic()))
+            timeout = min(LOCATE_TIMEOUT, max(0.1, deadline - time.monotonic()))
             return group.run(probe_step, plans[loop], step, name=f"locating in {loop}", timeout=timeout)
 
         try:
