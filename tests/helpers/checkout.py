@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from verify.gate import plugin
-from verify.ranks.local.forkserver import fork_server
 
 # Options of `verify run` that a checkout takes without a prefix; the rest is written --verify-...
 _UNPREFIXED = ("target", "preset", "world_size", "device", "backend", "require_gpus", "markdown")
@@ -52,13 +51,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             needed = mark.kwargs.get("count", 1)
             if torch.cuda.device_count() < needed and option.require_gpus < needed:
                 item.add_marker(pytest.mark.skip(reason=f"needs {needed} GPU, found {torch.cuda.device_count()}"))
-
-
-@pytest.fixture(scope="module")
-def warm_ranks() -> None:
-    """Ranks are replaced often here; what looking into a step takes need not be imported by each of them."""
-    if not torch.cuda.is_available():
-        fork_server().warm_up("verify.tasks.probe_step:warm_up")
 
 
 @pytest.fixture

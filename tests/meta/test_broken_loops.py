@@ -18,8 +18,6 @@ from verify.runner.run import pool_for, run_job
 from verify.runner.run_report import RunReport
 from verify.verdict import Finding, Verdict
 
-pytestmark = pytest.mark.usefixtures("warm_ranks")
-
 LOOPS = Path(__file__).with_name("broken_loops.py")
 
 

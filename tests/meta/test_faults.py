@@ -20,8 +20,6 @@ from verify.tasks.recompute_step import recompute, share_out
 from verify.tasks.trace_loop import trace_loop
 from verify.verdict import Finding, Verdict
 
-pytestmark = pytest.mark.usefixtures("warm_ranks")
-
 TWO_FAULTS = Path(__file__).with_name("two_faults.py")
 ENDING = [
     f for f in FAULTS.values() if f.caught_by != "unknown" and not f.hangs and f.requests == "one" and not f.target

@@ -12,8 +12,6 @@ from verify.faults.runner import job_of
 from verify.runner.job import Job
 from verify.runner.run import run_job
 
-pytestmark = pytest.mark.usefixtures("warm_ranks")
-
 BROADCAST_FAULTS = Path(__file__).with_name("broadcast_faults.py")
 # Fault, tensor, operator, module, layer.
 IN_THE_NETWORK = [

@@ -17,7 +17,7 @@ from verify.ranks.local.pool import PoolSpec, RankPool
         ("no_such_module:f", "netrc", False),
     ],
 )
-def test_ranks_inherit_what_the_nursery_imports(function: str, module: str, there: bool) -> None:
+def test_ranks_inherit_what_the_fork_server_imports(function: str, module: str, there: bool) -> None:
     """Whether or not the function can be called: ``fileinput`` has no such function, ``rgb_to_hsv`` takes arguments."""
     fork_server().warm_up(function)
     with RankPool(PoolSpec(("cpu",))) as pool:
